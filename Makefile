@@ -1,0 +1,42 @@
+# `make run` and `make test` need Python 3.11 and make, nothing else. Everything is installed into .venv.
+PYTHON3 := $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+RESULTS ?= results/quickstart
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: run test test-all check report bench clean
+
+run: $(STAMP)  ## The quickstart study and its report; started again, it goes on where it stopped.
+	$(PY) run_tune.py $(if $(wildcard results/quickstart/study.yaml),--resume)
+
+test: $(STAMP)  ## The fast tests, then the smoke study through the command line.
+	$(PY) -m pytest -q -n 2 -m "not slow"
+	rm -rf .smoke
+	$(PY) run_tune.py tune_configs/smoke.yaml --results-dir .smoke
+
+test-all: test  ## Also the slow tests and the quickstart.
+	$(PY) -m pytest -q -m slow
+	$(MAKE) run
+
+check: $(STAMP)  ## Format, lint, types.
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy .
+
+report: $(STAMP)  ## Tables and figures of finished runs: make report RESULTS=results/NAME
+	$(PY) -m analysis report $(RESULTS)
+
+bench: $(STAMP)  ## Throughput against stock RLlib and a plain PyTorch loop (about 30 minutes).
+	$(PY) -m benchmarks.throughput
+
+clean:  ## Remove the environment and caches; results stay.
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .smoke
+
+$(STAMP): requirements.txt
+	@echo "Installing into $(VENV) (a few minutes the first time) ..."
+	@$(PYTHON3) -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" || { echo "error: Python 3.11 is needed, and $(PYTHON3) is another version"; exit 4; }
+	@$(PYTHON3) -m venv $(VENV)
+	@$(PY) -m pip install -qq --disable-pip-version-check -r requirements.txt
+	@touch $@

@@ -1,0 +1,61 @@
+"""Analysis of finished runs: rows -> tidy frames -> metrics -> tables, figures and a report.
+
+It only reads files, so it needs neither Ray nor torch:
+
+    from analysis import load_evaluations, load_results, metrics, success_array
+
+    frame = load_evaluations("results/quickstart")           # columns: EVALUATION_COLUMNS
+    results = load_results("results/quickstart")
+    success = success_array(results, "window_pair", "nbsp")  # values[seed, visit, task]
+    metrics.forgetting(success.values, success.order.order)  # one number per seed
+"""
+
+from __future__ import annotations
+
+from analysis import metrics
+from analysis.errors import AnalysisError, DataError, UnknownNameError
+from analysis.load import (
+    EVALUATION_COLUMNS,
+    NEURON_COLUMNS,
+    PAPER_COLUMNS,
+    TRAINING_COLUMNS,
+    Results,
+    Run,
+    Study,
+    TaskOrder,
+    find_runs,
+    load_evaluations,
+    load_neurons,
+    load_paper,
+    load_results,
+    load_study,
+    load_training,
+)
+from analysis.tables import SuccessArray, compare_with_paper, metric_table, metric_values, success_array
+
+__all__ = [
+    "EVALUATION_COLUMNS",
+    "NEURON_COLUMNS",
+    "PAPER_COLUMNS",
+    "TRAINING_COLUMNS",
+    "AnalysisError",
+    "DataError",
+    "Results",
+    "Run",
+    "Study",
+    "SuccessArray",
+    "TaskOrder",
+    "UnknownNameError",
+    "compare_with_paper",
+    "find_runs",
+    "load_evaluations",
+    "load_neurons",
+    "load_paper",
+    "load_results",
+    "load_study",
+    "load_training",
+    "metric_table",
+    "metric_values",
+    "metrics",
+    "success_array",
+]

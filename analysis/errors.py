@@ -1,0 +1,28 @@
+"""What the analysis refuses, and the exit code that says so."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AnalysisError(Exception):
+    """A message for the user: what was found, what is allowed, and where."""
+
+    exit_code = 3
+
+
+class DataError(AnalysisError):
+    """Results that are missing, damaged or must not be averaged."""
+
+
+class UnknownNameError(AnalysisError):
+    """A name that the user mistyped; the message lists close and known names."""
+
+    exit_code = 2
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = list(known)
+        close = difflib.get_close_matches(name, names, n=3)
+        hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+        super().__init__(f"unknown {kind} {name!r}; {hint}known: {', '.join(names) or 'none'}")

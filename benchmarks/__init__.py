@@ -1,0 +1,1 @@
+"""Speed measurements; nothing in the package imports this."""

@@ -1,0 +1,283 @@
+"""Us: `rllib_nbsp` through its public API, and the parts of it that are measured on their own."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import tracemalloc
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+
+from benchmarks.contender import BATCH_SIZE, TASK, Window, train_for
+from benchmarks.flops import JOINT_UPDATE, gflop, update_gemms
+from benchmarks.timing import milliseconds, repeat_for
+from rllib_nbsp import ContinualSAC, ContinualSACConfig, NBSPConfig, losses
+from rllib_nbsp.envs.metaworld import ACTION_SPACE, OBSERVATION_SPACE
+from rllib_nbsp.learner import ContinualSACTorchLearner
+from rllib_nbsp.methods.base import ReplayRequest
+from rllib_nbsp.replay import RowSpec, TaskReplayBuffer
+from rllib_nbsp.settings import ReplaySettings
+
+EARLIER_TASK = "window-close-v3"
+OBS_SIZE, ACTION_SIZE = OBSERVATION_SPACE.shape[0], ACTION_SPACE.shape[0]
+
+
+def base_config(config: ContinualSACConfig, hidden: Sequence[int]) -> ContinualSACConfig:
+    """One environment in this process, one update of `BATCH_SIZE` a step, and nothing periodic in the way."""
+    return (
+        config.networks(hidden=list(hidden))
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=1)
+        .training(updates_per_env_step=1.0, rollout_fragment_length=1, batch_size=BATCH_SIZE)
+        .visit(early_stop=None)
+        # An iteration ends at a report; by default after 1000 steps, which would be longer than a window.
+        .evaluation(periodic_episodes=0, boundary_episodes=1, num_envs=1, report_env_steps=25_600 // max(hidden))
+        .debugging(seed=0, log_level="ERROR")
+    )
+
+
+def sac_config(hidden: Sequence[int], warmup_env_steps: int) -> ContinualSACConfig:
+    """A visit that no benchmark comes to the end of."""
+    return base_config(ContinualSACConfig(), hidden).curriculum(
+        suite="metaworld", tasks=[TASK], cycles=1, visit_env_steps=10**9, warmup_env_steps=warmup_env_steps
+    )
+
+
+def nbsp_config(hidden: Sequence[int], prior_rows: int) -> ContinualSACConfig:
+    """NBSP whose first visit is nothing but the random steps that fill D_pre; scored like any visit, it leaves masks.
+
+    The second visit, at `TASK`, keeps D and needs no warm-up of its own, so that it updates from its first step. Steps
+    are labelled by their episode's return: a policy that was never trained has no successes to score by.
+    """
+    return (
+        base_config(NBSPConfig(), hidden)
+        .curriculum(
+            suite="metaworld",
+            tasks=[EARLIER_TASK, TASK],
+            cycles=1,
+            visit_env_steps=prior_rows + 1,
+            warmup_env_steps=prior_rows,
+        )
+        .training(skill_frac=0.2, replay_interval=10, replay_prior_capacity=prior_rows)
+        .training(score_env_steps=2_000, gpm="return")
+        .boundary(clear_buffer=False, warmup_each_visit=False)
+    )
+
+
+class Ours:
+    """`ContinualSAC` with the method "sac", trained by `algo.train()`."""
+
+    name = "sac"
+    passes = str(JOINT_UPDATE)
+
+    def __init__(self, hidden: Sequence[int], warmup_env_steps: int) -> None:
+        self._start(hidden, sac_config(hidden, warmup_env_steps))
+        while not self._result["updates"]:
+            self._train()
+
+    def run(self, seconds: float) -> Window:
+        """Train for at least `seconds`."""
+        return train_for(seconds, self._train, lambda: (self._result["env_steps"], self._result["updates"]))
+
+    def close(self) -> None:
+        """Stop the algorithm."""
+        self._algo.stop()
+
+    def _start(self, hidden: Sequence[int], config: ContinualSACConfig) -> None:
+        gemms = update_gemms(OBS_SIZE, ACTION_SIZE, hidden, BATCH_SIZE, JOINT_UPDATE)
+        self.gflop_per_update = gflop(gemms)
+        self._algo: ContinualSAC = config.build_algo()
+        self._train()
+
+    def _train(self) -> None:
+        self._result: dict[str, Any] = self._algo.train()
+
+
+class OursInVisit2(Ours):
+    """`NBSP` in its second visit: masks on, D_pre full, every tenth update from it.
+
+    Raises:
+        RuntimeError: if that is not what is being timed.
+    """
+
+    name = "nbsp"
+
+    def __init__(self, hidden: Sequence[int], prior_rows: int) -> None:
+        self._prior_rows = prior_rows
+        self._start(hidden, nbsp_config(hidden, prior_rows))
+        while self._result["visit"] == 1:
+            self._train()
+        self._train()
+        self._check()
+
+    def run(self, seconds: float) -> Window:
+        """Train for at least `seconds`."""
+        window = super().run(seconds)
+        self._check()
+        return window
+
+    def _check(self) -> None:
+        masked_frac = self._result["learners"][DEFAULT_MODULE_ID]["masked_frac"]
+        prior_size = self._algo.replay.prior_size
+        if self._result["done"]:
+            raise RuntimeError("the second visit is over: measure for less time, or with more rows in D_pre")
+        if abs(masked_frac - 0.2) > 0.01 or prior_size != self._prior_rows:
+            raise RuntimeError(
+                f"nbsp is not in the state to be measured: masked share {masked_frac:.3f}, not 0.2, or {prior_size} "
+                f"rows in D_pre, not {self._prior_rows}"
+            )
+
+
+class BareUpdate:
+    """The arithmetic of one of our updates, straight in PyTorch on tensors that are ready.
+
+    It is `ContinualSACTorchLearner`'s update with the method "sac" without what surrounds it: the same forward pass of
+    the same module, the same losses, one backward, the same optimizers, the same move of the targets. Left out are
+    `LearnerGroup` and `Learner.update`, the conversion of the batch, the hooks, the check for finite losses, and what
+    is kept for reports.
+    """
+
+    def __init__(self, learner: ContinualSACTorchLearner) -> None:
+        agent = learner.agent
+        self._module = learner.module[DEFAULT_MODULE_ID]
+        self._optimizers = list(agent.optimizers.values())
+        self._targets: list[torch.Tensor] = [p for name in ("qf", "qf_twin") for p in agent.targets[name].parameters()]
+        self._critics: list[torch.Tensor] = [p for name in ("qf", "qf_twin") for p in agent.networks[name].parameters()]
+        self._target_entropy = -float(agent.act_dim)
+        self._gamma, self._tau = learner.run.training.gamma, learner.run.training.tau
+
+    def __call__(self, batch: dict[str, torch.Tensor]) -> None:
+        """Update on one batch of tensors by RLlib's column names."""
+        out = self._module.forward_train(batch)
+        log_alpha = self._module.log_alpha
+        alpha = log_alpha.detach().exp()
+        target = losses.critic_target(
+            batch["rewards"], batch["terminateds"], out["next_q"], out["next_logp"], alpha, self._gamma
+        )
+        loss = losses.actor_loss(out["logp"], out["q_policy"], alpha)
+        loss = loss + losses.critic_loss(out["q"], target) + losses.critic_loss(out["q_twin"], target)
+        loss = loss + losses.temperature_loss(log_alpha, out["logp"], self._target_entropy)
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for optimizer in self._optimizers:
+            optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(self._targets, self._critics, self._tau)
+
+
+def rllib_batch(columns: dict[str, np.ndarray]) -> MultiAgentBatch:
+    """The columns of one update as the algorithm hands them to `LearnerGroup.update`."""
+    return MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=len(columns["rewards"]))
+
+
+def measure_update_over_bare(hidden: Sequence[int], windows: int, seconds: float) -> dict[str, Any]:
+    """`learner_group.update` against `BareUpdate`, in turns on one Learner: one update of `BATCH_SIZE` a call, as the
+    algorithm makes after an environment step.
+
+    The first includes wrapping the columns for RLlib; neither includes drawing them from the replay.
+
+    Returns:
+        `full_ms` and `bare_ms` an update (medians), their `ratio`, and the `windows` of both in ms.
+    """
+    algo = sac_config(hidden, BATCH_SIZE).build_algo()
+    while len(algo.replay) < 2 * BATCH_SIZE:
+        algo.train()
+    columns = algo.replay.sample(range(1, 2), 0)
+    tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
+    learner = next(iter(algo.learner_group.foreach_learner(lambda learner: learner))).get()
+    bare = BareUpdate(learner)
+
+    def full() -> None:
+        algo.learner_group.update(batch=rllib_batch(columns), minibatch_size=BATCH_SIZE)
+
+    times: dict[str, list[float]] = {"full": [], "bare": []}
+    for _ in range(windows):
+        times["full"].append(milliseconds(full, seconds))
+        times["bare"].append(milliseconds(lambda: bare(tensors), seconds))
+    algo.stop()
+    full_ms, bare_ms = statistics.median(times["full"]), statistics.median(times["bare"])
+    return {"full_ms": full_ms, "bare_ms": bare_ms, "ratio": full_ms / bare_ms, "windows": times}
+
+
+def measure_replay(rows: int, calls: int = 500) -> dict[str, Any]:
+    """Time of a batch from a full D, and the memory that D has taken.
+
+    Returns:
+        `rows`; `sample_ms`, the median over `calls`; `bytes`, of everything that the buffer allocates.
+    """
+    float32 = np.dtype(np.float32)
+    spec = RowSpec(OBSERVATION_SPACE.shape, float32, ACTION_SPACE.shape, float32)
+    tracemalloc.start()
+    replay = TaskReplayBuffer(
+        ReplaySettings(capacity=rows), ReplayRequest(), spec, batch_size=BATCH_SIZE, num_shards=1, seed=0
+    )
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    rng = np.random.default_rng(0)
+    chunk = min(rows, 10_000)
+    columns = {
+        "obs": rng.random((chunk, OBS_SIZE), np.float32),
+        "actions": rng.random((chunk, ACTION_SIZE), np.float32),
+        "rewards": rng.random(chunk, np.float32),
+        "new_obs": rng.random((chunk, OBS_SIZE), np.float32),
+        "terminateds": np.zeros(chunk, bool),
+        "episode": np.zeros(chunk, np.int64),
+    }
+    while len(replay) < rows:
+        replay.add(columns)
+    times = []
+    for update in range(1, calls + 1):
+        start = time.perf_counter()
+        replay.sample(range(update, update + 1), 0)
+        times.append(1e3 * (time.perf_counter() - start))
+    return {"rows": rows, "sample_ms": statistics.median(times), "bytes": size}
+
+
+def measure_overlap(hidden: Sequence[int], warmup_env_steps: int, windows: int, seconds: float) -> dict[str, Any]:
+    """One remote EnvRunner whose sampling overlaps the updates, against the two done one after the other.
+
+    The parts are what a loop without overlap would do for an environment step: publish the weights and wait for a
+    fragment; draw a batch and update on it. All three are timed in turns on one algorithm.
+
+    Returns:
+        ms per environment step, medians: `sampling_ms`, `updates_ms`, `sum_of_parts_ms` and `overlapped_ms`; and the
+        `windows` of each.
+    """
+    algo = sac_config(hidden, warmup_env_steps).env_runners(num_env_runners=1).build_algo()
+    result = algo.train()
+    while not result["updates"]:
+        result = algo.train()
+
+    def overlapped() -> float:
+        before = result["env_steps"]
+        _, elapsed = repeat_for(seconds, train)
+        return 1e3 * elapsed / (result["env_steps"] - before)
+
+    def train() -> None:
+        nonlocal result
+        result = algo.train()
+
+    def update() -> None:
+        batch = rllib_batch(algo.replay.sample(range(1, 2), 0))
+        algo.learner_group.update(batch=batch, minibatch_size=BATCH_SIZE)
+
+    def sample() -> None:
+        algo.env_runner_group.sync_weights(
+            from_worker_or_learner_group=algo.learner_group, policies=[DEFAULT_MODULE_ID], inference_only=True
+        )
+        request = {"task": TASK, "version": 0, "num_vector_steps": 1}
+        algo.env_runner_group.foreach_env_runner("sample", kwargs=request, local_env_runner=False)
+
+    times: dict[str, list[float]] = {"sampling_ms": [], "updates_ms": [], "overlapped_ms": []}
+    for _ in range(windows):
+        times["sampling_ms"].append(milliseconds(sample, seconds))
+        times["updates_ms"].append(milliseconds(update, seconds))
+        times["overlapped_ms"].append(overlapped())
+    algo.stop()
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return {**medians, "sum_of_parts_ms": medians["sampling_ms"] + medians["updates_ms"], "windows": times}

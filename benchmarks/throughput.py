@@ -1,0 +1,285 @@
+"""How fast we train, in one run beside those a researcher would otherwise use, and how much of the machine that takes.
+
+    python -m benchmarks.throughput [--quick] [--json F] [--sizes 256 768] [--windows N] [--seconds S] [--only NAME ...]
+
+Everybody trains SAC on Meta-World's window-open-v3: batch 256, one update per environment step, one torch thread, one
+process. Windows of the contenders are interleaved, so that a slow minute of the machine is everybody's; a figure is the
+median of its windows, a ratio the ratio of two medians. `README.md` says who the contenders are.
+
+The plain loop must reach `PLAIN_LEAST_GFLOPS_RATIO` of our GFLOP/s: an opponent that wastes the machine proves nothing,
+and the run then ends with exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import statistics
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from benchmarks.contender import BATCH_SIZE, TASK, Contender, Window
+from benchmarks.flops import JOINT_UPDATE, GemmCeiling, update_gemms
+from benchmarks.ours import Ours, OursInVisit2, measure_overlap, measure_replay, measure_update_over_bare
+from benchmarks.plain_sac import PlainTorch
+from benchmarks.stock_rllib import StockRLlib
+
+OBS_SIZE, ACTION_SIZE = 39, 4
+PLAIN_LEAST_GFLOPS_RATIO = 0.9
+CONTENDERS = ("rllib_sac", "rllib_sac_mlp", "plain_torch", "plain_torch_frozen", "sac", "nbsp")
+PARTS = ("gemm", "update", "overlap", "replay")
+RATIOS = {
+    "over_rllib_sac": ("sac", "rllib_sac"),
+    "over_rllib_sac_mlp": ("sac", "rllib_sac_mlp"),
+    "over_plain_torch": ("sac", "plain_torch"),
+    "over_plain_torch_frozen": ("sac", "plain_torch_frozen"),
+    "nbsp_over_sac": ("nbsp", "sac"),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how large.
+
+    Attributes:
+        sizes: widths; each stands for three hidden layers of it.
+        windows: per contender.
+        seconds: of a window.
+        warmup_env_steps: transitions in D before the first update.
+        prior_rows: rows of D_pre.
+        replay_rows: transitions in the replay measurement.
+        only: names of `CONTENDERS` and `PARTS` to measure.
+    """
+
+    sizes: tuple[int, ...] = (256, 768)
+    windows: int = 5
+    seconds: float = 20.0
+    warmup_env_steps: int = 2_000
+    prior_rows: int = 100_000
+    replay_rows: int = 1_000_000
+    only: tuple[str, ...] = CONTENDERS + PARTS
+
+
+def make_contender(name: str, hidden: Sequence[int], plan: Plan) -> Contender:
+    """A contender by its name, ready to be timed."""
+    warmup = plan.warmup_env_steps
+    makers: dict[str, Callable[[], Contender]] = {
+        "rllib_sac": lambda: StockRLlib(hidden, warmup),
+        "rllib_sac_mlp": lambda: StockRLlib(hidden, warmup, mlp_critics=True),
+        "plain_torch": lambda: PlainTorch(hidden, warmup),
+        "plain_torch_frozen": lambda: PlainTorch(hidden, warmup, freeze_critics=True),
+        "sac": lambda: Ours(hidden, warmup),
+        "nbsp": lambda: OursInVisit2(hidden, plan.prior_rows),
+    }
+    return makers[name]()
+
+
+def measure_size(size: int, plan: Plan) -> dict[str, dict[str, Any]]:
+    """Everything that depends on the networks' width.
+
+    Args:
+        size: width of the three hidden layers.
+        plan: how long.
+
+    Returns:
+        `contenders`, `gemm`, `update` and `overlap`, each as in the JSON file, for this width.
+    """
+    hidden = [size] * 3
+    contenders = []
+    for name in CONTENDERS:
+        if name in plan.only:
+            say(f"{size}: preparing {name}")
+            contenders.append(make_contender(name, hidden, plan))
+    ceiling = GemmCeiling(update_gemms(OBS_SIZE, ACTION_SIZE, hidden, BATCH_SIZE, JOINT_UPDATE))
+    windows: dict[str, list[Window]] = {contender.name: [] for contender in contenders}
+    gemm: list[float] = []
+    for number in range(plan.windows):
+        say(f"{size}: window {number + 1} of {plan.windows}")
+        for contender in contenders:
+            windows[contender.name].append(contender.run(plan.seconds))
+        if "gemm" in plan.only:
+            gemm.append(ceiling.run(plan.seconds / 4))
+    results: dict[str, dict[str, Any]] = {
+        "contenders": {contender.name: summary(contender, windows[contender.name]) for contender in contenders},
+    }
+    for contender in contenders:
+        contender.close()
+    if gemm:
+        results["gemm"] = {"gflop_per_s": statistics.median(gemm), "windows": gemm}
+    if "update" in plan.only:
+        say(f"{size}: update over bare")
+        results["update"] = measure_update_over_bare(hidden, plan.windows, plan.seconds / 4)
+    if "overlap" in plan.only:
+        say(f"{size}: one remote EnvRunner")
+        results["overlap"] = measure_overlap(hidden, plan.warmup_env_steps, plan.windows, plan.seconds / 4)
+    return results
+
+
+def summary(contender: Contender, windows: Sequence[Window]) -> dict[str, Any]:
+    """A contender's figures: medians over its windows, and the windows themselves."""
+    updates_per_s = statistics.median(w.updates / w.seconds for w in windows)
+    return {
+        "env_steps_per_s": statistics.median(w.env_steps_per_s for w in windows),
+        "updates_per_s": updates_per_s,
+        "gflop_per_update": contender.gflop_per_update,
+        "gflop_per_s": updates_per_s * contender.gflop_per_update,
+        "passes": contender.passes,
+        "windows": [asdict(window) for window in windows],
+    }
+
+
+def ratios_of(size: int, results: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """The ratios of one width whose two sides were both measured."""
+    contenders = results["contenders"]
+    ratios = {
+        f"{name}_{size}": contenders[over]["env_steps_per_s"] / contenders[under]["env_steps_per_s"]
+        for name, (over, under) in RATIOS.items()
+        if over in contenders and under in contenders
+    }
+    if "update" in results:
+        ratios[f"update_over_bare_{size}"] = results["update"]["ratio"]
+    return ratios
+
+
+def unfair_sizes(results: dict[int, dict[str, dict[str, Any]]]) -> list[str]:
+    """Messages about widths at which the plain loop is too slow to be compared with."""
+    messages = []
+    for size, parts in results.items():
+        contenders = parts["contenders"]
+        if "sac" in contenders and "plain_torch" in contenders:
+            plain, ours = contenders["plain_torch"]["gflop_per_s"], contenders["sac"]["gflop_per_s"]
+            if plain < PLAIN_LEAST_GFLOPS_RATIO * ours:
+                messages.append(
+                    f"{size}: the plain loop runs {plain:.1f} GFLOP/s, under {PLAIN_LEAST_GFLOPS_RATIO} of our "
+                    f"{ours:.1f}: over_plain_torch_{size} compares us with a slow opponent"
+                )
+    return messages
+
+
+def table(size: int, results: dict[str, dict[str, Any]]) -> str:
+    """One width's figures as Markdown."""
+    ceiling = results.get("gemm", {}).get("gflop_per_s")
+    lines = [
+        f"### {size}x{size}x{size}",
+        "",
+        "| contender | env steps/s | updates/s | GFLOP/update | GFLOP/s | of GEMM | network passes of an update |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for name, row in results["contenders"].items():
+        share = f"{row['gflop_per_s'] / ceiling:.0%}" if ceiling else ""
+        lines.append(
+            f"| {name} | {row['env_steps_per_s']:.2f} | {row['updates_per_s']:.2f} | {row['gflop_per_update']:.2f} "
+            f"| {row['gflop_per_s']:.1f} | {share} | {row['passes']} |"
+        )
+    if ceiling:
+        lines.append(f"| GEMM ceiling | | | | {ceiling:.1f} | 100% | the matrix products of `sac` alone |")
+    lines += ["", "| ratio | value |", "| --- | ---: |"]
+    lines += [f"| {name} | {value:.3f} |" for name, value in ratios_of(size, results).items()]
+    if "update" in results:
+        row = results["update"]
+        lines += ["", f"`learner_group.update`: {row['full_ms']:.2f} ms, bare: {row['bare_ms']:.2f} ms an update."]
+    if "overlap" in results:
+        row = results["overlap"]
+        lines += [
+            "",
+            f"One remote EnvRunner, ms per env step: sampling {row['sampling_ms']:.2f} + updates "
+            f"{row['updates_ms']:.2f} = {row['sum_of_parts_ms']:.2f}; overlapped {row['overlapped_ms']:.2f}.",
+        ]
+    return "\n".join(lines)
+
+
+def describe_machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    cpu = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        cpu = names[0] if names else cpu
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "system": platform.system(),
+        "load_average_at_start": os.getloadavg(),
+    }
+
+
+def say(message: str) -> None:
+    """Progress, apart from the results on standard output."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def parse(arguments: Sequence[str] | None = None) -> tuple[Plan, Path | None]:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__.split("\n")[0])
+    parser.add_argument("--json", type=Path, metavar="F", help="write all figures to F")
+    parser.add_argument("--quick", action="store_true", help="a look in under 90 s: one width, two windows of 2 s")
+    parser.add_argument("--sizes", type=int, nargs="+", metavar="N", help="widths of the three hidden layers")
+    parser.add_argument("--windows", type=int, metavar="N", help="windows of each contender")
+    parser.add_argument("--seconds", type=float, metavar="S", help="length of a window")
+    parser.add_argument(
+        "--only", nargs="+", choices=CONTENDERS + PARTS, metavar="NAME", help="what to measure: %(choices)s"
+    )
+    options = parser.parse_args(arguments)
+    plan = Plan()
+    if options.quick:
+        plan = Plan((256,), 2, 2.0, warmup_env_steps=300, prior_rows=2_000)
+    given = {name: getattr(options, name) for name in ("sizes", "windows", "seconds", "only")}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value}
+    return Plan(**{**asdict(plan), **given}), options.json
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the tables, write the JSON file. Returns the exit code."""
+    plan, json_file = parse(arguments)
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    machine = describe_machine()
+    own_ray = not ray.is_initialized()
+    if own_ray:
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    sizes = {size: measure_size(size, plan) for size in plan.sizes}
+    report: dict[str, Any] = {
+        "ratios": {name: value for size in sizes for name, value in ratios_of(size, sizes[size]).items()},
+        "contenders": {
+            f"{name}_{size}": row for size, results in sizes.items() for name, row in results["contenders"].items()
+        },
+        **{
+            part: {str(size): results[part] for size, results in sizes.items() if part in results}
+            for part in ("gemm", "update", "overlap")
+        },
+        "replay": measure_replay(plan.replay_rows) if "replay" in plan.only else {},
+        "settings": {"task": TASK, "batch_size": BATCH_SIZE, "updates_per_env_step": 1, **asdict(plan)},
+        "versions": {name: version(name) for name in ("ray", "torch", "numpy", "gymnasium", "metaworld", "mujoco")},
+        "machine": machine,
+    }
+    if own_ray:
+        ray.shutdown()
+    print("\n\n".join(table(size, results) for size, results in sizes.items()))
+    if report["replay"]:
+        row = report["replay"]
+        print(
+            f"\nReplay of {row['rows']:,} transitions: {row['sample_ms']:.3f} ms a batch of {BATCH_SIZE}, "
+            f"{row['bytes'] / 1e9:.3f} GB."
+        )
+    if json_file:
+        json_file.write_text(json.dumps(report, indent=2) + "\n")
+    for message in (messages := unfair_sizes(sizes)):
+        say(f"error: {message}")
+    return 1 if messages else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

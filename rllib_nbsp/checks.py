@@ -1,0 +1,48 @@
+"""What a run's settings say together: its method, its scoring, and what does not fit. Nothing here knows Ray."""
+
+from __future__ import annotations
+
+from rllib_nbsp.methods import METHODS
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+from rllib_nbsp.settings import RunSettings, ScoringSettings
+
+
+def method_of(run: RunSettings) -> tuple[type[ContinualMethod], MethodSettings]:
+    """The run's method and its validated keys."""
+    method = METHODS[run.method]
+    return method, method.Config(**run.method_settings)
+
+
+def scoring_of(run: RunSettings) -> ScoringSettings | None:
+    """How neurons are scored after each visit: the method's way, or the run's for methods that need no scores."""
+    method, method_config = method_of(run)
+    return method.scoring(method_config) or run.score_all_methods
+
+
+def check_run(run: RunSettings) -> list[str]:
+    """What the sections get wrong together, one line each; single values are checked by their models."""
+    if run.method not in METHODS:
+        return [f"method is {run.method!r}; known methods: {', '.join(sorted(METHODS))}"]
+    method, method_config = method_of(run)
+    learners = max(1, run.resources.num_learners)
+    errors = method.check(method_config, run)
+    if run.training.batch_size % learners:
+        errors.append(
+            f"training.batch_size is {run.training.batch_size}; it must be a multiple of resources.num_learners, "
+            f"{learners}"
+        )
+    if method.max_learners is not None and learners > method.max_learners:
+        errors.append(
+            f"resources.num_learners is {learners}; method {run.method!r} is exact on at most {method.max_learners}"
+        )
+    if run.visit.warmup_env_steps >= run.visit.max_env_steps:
+        errors.append(
+            f"visit.warmup_env_steps is {run.visit.warmup_env_steps}; it must be below visit.max_env_steps, "
+            f"{run.visit.max_env_steps}, or the task is never learned"
+        )
+    if run.training.batch_size > run.replay.capacity:
+        errors.append(
+            f"replay.capacity is {run.replay.capacity}; it must hold at least one batch, training.batch_size "
+            f"{run.training.batch_size}"
+        )
+    return errors

@@ -1,0 +1,380 @@
+"""A study's YAML file -> frozen models -> one `RunSettings` per trial; every problem is found in one pass.
+
+Defaults live in `rllib_nbsp.settings` and in the methods' `Config`; a file states what its experiment changes. Nothing
+here knows Ray, so that a mistake is told in a second.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from rllib_nbsp.checks import check_run
+from rllib_nbsp.envs import SUITES
+from rllib_nbsp.explain import (
+    NAME_PATTERN,
+    NAME_WORDS,
+    KeyPath,
+    allowed_at,
+    dotted,
+    hint,
+    input_path,
+    options_at,
+    schema_of,
+    show,
+    unknown,
+)
+from rllib_nbsp.methods import METHODS
+from rllib_nbsp.settings import CommonSettings, ConfigError, RunSettings, Seed, Settings
+from rllib_nbsp.yaml_tree import YamlTree, apply_overrides, read_yaml_file
+
+if TYPE_CHECKING:
+    from rllib_nbsp.algorithm import ContinualSACConfig
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class StudySettings(CommonSettings):
+    """The keys of a study's file. Its sections hold for every arm that does not state its own."""
+
+    experiment: Name
+    sequences: Annotated[dict[Name, Annotated[list[str], Field(min_length=1)]], Field(min_length=1)]
+    """Task sequences by name."""
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    arms: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
+    """Method configurations by label: `method`, the method's own keys, and changes of the sections."""
+    allow_repeats: bool = False
+    """Let a sequence visit the same task twice in a row."""
+
+
+SECTIONS: dict[str, type[Settings]] = {
+    name: field.annotation
+    for name, field in CommonSettings.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A labelled method configuration: the method, all of its keys, and the sections that it changes."""
+
+    label: str
+    method: str
+    method_settings: dict[str, Any]
+    sections: dict[str, Settings]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked study.
+
+    Attributes:
+        path: of its file.
+        text: of its file.
+        settings: the file's keys, with defaults and overrides.
+        sequences: the selected task sequences.
+        arms: the selected arms.
+        seeds: the selected seeds.
+    """
+
+    path: Path
+    text: str
+    settings: StudySettings
+    sequences: dict[str, list[str]]
+    arms: list[Arm]
+    seeds: list[int]
+
+    def trials(self, folder: Path | None = None) -> list[RunSettings]:
+        """One run per sequence, seed and arm; the arms of a seed stand together, so that they can be compared early.
+
+        Args:
+            folder: the study's absolute result folder; None writes no rows.
+        """
+        return [
+            self.run(sequence, arm, seed, folder)
+            for sequence in self.sequences
+            for seed in self.seeds
+            for arm in self.arms
+        ]
+
+    def run(self, sequence: str, arm: Arm, seed: int, folder: Path | None = None) -> RunSettings:
+        """The settings of one trial."""
+        common = {name: getattr(self.settings, name) for name in CommonSettings.model_fields}
+        return RunSettings(
+            **{**common, **arm.sections},
+            sequence=sequence,
+            tasks=self.sequences[sequence],
+            arm=arm.label,
+            method=arm.method,
+            method_settings=arm.method_settings,
+            seed=seed,
+            results_dir=str(folder / sequence / arm.label / f"seed_{seed}") if folder else None,
+        )
+
+
+def load_study(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    sequences: Sequence[str] | None = None,
+    arms: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Study:
+    """Read and check a study.
+
+    Args:
+        path: of the YAML file.
+        overrides: `key.path=value`, in place of what the file says; a key that an arm states itself is set under
+            `arms.LABEL`.
+        sequences, arms: which of the file's to run; None runs all.
+        seeds: in place of the file's.
+
+    Raises:
+        ConfigError: listing every problem.
+    """
+    tree, text = read_yaml_file(Path(path))
+    apply_overrides(tree, overrides)
+    if seeds is not None:
+        tree.set(["seeds"], list(seeds), "--seeds")
+    return _Reader(tree).study(Path(path), text, sequences, arms)
+
+
+def resolved_yaml(run: RunSettings) -> str:
+    """A run with every default filled in, as `config.yaml` beside its results holds it."""
+    return yaml.safe_dump(run.model_dump(), sort_keys=False)
+
+
+def to_algorithm_config(run: RunSettings) -> ContinualSACConfig:
+    """The RLlib configuration of a run."""
+    from rllib_nbsp.algorithm import ContinualSACConfig  # imports Ray, which takes seconds
+
+    return ContinualSACConfig.from_settings(run)
+
+
+class _Reader:
+    """Collects the problems of one tree, first of single values, then of values together."""
+
+    def __init__(self, tree: YamlTree) -> None:
+        self.tree = tree
+        self.problems: list[str] = []
+
+    def study(
+        self, path: Path, text: str, sequence_names: Sequence[str] | None, arm_names: Sequence[str] | None
+    ) -> Study:
+        settings = self._validate(StudySettings, self.tree.data, ())
+        arms = list(self._arms())
+        self._check_tasks()
+        self._check_seeds()
+        sequences = self._mapping("sequences")
+        chosen_sequences = self._choose("--sequences", sequence_names, sequences)
+        chosen_arms = self._choose("--arms", arm_names, self._mapping("arms"))
+        if not self.problems and settings is not None:
+            study = Study(
+                path,
+                text,
+                settings,
+                {name: settings.sequences[name] for name in chosen_sequences},
+                [arm for label in chosen_arms for arm in arms if arm.label == label],
+                settings.seeds,
+            )
+            self._check_runs(study)
+        if self.problems:
+            raise ConfigError(dict.fromkeys(self.problems))
+        return study
+
+    def _mapping(self, key: str) -> dict[str, Any]:
+        value = self.tree.data.get(key)
+        return value if isinstance(value, dict) else {}
+
+    def _choose(self, option: str, names: Sequence[str] | None, known: Iterable[str]) -> list[str]:
+        known = list(known)
+        for name in names or ():
+            if name not in known:
+                self.problems.append(f"{option} {name}: {unknown(name, known)}")
+        return list(dict.fromkeys(names)) if names is not None else known
+
+    # Single values
+
+    def _validate(self, model: type[Settings], data: Any, path: KeyPath, only: Any = None) -> Any:
+        """The model of some data, or None; problems are named by `path` and, if `only` is given, only those of keys
+        that `only` has too."""
+        try:
+            return model.model_validate(data)
+        except ValidationError as error:
+            schema = schema_of(model)
+            seen = set()
+            for detail in error.errors(include_url=False):
+                inner = input_path(detail["loc"], schema)
+                if inner not in seen and (only is None or _reaches(only, inner)):
+                    seen.add(inner)
+                    self.problems.append(self._problem(dict(detail), schema, path, inner))
+            return None
+
+    def _problem(self, detail: dict[str, Any], schema: dict[str, Any], path: KeyPath, inner: KeyPath) -> str:
+        place, name = self.tree.place((*path, *inner)), dotted((*path, *inner))
+        if detail["type"] == "extra_forbidden":
+            options, _ = options_at(schema, inner[:-1])
+            known = [key for option in options for key in option.get("properties", {})]
+            return f"{place}: unknown key {name!r}: {unknown(str(inner[-1]), known)}"
+        allowed = allowed_at(schema, inner)
+        if detail["type"] == "missing":
+            return f"{place}: {name} is missing; it must be {allowed}"
+        if detail["loc"] and detail["loc"][-1] == "[key]":
+            where = dotted((*path, *inner[:-1]))
+            return f"{place}: {where} has the name {show(inner[-1])}; allowed: names of {NAME_WORDS}"
+        if detail["type"] == "finite_number":
+            allowed += ", finite"
+        return f"{place}: {name} is {show(detail['input'])}; allowed: {allowed}{hint(detail['input'], allowed)}"
+
+    # Arms
+
+    def _arms(self) -> Iterator[Arm]:
+        for label, raw in self._mapping("arms").items():
+            if isinstance(raw, dict):
+                arm = self._arm(label, raw)
+                if arm is not None:
+                    yield arm
+
+    def _arm(self, label: str, raw: dict[str, Any]) -> Arm | None:
+        path: KeyPath = ("arms", label)
+        method = raw.get("method")
+        if not isinstance(method, str) or method not in METHODS:
+            place, name = self.tree.place((*path, "method")), dotted((*path, "method"))
+            if "method" in raw:
+                self.problems.append(f"{place}: {name} is {show(method)}: {unknown(str(method), METHODS, 'methods')}")
+            else:
+                self.problems.append(f"{place}: {name} is missing; known methods: {', '.join(sorted(METHODS))}")
+            return None
+        before = len(self.problems)
+        keys = {key: value for key, value in raw.items() if key != "method" and key not in SECTIONS}
+        config = METHODS[method].Config
+        known = [*config.model_fields, *SECTIONS]
+        for key in [key for key in keys if key not in config.model_fields]:
+            del keys[key]
+            place, name = self.tree.place((*path, key)), dotted((*path, key))
+            self.problems.append(f"{place}: unknown key {name!r} for method {method!r}: {unknown(key, known)}")
+        settings = self._validate(config, keys, path)
+        sections = {name: self._section(name, raw[name], path) for name in SECTIONS if name in raw}
+        if len(self.problems) > before or settings is None or not all(sections.values()):
+            return None
+        return Arm(label, method, settings.model_dump(), sections)
+
+    def _section(self, name: str, override: Any, path: KeyPath) -> Any:
+        """The file's section with an arm's changes."""
+        if not isinstance(override, dict):
+            place = self.tree.place((*path, name))
+            keys = ", ".join(SECTIONS[name].model_fields)
+            self.problems.append(
+                f"{place}: {dotted((*path, name))} is {show(override)}; allowed: a mapping with keys {keys}"
+            )
+            return None
+        base = self.tree.data.get(name)
+        merged = _merge(base, override) if isinstance(base, dict) else override
+        return self._validate(SECTIONS[name], merged, (*path, name), only=override)
+
+    # Values together
+
+    def _check_tasks(self) -> None:
+        suite = self.tree.data.get("suite")
+        if isinstance(suite, str) and suite not in SUITES:
+            place = self.tree.place(("suite",))
+            self.problems.append(f"{place}: suite is {suite!r}: {unknown(suite, SUITES, 'suites')}")
+        for name, tasks in self._mapping("sequences").items():
+            if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
+                continue
+            self._check_repeats(name, tasks)
+            if isinstance(suite, str) and suite in SUITES:
+                place = self.tree.place(("sequences", name))
+                errors = SUITES[suite].check_tasks(tasks)
+                if tasks and not errors:
+                    try:
+                        SUITES[suite].spaces(tasks)
+                    except ValueError as error:
+                        errors = [str(error)]
+                self.problems += [f"{place}: sequences.{name}: {error}" for error in errors]
+
+    def _check_repeats(self, name: str, tasks: list[str]) -> None:
+        if self.tree.data.get("allow_repeats") is True:
+            return
+        cycles = self.tree.data.get("cycles", 2)
+        wraps = isinstance(cycles, int) and cycles > 1
+        following = [*tasks[1:], tasks[0]] if wraps and tasks else tasks[1:]
+        for i, (task, after) in enumerate(zip(tasks, following, strict=False)):
+            if task == after:
+                place = self.tree.place(("sequences", name, i))
+                where = "at the turn of the cycle" if i == len(tasks) - 1 else f"at {i} and {i + 1}"
+                self.problems.append(
+                    f"{place}: sequences.{name} visits {task!r} twice in a row ({where}); allowed with "
+                    "allow_repeats: true"
+                )
+
+    def _check_seeds(self) -> None:
+        seeds = self.tree.data.get("seeds")
+        counts = Counter(seed for seed in seeds if isinstance(seed, int)) if isinstance(seeds, list) else Counter()
+        self.problems += [
+            f"{self.tree.place(('seeds',))}: seeds has {seed} {count} times; a seed run twice is the same run again"
+            for seed, count in counts.items()
+            if count > 1
+        ]
+
+    def _check_runs(self, study: Study) -> None:
+        for sequence in study.sequences:
+            for arm in study.arms:
+                run = study.run(sequence, arm, study.seeds[0])
+                self.problems += [self._placed(line, arm) for line in [*check_run(run), *check_schedule(run)]]
+
+    def _placed(self, line: str, arm: Arm) -> str:
+        """A line that begins with a key, with that key's place."""
+        keys = tuple(line.split(" ", 1)[0].split("."))
+        own = ("arms", arm.label, *keys)
+        if keys[0] in arm.method_settings or self.tree.get(own) is not None:
+            return f"{self.tree.place(own)}: arms.{arm.label}.{line}"
+        if keys[0] in SECTIONS:
+            return f"{self.tree.place(keys)}: {line}"
+        return f"{self.tree.place(('arms', arm.label))}: arms.{arm.label}: {line}"
+
+
+def check_schedule(run: RunSettings) -> list[str]:
+    """What would silently never happen in a run, or never end; each line begins with a key."""
+    errors = []
+    length = run.visit.max_env_steps
+    stop = run.visit.early_stop
+    if stop is not None and stop.min_env_steps >= length:
+        errors.append(
+            f"visit.early_stop.min_env_steps is {stop.min_env_steps}; it must be below visit.max_env_steps, {length}, "
+            "or no visit ever stops early; lower it or write early_stop: null"
+        )
+    interval = run.evaluation.periodic_env_steps
+    if interval is not None and run.evaluation.periodic_episodes and interval > length:
+        errors.append(
+            f"evaluation.periodic_env_steps is {interval}; it must be at most visit.max_env_steps, {length}, or write "
+            "periodic_episodes: 0"
+        )
+    gpus = run.resources.num_gpus_per_learner
+    if gpus > 1 and gpus != int(gpus):
+        errors.append(
+            f"resources.num_gpus_per_learner is {gpus}; a share of one GPU is below 1, more are whole numbers"
+        )
+    return errors
+
+
+def _reaches(data: Any, path: KeyPath) -> bool:
+    for key in path:
+        if not isinstance(data, Mapping) or key not in data:
+            return not isinstance(data, Mapping)
+        data = data[key]
+    return True
+
+
+def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged

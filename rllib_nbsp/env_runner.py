@@ -1,0 +1,534 @@
+"""Versioned, vectorised sampling: columns of transitions, and every request names its task.
+
+RLlib's own runner builds episode objects through connectors, 1.2-1.5 ms a step; this one writes arrays. The driver says
+the task and a version in each request and both come back with the rows. A runner that died while idle and was restarted
+by Ray, unnoticed, therefore cannot bring transitions of a wrong task.
+
+What follows from the run's seed alone (see `seeding.py`; all keys are indices):
+
+- training environments are built from (task, worker, sub-environment, incarnation), and a version's episodes and its
+  exploration noise start from these and the version. A runner that is restarted in the middle of a version starts
+  that version's stream of initial states and noise again; a driver that wants new ones raises the version;
+- scoring rollouts from (task, sub-environment) and the rollout's index, on any worker.
+
+Evaluation episode i of a task has the same start and goal in every run: it is seeded by i alone, in environments that
+are built from one fixed seed. Nothing here draws from the global random streams.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import ray
+import torch
+from gymnasium.spaces import Box
+from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.utils.checkpoints import Checkpointable
+from ray.rllib.utils.metrics import (
+    NUM_ENV_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES,
+    WEIGHTS_SEQ_NO,
+)
+from torch import Tensor
+
+from rllib_nbsp.envs import SUITES, Suite
+from rllib_nbsp.envs.vector import EnvSeed, EnvVector, VectorStep, all_finite
+from rllib_nbsp.seeding import numpy_generator, seed_int, torch_generator
+from rllib_nbsp.settings import RunSettings
+
+EVALUATION_SEED = 2504_08000
+"""Takes the place of the run's seed in evaluation, so that all runs are judged on the same episodes."""
+MIN_ACTING_ROWS = 4
+"""From this batch size on, BLAS gives a row the same result wherever in the batch it stands."""
+
+Rows = dict[str, np.ndarray]
+EpisodeSummary = dict[str, Any]
+
+
+class Act(Protocol):
+    """A policy: observations (E, ...) to actions (E, A) in [-1, 1]."""
+
+    def __call__(self, obs: Tensor, *, explore: bool, generator: torch.Generator | None) -> Tensor: ...
+
+
+class Sampler:
+    """The environments of one process and what is asked of them; knows neither Ray nor RLlib's config.
+
+    Vectors are built at a task's first request and kept: a Meta-World environment takes 0.7 s to build.
+
+    Args:
+        suite: makes the environments.
+        observation_space: of all tasks.
+        action_space: of all tasks, within [-1, 1].
+        act: the policy.
+        settings: the run.
+        worker_index: 0 for the local worker.
+        process_tag: 0, or a number in [1, 255] that tells a restarted process from the one before it.
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        observation_space: Box,
+        action_space: Box,
+        act: Act,
+        settings: RunSettings,
+        *,
+        worker_index: int = 0,
+        process_tag: int = 0,
+    ) -> None:
+        self._suite = suite
+        self._obs_space = observation_space
+        self._act_space = action_space
+        self._act = act
+        self._settings = settings
+        self._worker = worker_index
+        self._process_tag = process_tag
+        self._tasks = list(dict.fromkeys(settings.tasks))
+        self._vectors: dict[tuple[str, str], EnvVector] = {}
+        # Of training: which episodes are running, and since when.
+        self._running: tuple[str, int] | None = None
+        self._tally = _Tally(0)
+        self._episode = np.zeros(0, np.int64)
+        self._next_episode = 0
+
+    # Training
+
+    def sample(
+        self, *, task: str, version: int, num_vector_steps: int, random_actions: bool = False
+    ) -> tuple[Rows, list[EpisodeSummary]]:
+        """Step the task's training environments; another task or version than last time starts new episodes.
+
+        Args:
+            task: one of the run's tasks.
+            version: raised by the driver whenever running episodes must not go on.
+            num_vector_steps: steps of every sub-environment.
+            random_actions: uniform over the action space instead of the policy's.
+
+        Returns:
+            Columns of N = num_vector_steps * E rows, ordered by step, then sub-environment: `obs`, `actions`,
+            `rewards`, `new_obs`, `terminateds`, `truncateds`, `success`, and `episode`, a number that no other episode
+            of the run has. And a summary of each episode that ended (not of one that a failed environment cut).
+        """
+        self._check_request(task, version)
+        _check_at_least("num_vector_steps", num_vector_steps, 1)
+        vector = self._training_vector(task)
+        if self._running != (task, version):
+            self._start_version(vector, task, version)
+        # Set again at the end: after an error the episodes are not what they were.
+        self._running = None
+
+        num_envs = vector.num_envs
+        columns = self._empty(num_vector_steps, num_envs)
+        obs, actions, rewards = columns[Columns.OBS], columns[Columns.ACTIONS], columns[Columns.REWARDS]
+        next_obs, success, episode = columns[Columns.NEXT_OBS], columns["success"], columns["episode"]
+        terminateds, truncateds = columns[Columns.TERMINATEDS], columns[Columns.TRUNCATEDS]
+        summaries = []
+        if random_actions:
+            actions[:] = self._uniform.uniform(-1.0, 1.0, actions.shape)
+        for t in range(num_vector_steps):
+            if not random_actions:
+                actions[t] = self._actions(vector.obs, task, explore=True, generator=self._noise)
+            step = vector.step(actions[t])
+            obs[t], rewards[t], next_obs[t], success[t] = step.obs, step.rewards, step.next_obs, step.success
+            terminateds[t], truncateds[t] = step.terminateds, step.truncateds
+            for e in step.restarted:
+                self._episode[e] = self._new_episode(version)
+                if t > 0:
+                    truncateds[t - 1, e] = True
+            episode[t] = self._episode
+            for e, summary in self._tally.add(step):
+                summaries.append({"episode": int(self._episode[e]), **summary})
+                self._episode[e] = self._new_episode(version)
+        self._running = (task, version)
+        return {name: column.reshape(-1, *column.shape[2:]) for name, column in columns.items()}, summaries
+
+    def _training_vector(self, task: str) -> EnvVector:
+        seed, index = self._settings.seed, self._tasks.index(task)
+        return self._vector(
+            "training",
+            task,
+            self._settings.resources.num_envs_per_env_runner,
+            lambda env, incarnation: seed_int(seed, "environments", index, self._worker, env, incarnation),
+        )
+
+    def _start_version(self, vector: EnvVector, task: str, version: int) -> None:
+        seed, worker, index = self._settings.seed, self._worker, self._tasks.index(task)
+
+        def episode_seed(env: int, episode: int, incarnation: int) -> int | None:
+            return seed_int(seed, "environments", index, worker, env, incarnation, version) if episode == 0 else None
+
+        self._noise = torch_generator(seed, "exploration", worker, version)
+        self._uniform = numpy_generator(seed, "exploration", worker, version)
+        vector.reset(episode_seed)
+        self._tally = _Tally(vector.num_envs)
+        self._next_episode = 0
+        self._episode = np.array([self._new_episode(version) for _ in range(vector.num_envs)], np.int64)
+
+    def _new_episode(self, version: int) -> int:
+        """A number from the worker (11 bits), version (16), process (8) and a counter (28)."""
+        self._next_episode += 1
+        high = (self._worker << 24) | ((version & 0xFFFF) << 8) | self._process_tag
+        return (high << 28) | (self._next_episode - 1)
+
+    def _empty(self, num_steps: int, num_envs: int) -> Rows:
+        lead = (num_steps, num_envs)
+        obs = (lead + self._obs_space.shape, self._obs_space.dtype)
+        return {
+            Columns.OBS: np.empty(*obs),
+            Columns.ACTIONS: np.empty(lead + self._act_space.shape, self._act_space.dtype),
+            Columns.REWARDS: np.empty(lead, np.float32),
+            Columns.NEXT_OBS: np.empty(*obs),
+            Columns.TERMINATEDS: np.empty(lead, bool),
+            Columns.TRUNCATEDS: np.empty(lead, bool),
+            "success": np.empty(lead, bool),
+            "episode": np.empty(lead, np.int64),
+        }
+
+    # Evaluation
+
+    def evaluate(
+        self, *, task: str, version: int, episode_indices: Sequence[int], explore: bool = False
+    ) -> list[EpisodeSummary]:
+        """Play the named evaluation episodes, `evaluation.num_envs` of them side by side.
+
+        Episode i of a task starts the same in every run and on every worker; with `explore=False` all of it is the
+        same. With `explore=True` the noise depends on how the episodes are divided over requests.
+
+        Returns:
+            A summary of each episode, in the order of `episode_indices`; its `episode` is the index.
+        """
+        self._check_request(task, version)
+        if not episode_indices:
+            return []
+        num_envs = self._settings.evaluation.num_envs
+        vector = self._vector(
+            "evaluation", task, num_envs, lambda env, incarnation: seed_int(EVALUATION_SEED, "evaluation")
+        )
+        # Sub-environment e plays every E-th episode from the e-th on: which one is fixed before the first step.
+        plan = [list(episode_indices[e::num_envs]) for e in range(num_envs)]
+        generator = torch_generator(self._settings.seed, "evaluation", version, self._worker, episode_indices[0])
+        vector.reset(
+            lambda env, episode, incarnation: seed_int(EVALUATION_SEED, "evaluation", plan[env][episode]),
+            [len(indices) for indices in plan],
+        )
+        tally = _Tally(num_envs)
+        played: list[list[EpisodeSummary]] = [[] for _ in plan]
+        while vector.active:
+            actions = self._actions(vector.obs, task, explore=explore, generator=generator)
+            for e, summary in tally.add(vector.step(actions)):
+                played[e].append({"episode": plan[e][len(played[e])], **summary})
+        return [played[i % num_envs][i // num_envs] for i in range(len(episode_indices))]
+
+    def rollout(
+        self, *, task: str, version: int, num_env_steps: int, rollout_index: int, explore: bool = True
+    ) -> tuple[Rows, list[EpisodeSummary]]:
+        """Roll the policy out for scoring, in environments of its own.
+
+        Up to `evaluation.num_envs` environments share the steps equally, so that the episodes that run when the steps
+        are used up are incomplete; with fewer steps than these environments' horizons together, all of them are.
+
+        Args:
+            task: one of the run's tasks.
+            version: echoed only.
+            num_env_steps: rows to return.
+            rollout_index: another index is another rollout.
+            explore: sample the policy, or take its mean.
+
+        Returns:
+            Columns `obs`, `actions`, `rewards`, `success` and `episode` (from 0) of exactly `num_env_steps` rows,
+            ordered by step, then sub-environment. And a summary of each episode, with `complete`.
+        """
+        self._check_request(task, version)
+        _check_at_least("num_env_steps", num_env_steps, 1)
+        _check_at_least("rollout_index", rollout_index, 0)
+        seed, index = self._settings.seed, self._tasks.index(task)
+        num_envs = self._settings.evaluation.num_envs
+        vector = self._vector("scoring", task, num_envs, lambda env, incarnation: seed_int(seed, "scoring", index))
+        used = min(num_envs, num_env_steps)
+
+        def episode_seed(env: int, episode: int, incarnation: int) -> int | None:
+            keys = (index, env, incarnation, rollout_index)
+            return seed_int(seed, "scoring", *keys) if episode == 0 else None
+
+        # As many episodes as there are steps: without end.
+        vector.reset(episode_seed, [num_env_steps if e < used else 0 for e in range(num_envs)])
+        generator = torch_generator(seed, "scoring", index, rollout_index)
+        num_steps = -(-num_env_steps // used)
+        columns = self._empty(num_steps, used)
+        columns["done"] = finished = np.zeros((num_steps, used), bool)
+        running = np.arange(used)
+        started = used
+        for t in range(num_steps):
+            actions = self._actions(vector.obs, task, explore=explore, generator=generator)
+            step = vector.step(actions)
+            for e in step.restarted:
+                running[e], started = started, started + 1
+            columns[Columns.OBS][t], columns[Columns.ACTIONS][t] = step.obs[:used], actions[:used]
+            columns[Columns.REWARDS][t], columns["success"][t] = step.rewards[:used], step.success[:used]
+            columns["episode"][t] = running
+            for e in step.ended:
+                finished[t, e] = True
+                running[e], started = started, started + 1
+        rows = {name: column.reshape(-1, *column.shape[2:])[:num_env_steps] for name, column in columns.items()}
+        rows["episode"] = np.unique(rows["episode"], return_inverse=True)[1]
+        episodes = _rollout_summaries(rows)
+        kept = (Columns.OBS, Columns.ACTIONS, Columns.REWARDS, "success", "episode")
+        return {name: rows[name] for name in kept}, episodes
+
+    def close(self) -> None:
+        """Close all environments."""
+        for vector in self._vectors.values():
+            vector.close()
+        self._vectors.clear()
+        self._running = None
+
+    def _check_request(self, task: str, version: int) -> None:
+        if task not in self._tasks:
+            raise ValueError(f"task is {task!r}; the run's tasks are {', '.join(self._tasks)}")
+        _check_at_least("version", version, 0)
+
+    def _vector(self, use: str, task: str, num_envs: int, env_seed: EnvSeed) -> EnvVector:
+        """The task's environments for one use, built at the first call."""
+        key = (use, task)
+        if key not in self._vectors:
+            self._vectors[key] = EnvVector(
+                self._suite, task, num_envs, observation_space=self._obs_space, env_seed=env_seed
+            )
+        return self._vectors[key]
+
+    @torch.no_grad()
+    def _actions(self, obs: np.ndarray, task: str, *, explore: bool, generator: torch.Generator) -> np.ndarray:
+        """The policy's actions, shape (E, A)."""
+        num_envs = len(obs)
+        if num_envs < MIN_ACTING_ROWS:
+            obs = np.concatenate([obs, np.zeros((MIN_ACTING_ROWS - num_envs, *obs.shape[1:]), obs.dtype)])
+        actions = self._act(torch.from_numpy(obs), explore=explore, generator=generator).numpy()[:num_envs]
+        if not (all_finite(actions) or np.isfinite(actions).all()):
+            raise FloatingPointError(f"the policy's actions in task {task!r} are not finite; training has diverged")
+        return actions
+
+
+class _Tally:
+    """Return, length and success of the episodes that are running in a vector."""
+
+    def __init__(self, num_envs: int) -> None:
+        self._returns = np.zeros(num_envs)
+        self._lengths = np.zeros(num_envs, np.int64)
+        self._success = np.zeros(num_envs, bool)
+
+    def add(self, step: VectorStep) -> list[tuple[int, EpisodeSummary]]:
+        """Take a step in; returns (sub-environment, summary) of the episodes that it ended."""
+        for e in step.restarted:
+            self._clear(e)
+        self._returns += step.rewards
+        self._lengths += 1
+        self._success |= step.success
+        summaries = []
+        for e in step.ended:
+            summary = {
+                "return": float(self._returns[e]),
+                "length": int(self._lengths[e]),
+                "success": bool(self._success[e]),
+                "final_success": bool(step.success[e]),
+            }
+            summaries.append((e, summary))
+            self._clear(e)
+        return summaries
+
+    def _clear(self, e: int) -> None:
+        self._returns[e] = 0.0
+        self._lengths[e] = 0
+        self._success[e] = False
+
+
+def _rollout_summaries(rows: Rows) -> list[EpisodeSummary]:
+    """Summaries of episodes 0, 1, ... of a rollout's rows; `complete`: the rows have the episode's end."""
+    episode = rows["episode"]
+    num = int(episode.max()) + 1
+    final = np.zeros((2, num), bool)
+    final[:, episode] = rows["success"], rows["done"]  # an episode's rows are in order of time: the last one stays
+    returns = np.bincount(episode, rows[Columns.REWARDS], num)
+    lengths = np.bincount(episode, minlength=num)
+    solved = np.bincount(episode, rows["success"], num) > 0
+    return [
+        {
+            "episode": i,
+            "return": float(returns[i]),
+            "length": int(lengths[i]),
+            "success": bool(solved[i]),
+            "final_success": bool(final[0, i]),
+            "complete": bool(final[1, i]),
+        }
+        for i in range(num)
+    ]
+
+
+def _check_at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} is {value}; it must be {least} or more")
+
+
+class ContinualEnvRunner(EnvRunner, Checkpointable):
+    """A `Sampler` behind RLlib's `EnvRunner`, in the driver's process or as a remote actor.
+
+    `config` is a `ContinualSACConfig`. No environment is built before a request needs it.
+    """
+
+    def __init__(self, *, config: Any, **kwargs: Any) -> None:
+        super().__init__(config=config, **kwargs)
+        self.worker_index: int = kwargs.get("worker_index") or 0
+        self.settings: RunSettings = config.settings
+        if self.worker_index > 0:
+            # A process of its own; the local worker's is the Learner's too.
+            torch.set_num_threads(self.settings.resources.torch_threads)
+        self._spaces: tuple[Box, Box] = self._shared_spaces()
+        self._weights_seq_no = 0
+        self.make_module()
+        self.make_env()
+
+    # Requests
+
+    def sample(self, *, task: str, version: int, num_vector_steps: int, random_actions: bool = False) -> dict[str, Any]:
+        """`Sampler.sample` as a reply: `task`, `version`, `worker_index`, `weights_seq_no`, `columns`, `episodes`."""
+        columns, episodes = self._sampler.sample(
+            task=task, version=version, num_vector_steps=num_vector_steps, random_actions=random_actions
+        )
+        num_env_steps = len(columns[Columns.REWARDS])
+        self.num_env_steps_sampled_lifetime += num_env_steps
+        self._steps_since_metrics += num_env_steps
+        self._episodes_since_metrics += len(episodes)
+        return self._reply(task, version, episodes, columns=columns)
+
+    def evaluate(
+        self, *, task: str, version: int, episode_indices: Sequence[int], explore: bool = False
+    ) -> dict[str, Any]:
+        """`Sampler.evaluate` as a reply without `columns`."""
+        episodes = self._sampler.evaluate(task=task, version=version, episode_indices=episode_indices, explore=explore)
+        return self._reply(task, version, episodes)
+
+    def rollout(
+        self, *, task: str, version: int, num_env_steps: int, rollout_index: int, explore: bool = True
+    ) -> dict[str, Any]:
+        """`Sampler.rollout` as a reply."""
+        columns, episodes = self._sampler.rollout(
+            task=task, version=version, num_env_steps=num_env_steps, rollout_index=rollout_index, explore=explore
+        )
+        return self._reply(task, version, episodes, columns=columns)
+
+    def _reply(self, task: str, version: int, episodes: list[EpisodeSummary], **rest: Any) -> dict[str, Any]:
+        return {
+            "task": task,
+            "version": version,
+            "worker_index": self.worker_index,
+            WEIGHTS_SEQ_NO: self._weights_seq_no,
+            "episodes": episodes,
+            **rest,
+        }
+
+    # RLlib's side
+
+    def make_env(self) -> None:
+        """Forget all environments; requests build new ones."""
+        self.stop()
+        self._steps_since_metrics = self._episodes_since_metrics = 0
+        observation_space, action_space = self._spaces
+        self._sampler = Sampler(
+            SUITES[self.settings.suite],
+            observation_space,
+            action_space,
+            self._act,
+            self.settings,
+            worker_index=self.worker_index,
+            process_tag=_process_tag(),
+        )
+
+    def make_module(self) -> None:
+        """Build the acting part of the networks; its weights come with `set_state`."""
+        spec = self.config.get_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
+        self.module = spec.build()
+
+    def get_spaces(self) -> dict[str, tuple[Any, Any]]:
+        """The tasks' common spaces, under each of the names that RLlib asks for."""
+        return dict.fromkeys((INPUT_ENV_SPACES, INPUT_ENV_SINGLE_SPACES, DEFAULT_MODULE_ID), self._spaces)
+
+    def assert_healthy(self) -> None:
+        """The constructor ran to its end."""
+        assert self.module and self._sampler
+
+    def get_state(
+        self,
+        components: str | Collection[str] | None = None,
+        *,
+        not_components: str | Collection[str] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Weights and counters. Environments and noise have none: a version's streams start from the run's seed."""
+        state: dict[str, Any] = {NUM_ENV_STEPS_SAMPLED_LIFETIME: self.num_env_steps_sampled_lifetime}
+        if self._check_component(COMPONENT_RL_MODULE, components, not_components):
+            state[COMPONENT_RL_MODULE] = self.module.get_state(
+                components=self._get_subcomponents(COMPONENT_RL_MODULE, components),
+                not_components=self._get_subcomponents(COMPONENT_RL_MODULE, not_components),
+                **kwargs,
+            )
+            state[WEIGHTS_SEQ_NO] = self._weights_seq_no
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take the weights that the driver pushes, also when their sequence number is lower than the last one.
+
+        It is lower after going back to an older checkpoint; RLlib's own runner would keep its newer weights.
+        """
+        if COMPONENT_RL_MODULE in state:
+            weights = state[COMPONENT_RL_MODULE]
+            if isinstance(weights, ray.ObjectRef):
+                weights = ray.get(weights)
+            self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
+            self._weights_seq_no = state.get(WEIGHTS_SEQ_NO, 0)
+        if NUM_ENV_STEPS_SAMPLED_LIFETIME in state:
+            self.num_env_steps_sampled_lifetime = state[NUM_ENV_STEPS_SAMPLED_LIFETIME]
+
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:
+        """How RLlib would build this runner again from a checkpoint."""
+        return (), {"config": self.config}
+
+    def get_checkpointable_components(self) -> list[tuple[str, Any]]:
+        """The module."""
+        return [(COMPONENT_RL_MODULE, self.module)]
+
+    def get_metrics(self) -> dict[str, Any]:
+        """Steps and episodes since the last call; returns and success are in the replies."""
+        self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, self._steps_since_metrics, reduce="sum")
+        self.metrics.log_value(NUM_EPISODES, self._episodes_since_metrics, reduce="sum")
+        self._steps_since_metrics = self._episodes_since_metrics = 0
+        return self.metrics.reduce()
+
+    def stop(self) -> None:
+        """Close all environments."""
+        sampler: Sampler | None = getattr(self, "_sampler", None)
+        if sampler is not None:
+            sampler.close()
+
+    def _act(self, obs: Tensor, *, explore: bool, generator: torch.Generator | None) -> Tensor:
+        # Looked up at each call: in one process, the Algorithm puts the Learner's own module here.
+        return self.module.act(obs, explore=explore, generator=generator)
+
+    def _shared_spaces(self) -> tuple[Box, Box]:
+        if self.config.observation_space is not None and self.config.action_space is not None:
+            return self.config.observation_space, self.config.action_space
+        return SUITES[self.settings.suite].spaces(self.settings.tasks)
+
+
+def _process_tag() -> int:
+    """0, or for an actor that Ray restarted a random number, so that its episodes' numbers are new ones."""
+    context = ray.get_runtime_context() if ray.is_initialized() else None
+    if context is None or context.get_actor_id() is None or not context.was_current_actor_reconstructed:
+        return 0
+    return secrets.randbelow(255) + 1

@@ -1,0 +1,165 @@
+"""Any registered gymnasium environment as a task, so that users bring their own by one line of YAML.
+
+A task is `ENV_ID`, whose environment reports `info["success"]` or `info["is_success"]` at every step, or
+`ENV_ID@return>=X`, which is solved at the last step of an episode whose return reached X. `ENV_ID` may be
+`module:EnvId`, gymnasium's own way to import the module that registers the environment.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box
+from gymnasium.wrappers import RescaleAction
+
+from rllib_nbsp.envs.base import Env, EnvironmentContractError, Suite, did_you_mean
+
+GOAL_MARK = "@return>="
+
+
+@dataclass(frozen=True)
+class GymnasiumTask:
+    """A task's parts."""
+
+    env_id: str
+    return_goal: float | None
+
+    @classmethod
+    def parse(cls, task: str) -> GymnasiumTask:
+        """Split `ENV_ID@return>=X`.
+
+        Raises:
+            ValueError: if what follows the id is not a return goal.
+        """
+        env_id, mark, goal = task.partition("@")
+        if not mark:
+            return cls(env_id, None)
+        try:
+            return_goal = float((mark + goal).removeprefix(GOAL_MARK))
+        except ValueError:
+            return_goal = math.nan
+        if not math.isfinite(return_goal):
+            raise ValueError(f"{mark + goal!r} is not a goal; write ENV_ID or ENV_ID{GOAL_MARK}X with a number X")
+        return cls(env_id, return_goal)
+
+    def spec(self) -> gym.envs.registration.EnvSpec:
+        """The environment's registration, after importing the module that the id names.
+
+        Raises:
+            ValueError: if there is none, or it has no time limit.
+        """
+        module, _, name = self.env_id.rpartition(":")
+        try:
+            if module:
+                importlib.import_module(module)
+            spec = gym.spec(name)
+        except ImportError as error:
+            raise ValueError(f"cannot import {module!r}: {error}") from error
+        except gym.error.Error as error:
+            raise ValueError(f"no such environment is registered{did_you_mean(name, gym.registry)}") from error
+        if spec.max_episode_steps is None:
+            raise ValueError(f"environment {name!r} has no time limit; register it with max_episode_steps")
+        return spec
+
+
+class GymnasiumTaskEnv(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
+    """Float32 observations, one success flag, and a seed that waits for the next reset."""
+
+    def __init__(self, env: Env, return_goal: float | None, seed: int) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        assert isinstance(space, Box)
+        self.observation_space = Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
+        self.next_seed: int | None = seed
+        self._return_goal = return_goal
+        self._return = 0.0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode, with the waiting seed if there is one."""
+        obs, info = self.env.reset(seed=self.next_seed if seed is None else seed, options=options)
+        self.next_seed = None
+        self._return = 0.0
+        return np.asarray(obs, np.float32), info
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One step, with `info["success"]` set.
+
+        Raises:
+            EnvironmentContractError: if the environment reports no success and the task has no return goal.
+        """
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        if self._return_goal is not None:
+            self._return += float(reward)
+            success: Any = (terminated or truncated) and self._return >= self._return_goal
+        elif "success" in info or "is_success" in info:
+            success = info.get("success", info.get("is_success"))
+        else:
+            raise EnvironmentContractError(
+                "the environment reports neither info['success'] nor info['is_success']; "
+                f"give the task a return goal: ENV_ID{GOAL_MARK}X"
+            )
+        # The reward goes on as it came: the vector names what is wrong with it.
+        return np.asarray(obs, np.float32), reward, terminated, truncated, {**info, "success": success}  # type: ignore[return-value]
+
+
+class GymnasiumSuite(Suite):
+    """All that gymnasium's registry knows, with flat observations and continuous actions."""
+
+    name = "gymnasium"
+
+    def task_names(self) -> None:
+        """Open: whatever is registered."""
+        return None
+
+    def check_tasks(self, tasks: Sequence[str]) -> list[str]:
+        """Unknown ids, missing time limits and malformed goals; nothing is constructed."""
+        errors = []
+        for i, task in enumerate(tasks):
+            try:
+                GymnasiumTask.parse(task).spec()
+            except ValueError as error:
+                errors.append(f"tasks[{i}]: gymnasium task {task!r}: {error}")
+        return errors
+
+    def make_env(self, task: str, *, seed: int) -> Env:
+        """Build an environment whose actions are [-1, 1].
+
+        Raises:
+            ValueError: if its spaces are not 1-d boxes, or its actions have no bounds to scale by.
+        """
+        parsed = GymnasiumTask.parse(task)
+        parsed.spec()
+        env: Env = gym.make(parsed.env_id, disable_env_checker=True)
+        obs_space, act_space = env.observation_space, env.action_space
+        for kind, space in (("observation", obs_space), ("action", act_space)):
+            if not isinstance(space, Box) or len(space.shape) != 1:
+                raise ValueError(f"gymnasium task {task!r}: the {kind} space must be a 1-d Box, got {space}")
+        assert isinstance(act_space, Box)
+        if not act_space.is_bounded():
+            raise ValueError(f"gymnasium task {task!r}: actions need finite bounds, got {act_space}")
+        if np.any(act_space.low != -1.0) or np.any(act_space.high != 1.0):
+            env = RescaleAction(env, -1.0, 1.0)  # type: ignore[arg-type]  # its check takes Python's floats
+        return GymnasiumTaskEnv(env, parsed.return_goal, seed)
+
+    def reseed(self, env: Env, seed: int) -> None:
+        """The next reset gets the seed."""
+        assert isinstance(env, GymnasiumTaskEnv)
+        env.next_seed = seed
+
+    def task_spaces(self, task: str) -> tuple[Box, Box]:
+        """Read from an environment that is built for it."""
+        env = self.make_env(task, seed=0)
+        try:
+            obs_space = env.observation_space
+            assert isinstance(obs_space, Box) and env.action_space.shape is not None
+            return obs_space, Box(-1.0, 1.0, env.action_space.shape, np.float32)
+        finally:
+            env.close()

@@ -1,0 +1,99 @@
+"""Meta-World's 50 manipulation tasks (v3 package, reward v2); the only file that imports `metaworld`.
+
+Contract: `Meta-World/MT1`, goal in the observation, float32 observations, 500 steps and then a truncation, success at
+the step from `info["success"]`. Meta-World draws 50 goals when an environment is made, and one of them at each reset.
+Its own `reset(seed=)` does nothing; here it decides the order of the goals, and the seed at construction their places.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box
+from gymnasium.utils import seeding
+
+from rllib_nbsp.envs.base import Env, Suite
+
+# Meta-World's own bounds on the goal part differ from task to task, so that no two tasks would have one space.
+OBSERVATION_SPACE = Box(-np.inf, np.inf, (39,), np.float32)
+ACTION_SPACE = Box(-1.0, 1.0, (4,), np.float32)
+
+
+class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
+    """A Meta-World environment without gymnasium's wrappers, which cost 2-5 % of a step.
+
+    Args:
+        base: the simulated environment.
+        goals: Meta-World `Task`s: one starting state and goal each.
+        seed: decides the order of the goals.
+    """
+
+    observation_space = OBSERVATION_SPACE
+    action_space = ACTION_SPACE
+
+    def __init__(self, base: Any, goals: list[Any], seed: int) -> None:
+        self.base = base
+        self.goals = goals
+        self.np_random, _ = seeding.np_random(seed)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode with one of the goals."""
+        super().reset(seed=seed)
+        self.base.set_task(self.goals[self.np_random.integers(len(self.goals))])
+        obs, info = self.base.reset()
+        return obs.astype(np.float32), info
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One control step of 5 simulator steps."""
+        obs, reward, terminated, truncated, info = self.base.step(action)
+        return obs.astype(np.float32), reward, terminated, truncated, info
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self.base.close()
+
+
+class MetaWorldSuite(Suite):
+    """Meta-World through its gymnasium API."""
+
+    name = "metaworld"
+
+    def __init__(self) -> None:
+        self._goals: dict[tuple[str, int], tuple[type, list[Any]]] = {}
+
+    def task_names(self) -> list[str]:
+        """The 50 v3 tasks."""
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+        return list(ALL_V3_ENVIRONMENTS)
+
+    def make_env(self, task: str, *, seed: int) -> Env:
+        """Build an environment (0.7 s; 0.1 s for a sibling: same task and seed, hence the same goals)."""
+        import metaworld  # noqa: F401  (registers Meta-World/MT1)
+
+        global_state = np.random.get_state()  # Meta-World draws goals from NumPy's global stream, after seeding it.
+        try:
+            if (task, seed) in self._goals:
+                env_class, goals = self._goals[task, seed]
+                base = env_class(reward_function_version="v2")
+            else:
+                made = gym.make(
+                    "Meta-World/MT1",
+                    env_name=task,
+                    seed=seed,
+                    reward_function_version="v2",
+                    disable_env_checker=True,
+                )
+                base, goals = made.unwrapped, made.get_wrapper_attr("tasks")
+                self._goals[task, seed] = (type(base), goals)
+        finally:
+            np.random.set_state(global_state)
+        return MetaWorldEnv(base, goals, seed)
+
+    def task_spaces(self, task: str) -> tuple[Box, Box]:
+        """The same for every task, and known without building it."""
+        return OBSERVATION_SPACE, ACTION_SPACE

@@ -1,0 +1,314 @@
+"""A lock-step list of environments of one task, in one process.
+
+Not `gymnasium.vector`: a failure must be laid at one sub-environment's door and mended there, and merging `info` dicts
+costs more than a small environment's step.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium.spaces import Box
+
+from rllib_nbsp.envs.base import (
+    Env,
+    EnvironmentContractError,
+    EnvironmentFailure,
+    NonFiniteObservation,
+    NonFiniteReward,
+    Suite,
+)
+
+MAX_FAILURES = 3  # of one sub-environment in a row; the next one ends the run
+MAX_RESET_RETRIES = 3
+RESET_BACKOFF_S = 0.1  # doubles with every retry
+
+_NUMBERS = (float, int, np.floating, np.integer)
+_BOOLS = (bool, np.bool_)
+
+logger = logging.getLogger(__name__)
+
+EnvSeed = Callable[[int, int], int]
+"""(sub-environment, incarnation) -> the seed that its environment is built with."""
+EpisodeSeed = Callable[[int, int, int], int | None]
+"""(sub-environment, episodes finished since the vector's reset, incarnation) -> a seed, or None to go on as is."""
+
+
+class VectorStep(NamedTuple):
+    """One step of all sub-environments, in rows of their index; the arrays are overwritten by the next step.
+
+    Attributes:
+        obs: what the actions were chosen on, shape (E, ...).
+        rewards: shape (E,), float32.
+        next_obs: what the actions led to, at an episode's end its true last observation, shape (E, ...).
+        terminateds: the episode ended in a state without a future, shape (E,).
+        truncateds: the episode was cut, by a time limit for example, shape (E,).
+        success: the task is solved at this step, shape (E,).
+        ended: sub-environments whose episode ended with this row.
+        restarted: sub-environments that failed and were built anew, so that this row is the first of another episode
+            and the one before it stays unfinished.
+    """
+
+    obs: np.ndarray
+    rewards: np.ndarray
+    next_obs: np.ndarray
+    terminateds: np.ndarray
+    truncateds: np.ndarray
+    success: np.ndarray
+    ended: list[int]
+    restarted: list[int]
+
+
+class EnvVector:
+    """Steps E sub-environments of one task; a finished one is reset at once.
+
+    A sub-environment whose `step` raises, or returns a value that is not finite, is closed and built anew with the seed
+    of its next incarnation. The failed step leaves no row: the same action is taken from the new first observation.
+
+    Args:
+        suite: makes, seeds and judges the environments.
+        task: their task.
+        num_envs: E.
+        observation_space: what every observation must be like.
+        env_seed: seed of an environment's construction.
+
+    Attributes:
+        obs: current observations, shape (E, ...); the array changes with every step.
+        active: the sub-environments that still have episodes to play; rows of the others mean nothing.
+
+    Raises:
+        EnvironmentFailure: if an environment cannot be built.
+        EnvironmentContractError: if its observations are not those of the suite.
+    """
+
+    def __init__(self, suite: Suite, task: str, num_envs: int, *, observation_space: Box, env_seed: EnvSeed) -> None:
+        self.suite = suite
+        self.task = task
+        self.num_envs = num_envs
+        self._shape, self._dtype = observation_space.shape, observation_space.dtype
+        self._env_seed = env_seed
+        self._episode_seed: EpisodeSeed = lambda env, episode, incarnation: None
+        self._episodes: Sequence[int] | None = None
+        self._incarnation = [0] * num_envs
+        self._finished = [0] * num_envs
+        self._episode_step = np.zeros(num_envs, np.int64)
+        self.active: list[int] = []
+
+        self.obs = np.zeros((num_envs, *self._shape), self._dtype)
+        self._spare_obs = np.zeros_like(self.obs)
+        self._next_obs = np.zeros_like(self.obs)
+        self._rewards = np.zeros(num_envs, np.float32)
+        self._terminateds = np.zeros(num_envs, bool)
+        self._truncateds = np.zeros(num_envs, bool)
+        self._success = np.zeros(num_envs, bool)
+
+        self._envs: list[Env] = []
+        for e in range(num_envs):
+            try:
+                self._envs.append(self._make(e))
+            except Exception as error:
+                self.close()
+                raise EnvironmentFailure(f"{self._place(e)}, construction: {_describe(error)}") from error
+
+    def reset(self, episode_seed: EpisodeSeed, episodes: Sequence[int] | None = None) -> None:
+        """Start a new episode in every sub-environment.
+
+        Args:
+            episode_seed: seed of each episode that is started from now on.
+            episodes: how many each sub-environment plays; None: without end.
+        """
+        self._episode_seed = episode_seed
+        self._episodes = episodes
+        self._finished = [0] * self.num_envs
+        self.active = [e for e in range(self.num_envs) if episodes is None or episodes[e] > 0]
+        for e in self.active:
+            self._reset(e)
+
+    def step(self, actions: np.ndarray) -> VectorStep:
+        """Take one step in every active sub-environment.
+
+        Args:
+            actions: shape (E, A).
+
+        Raises:
+            EnvironmentContractError: if a value has a wrong shape or type.
+            EnvironmentFailure: if a sub-environment fails again and again, or cannot be reset; of type
+                `NonFiniteObservation` or `NonFiniteReward` if that is how.
+        """
+        if len(self.active) < self.num_envs:
+            self._terminateds.fill(False)
+            self._truncateds.fill(False)
+        failed: list[tuple[int, Exception]] = []
+        for e in self.active:
+            try:
+                self._step(e, actions[e])
+            except EnvironmentContractError:
+                raise
+            except Exception as error:
+                failed.append((e, error))
+        # One pass over all rows; which of them it was is looked for only when there is one.
+        if not (all_finite(self._next_obs) and all_finite(self._rewards)):
+            raised = {e for e, _ in failed}
+            found = [(e, self._non_finite(e)) for e in self.active if e not in raised]
+            failed += [(e, problem) for e, problem in found if problem is not None]
+        for e, failure in failed:
+            self._recover(e, actions[e], failure)
+
+        self._episode_step += 1
+        ended = [e for e in self.active if self._terminateds[e] or self._truncateds[e]]
+        obs, current = self.obs, self._spare_obs
+        np.copyto(current, self._next_obs)
+        self.obs, self._spare_obs = current, obs
+        for e in ended:
+            self._finish(e)
+        return VectorStep(
+            obs,
+            self._rewards,
+            self._next_obs,
+            self._terminateds,
+            self._truncateds,
+            self._success,
+            ended,
+            [e for e, _ in failed],
+        )
+
+    def close(self) -> None:
+        """Close every environment; one that will not be closed is only logged."""
+        for e in range(len(self._envs)):
+            self._close(e)
+
+    def _step(self, e: int, action: np.ndarray) -> None:
+        try:
+            obs, reward, terminated, truncated, info = self._envs[e].step(action)
+            self._check_observation(obs)
+            if not isinstance(reward, _NUMBERS) and np.asarray(reward).shape != ():
+                raise EnvironmentContractError(f"the reward must be a number, got {_kind(reward)}")
+            if not (isinstance(terminated, _BOOLS) and isinstance(truncated, _BOOLS)):
+                raise EnvironmentContractError(
+                    f"terminated and truncated must be bool, got {_kind(terminated)} and {_kind(truncated)}"
+                )
+            success = self.suite.success(info)
+        except EnvironmentContractError as error:
+            raise EnvironmentContractError(f"{self._place(e)}: {error}") from error
+        self._next_obs[e] = obs
+        self._rewards[e] = reward
+        self._terminateds[e] = terminated
+        self._truncateds[e] = truncated
+        self._success[e] = success
+
+    def _check_observation(self, obs: Any) -> None:
+        if not isinstance(obs, np.ndarray) or obs.shape != self._shape or obs.dtype != self._dtype:
+            expected = f"{self._dtype} array of shape {self._shape}"
+            raise EnvironmentContractError(f"the observation must be a {expected}, got {_kind(obs)}")
+
+    def _non_finite(self, e: int) -> EnvironmentFailure | None:
+        """What is wrong with the row just written, without its place."""
+        problem = _first_non_finite(self._next_obs[e])
+        if problem is not None:
+            return NonFiniteObservation(problem)
+        if not np.isfinite(self._rewards[e]):
+            return NonFiniteReward(f"the reward is {self._rewards[e]}")
+        return None
+
+    def _recover(self, e: int, action: np.ndarray, error: Exception) -> None:
+        """Build a failed sub-environment anew and take its step there."""
+        for _ in range(MAX_FAILURES):
+            logger.warning("%s: %s; it is built anew and its episode ends here", self._place(e), _describe(error))
+            self._incarnation[e] += 1
+            self._close(e)
+            try:
+                self._envs[e] = self._make(e)
+                self._reset(e)
+                self._step(e, action)
+            except EnvironmentFailure:
+                raise
+            except Exception as again:
+                error = again
+                continue
+            still = self._non_finite(e)
+            if still is None:
+                return
+            error = still
+        kind = type(error) if isinstance(error, EnvironmentFailure) else EnvironmentFailure
+        raise kind(f"{self._place(e)}: {_describe(error)} (failure {MAX_FAILURES + 1} in a row)") from error
+
+    def _finish(self, e: int) -> None:
+        self._finished[e] += 1
+        if self._episodes is not None and self._finished[e] >= self._episodes[e]:
+            self.active.remove(e)
+        else:
+            self._reset(e)
+
+    def _reset(self, e: int) -> None:
+        """Write the first observation of a new episode into `obs`."""
+        env = self._envs[e]
+        self._episode_step[e] = 0
+        for attempt in range(MAX_RESET_RETRIES + 1):
+            if attempt:
+                time.sleep(RESET_BACKOFF_S * 2 ** (attempt - 1))
+            try:
+                seed = self._episode_seed(e, self._finished[e], self._incarnation[e])
+                if seed is not None:
+                    self.suite.reseed(env, seed)
+                obs, _ = env.reset()
+                self._check_observation(obs)
+            except EnvironmentContractError as error:
+                raise EnvironmentContractError(f"{self._place(e)}, reset: {error}") from error
+            except Exception as error:
+                failure: Exception = error
+                continue
+            problem = _first_non_finite(obs)
+            if problem is None:
+                self.obs[e] = obs
+                return
+            failure = NonFiniteObservation(problem)
+        kind = NonFiniteObservation if isinstance(failure, NonFiniteObservation) else EnvironmentFailure
+        tries = MAX_RESET_RETRIES + 1
+        raise kind(f"{self._place(e)}, reset: {_describe(failure)} ({tries} attempts)") from failure
+
+    def _make(self, e: int) -> Env:
+        return self.suite.make_env(self.task, seed=self._env_seed(e, self._incarnation[e]))
+
+    def _close(self, e: int) -> None:
+        try:
+            self._envs[e].close()
+        except Exception as error:
+            logger.warning("%s, close: %s", self._place(e), _describe(error))
+
+    def _place(self, e: int) -> str:
+        return f"{self.suite.name} task {self.task!r}, sub-environment {e}, episode step {self._episode_step[e]}"
+
+
+def all_finite(values: np.ndarray) -> bool:
+    """Whether no value is NaN or infinite; False also if the sum of their squares overflows.
+
+    A few times faster on small arrays than `np.isfinite(values).all()`, and exact where it says yes.
+    """
+    if values.dtype.kind != "f":
+        return True
+    flat = values.reshape(-1)
+    return math.isfinite(flat.dot(flat))
+
+
+def _first_non_finite(obs: np.ndarray) -> str | None:
+    wrong = np.flatnonzero(~np.isfinite(obs))
+    if wrong.size == 0:
+        return None
+    index = [int(i) for i in np.unravel_index(wrong[0], obs.shape)]
+    return f"the observation is {obs[tuple(index)]} at index {index} ({wrong.size} of {obs.size} values not finite)"
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} array of shape {value.shape}"
+    return f"{type(value).__name__} {value!r}"
+
+
+def _describe(error: Exception) -> str:
+    """Type and message; some exceptions have no message."""
+    return f"{type(error).__name__}: {error}" if str(error) else f"{type(error).__name__} (no message)"

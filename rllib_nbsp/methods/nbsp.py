@@ -1,0 +1,394 @@
+"""NBSP: score the neurons, brake the updates of the skill neurons, replay earlier tasks (Lan et al. 2025).
+
+Scores and selection are in `neurons.py` (Eq. 1-4, 6), prior replay in `replay.py` (Eq. 7); here the masks of Eq. 5-6
+meet the weights. Every switch of the paper's ablations is a config value.
+
+Differences from the source:
+- The mask multiplies the optimizer's *step* (`mask_on: update`). Eq. 5 masks the gradient, but Adam cancels a constant
+  factor on a gradient, so that form protects next to nothing; it is there as `mask_on: grad`.
+- The bias is masked with its neuron's weights; Eq. 5 names the weights alone (`mask_bias: false`).
+- If the scoring rollout only succeeds or only fails, the last masks stay: such scores say nothing of the task.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rllib_nbsp.curriculum import Visit
+from rllib_nbsp.methods.base import Agent, Batch, ContinualMethod, MethodSettings, VisitData
+from rllib_nbsp.networks import Network
+from rllib_nbsp.neurons import LayerStatistics, NeuronScores, select_top, skill_mask
+from rllib_nbsp.settings import Frac, ReplaySettings, RunSettings, ScoringSettings
+
+logger = logging.getLogger(__name__)
+
+NeuronMasks = dict[str, list[Tensor]]
+Side = Literal["in", "out", "both", "and"]
+
+
+class NBSPSettings(MethodSettings, ScoringSettings):
+    """The method's keys; an ablation is a value here, never a subclass."""
+
+    with_replay: bool = True
+    """False: masks alone."""
+    skill_frac: Frac = 0.2
+    """Share of the ranked neurons that are skill neurons (Fig. 4); 0: replay alone."""
+    mask_alpha: Frac = 0.2
+    """alpha of Eq. 6; 0 freezes skill neurons."""
+    mask_on: Literal["update", "grad", "grad_rescale"] = "update"
+    """Mask the step, the gradient (Eq. 5), or the gradient with Adam's moments rescaled whenever masks change."""
+    mask_side: Side = "in"
+    """A skill neuron's incoming weights, its outgoing ones, both, or only weights between two skill neurons."""
+    mask_bias: bool = True
+    mask_last_layer: bool = False
+    """Mask the head too, by the network's mean skill mask."""
+    accumulate: Literal["latest", "min", "product", "per_task_min"] = "latest"
+    """Masks over visits; `per_task_min` is the minimum over the latest masks of the other tasks (methods.md A6, A7)."""
+    pool: Literal["network", "layer", "global"] = "network"
+    """Among which neurons the top share is taken (methods.md A11)."""
+    score: Literal["literal", "acc", "balanced", "dormant", "random"] = "literal"
+    """What ranks the neurons: Eq. 4; Eq. 3 alone; Eq. 4 on balanced accuracy; dormancy; or nothing at all."""
+    random_mask_value: Literal["permute", "own_score", "constant"] = "permute"
+    """For `score: random`: the real selection's mask values shuffled, each neuron's own, or the real mean."""
+    exclude_constant: bool = False
+    """Leave out neurons that are never, or always, above their mean, such as dead ones (methods.md A20)."""
+    modules: Literal["both", "actor", "critic"] = "both"
+    """Which networks are masked (Table 4)."""
+    uniform_lr: Literal["off", "mean", "skill"] | Annotated[float, Field(ge=0.0, le=1.0)] = "off"
+    """Control: one factor for every hidden neuron instead: the masks' mean, the skill masks' mean, or a number."""
+
+
+class NeuronMasking(ContinualMethod):
+    """Skill neurons learn `mask_alpha (1 - Score)` times as fast (Eq. 5, 6); everything else learns freely."""
+
+    Config = NBSPSettings
+
+    def __init__(self, config: NBSPSettings, agent: Agent, replay: ReplaySettings) -> None:
+        super().__init__(config, agent, replay)
+        self.masks: NeuronMasks = {
+            name: [torch.ones(n, device=agent.device) for n in net.num_neurons()]
+            for name, net in agent.networks.items()
+        }
+        self.task_masks: dict[int, NeuronMasks] = {}
+        self.report: dict[str, float] = {}
+        self.brakes: list[Brake] = []
+
+    # Declarations
+
+    @classmethod
+    def check(cls, config: NBSPSettings, run: RunSettings) -> list[str]:
+        errors = []
+        if config.mask_on == "grad_rescale" and run.boundary.reset_optimizer:
+            errors.append(
+                "mask_on is 'grad_rescale', which rescales kept Adam moments, but boundary.reset_optimizer is true; "
+                "set boundary.reset_optimizer: false or mask_on: grad"
+            )
+        if run.replay.scope == "same_module" and run.replay.mode == "mix":
+            errors.append(
+                "replay.scope 'same_module' needs whole batches from D_pre: replay.mode is 'mix', not 'batch'"
+            )
+        neurons = sum(run.model.hidden)
+        if 0.0 < config.skill_frac * neurons < 1.0:
+            errors.append(f"skill_frac is {config.skill_frac}: it selects 0 of {neurons} neurons; use 0 or more")
+        return errors
+
+    @classmethod
+    def scoring(cls, config: NBSPSettings) -> ScoringSettings | None:
+        return None if config.skill_frac == 0.0 and config.uniform_lr == "off" else config
+
+    # Hooks
+
+    def on_visit_end(self, visit: Visit, data: VisitData) -> None:
+        if self.scoring(self.config) is None:
+            return
+        if data.scores is None:
+            raise ValueError(
+                f"visit {visit.number}: the method 'nbsp' needs the neurons' scores, but no callback had them scored; "
+                "keep SkillNeuronCallback among the callbacks"
+            )
+        if data.scores.degenerate:
+            logger.warning(
+                "visit %d (%s): the goal is above its mean at %.0f %% of the scored steps: the masks stay as they were",
+                visit.number,
+                visit.task.name,
+                100 * data.scores.label_rate,
+            )
+            return
+        latest = self.masks_of(data.scores)
+        if self.config.accumulate == "latest":
+            self._set_masks(latest)
+        elif self.config.accumulate == "min":
+            self._set_masks(_combine(self.masks, latest, torch.minimum))
+        elif self.config.accumulate == "product":
+            self._set_masks(_combine(self.masks, latest, torch.mul))
+        else:
+            self.task_masks[visit.task.index] = latest
+
+    def on_visit_start(self, visit: Visit, data: VisitData | None) -> None:
+        if self.config.accumulate == "per_task_min":
+            masks = {name: [torch.ones_like(m) for m in layers] for name, layers in self.masks.items()}
+            for task, others in self.task_masks.items():
+                if task != visit.task.index:
+                    masks = _combine(masks, others, torch.minimum)
+            self._set_masks(masks)
+
+    def transform_gradients(self, batch: Batch) -> None:
+        if self.replay.scope == "same_module" and bool(batch.from_prior[0]):
+            self._drop_gradients_outside()
+        for brake in self.brakes:
+            if self.config.mask_on == "update":
+                brake.remember()
+            else:
+                brake.scale_gradient()
+
+    def after_step(self, batch: Batch) -> None:
+        if self.config.mask_on == "update":
+            for brake in self.brakes:
+                brake.scale_step()
+
+    # Scores to masks
+
+    def masks_of(self, scores: NeuronScores) -> NeuronMasks:
+        """Masks per network and hidden layer, (N,), from one scoring (Eq. 6 and its controls)."""
+        layers = {name: [_to(s, self.agent.device) for s in scores.layers[name]] for name in self._masked_networks()}
+        value = {name: [self._value(s) for s in stats] for name, stats in layers.items()}
+        ranking = {name: [self._ranking(s) for s in stats] for name, stats in layers.items()}
+        skill = select_top(ranking, self.config.skill_frac, self.config.pool)
+        if self.config.score == "random":
+            masks = self._random_masks(value, skill, layers)
+        else:
+            masks = {
+                name: [skill_mask(v, k, self.config.mask_alpha) for v, k in zip(value[name], skill[name], strict=True)]
+                for name in value
+            }
+        self._report_selection(scores, layers, skill)
+        if self.config.uniform_lr != "off":
+            masks = {name: self._uniform(masks[name], skill[name]) for name in masks}
+        return {name: masks.get(name) or [torch.ones_like(m) for m in self.masks[name]] for name in self.masks}
+
+    def _masked_networks(self) -> tuple[str, ...]:
+        return {"both": ("policy", "qf", "qf_twin"), "actor": ("policy",), "critic": ("qf", "qf_twin")}[
+            self.config.modules
+        ]
+
+    def _value(self, stats: LayerStatistics) -> Tensor:
+        """The Score in Eq. 6."""
+        return {"acc": stats.accuracy, "balanced": stats.balanced_score}.get(self.config.score, stats.score)
+
+    def _ranking(self, stats: LayerStatistics) -> Tensor:
+        if self.config.score == "dormant":
+            ranking = stats.dormancy
+        elif self.config.score == "random":
+            ranking = torch.rand(len(stats.score), generator=self.agent.generator, dtype=torch.float64)
+        else:
+            ranking = self._value(stats)
+        ranking = ranking.to(self.agent.device)
+        return torch.where(stats.is_constant, -torch.inf, ranking) if self.config.exclude_constant else ranking
+
+    def _random_masks(
+        self, value: NeuronMasks, skill: NeuronMasks, layers: dict[str, list[LayerStatistics]]
+    ) -> NeuronMasks:
+        """Mask values for a random set of neurons (Table 3; methods.md 2.11)."""
+        ranking = {name: [s.score for s in stats] for name, stats in layers.items()}
+        real = select_top(ranking, self.config.skill_frac, self.config.pool)
+        masks = {}
+        for name, values in value.items():
+            sizes = [len(v) for v in values]
+            flat_skill = torch.cat(skill[name])
+            flat = skill_mask(torch.cat(values), flat_skill, self.config.mask_alpha)
+            pool = skill_mask(torch.cat(values), torch.cat(real[name]), self.config.mask_alpha)[torch.cat(real[name])]
+            if self.config.random_mask_value == "constant":
+                flat[flat_skill] = pool.mean()
+            elif self.config.random_mask_value == "permute":
+                shuffled = torch.randperm(len(pool), generator=self.agent.generator).to(pool.device)
+                # With a global pool the two sets may differ in size inside one network: then values repeat.
+                repeats = torch.arange(int(flat_skill.sum()), device=pool.device) % max(len(pool), 1)
+                flat[flat_skill] = pool[shuffled][repeats]
+            masks[name] = list(flat.split(sizes))
+        return masks
+
+    def _uniform(self, masks: list[Tensor], skill: list[Tensor]) -> list[Tensor]:
+        """One factor for all hidden neurons of a network (methods.md 2.14)."""
+        flat, flat_skill = torch.cat(masks), torch.cat(skill)
+        if self.config.uniform_lr == "mean":
+            factor = float(flat.mean())
+        elif self.config.uniform_lr == "skill":
+            factor = float(flat[flat_skill].mean()) if flat_skill.any() else 1.0
+        else:
+            factor = float(self.config.uniform_lr)
+        return [torch.full_like(m, factor) for m in masks]
+
+    def _report_selection(
+        self, scores: NeuronScores, layers: dict[str, list[LayerStatistics]], skill: NeuronMasks
+    ) -> None:
+        """p and the share of constant neurons among the chosen: the literal score favours dead ones (A20)."""
+        self.report = {"label_rate": scores.label_rate}
+        for name, stats in layers.items():
+            chosen, constant = torch.cat(skill[name]), torch.cat([s.is_constant for s in stats])
+            if chosen.any():
+                self.report[f"constant_skill_frac_{name}"] = float(constant[chosen].double().mean())
+
+    # Masks to weights
+
+    def _set_masks(self, masks: NeuronMasks, rescale: bool = True) -> None:
+        if rescale and self.config.mask_on == "grad_rescale":
+            self._rescale_moments(masks)
+        self.masks = masks
+        self.brakes = [
+            Brake(param, mask)
+            for name in self.agent.networks
+            for param, mask in self._weight_masks(name, masks)
+            if bool((mask < 1.0).any())
+        ]
+
+    def _weight_masks(self, name: str, masks: NeuronMasks) -> Iterator[tuple[Tensor, Tensor]]:
+        head = None
+        if self.config.mask_last_layer:
+            flat = torch.cat(masks[name])
+            head = float(flat[flat < 1.0].mean()) if bool((flat < 1.0).any()) else None
+        network = self.agent.networks[name]
+        return weight_masks(network, masks[name], self.config.mask_side, self.config.mask_bias, head)
+
+    def _rescale_moments(self, new: NeuronMasks) -> None:
+        """Put Adam's moments on the scale of the new masks, as if these had always held (methods.md 4c)."""
+        for name in self.agent.networks:
+            state = self.agent.optimizers[name].state
+            pairs = zip(self._weight_masks(name, self.masks), self._weight_masks(name, new), strict=True)
+            for (param, before), (_, after) in pairs:
+                if param in state:
+                    # A mask of 0 leaves moments of 0, from which no scale can be read: the floor keeps them small.
+                    ratio = (after / before.clamp(min=1e-3)).expand_as(_rows(param)).reshape(param.shape)
+                    state[param]["exp_avg"] *= ratio
+                    state[param]["exp_avg_sq"] *= ratio.square()
+
+    def _drop_gradients_outside(self) -> None:
+        masked = self._masked_networks()
+        for name, network in self.agent.networks.items():
+            if name not in masked:
+                for param in network.parameters():
+                    param.grad = None
+        if "policy" not in masked:
+            self.agent.log_alpha.grad = None
+
+    # Records and state
+
+    def metrics(self) -> dict[str, float]:
+        flat = torch.cat([m for layers in self.masks.values() for m in layers])
+        return {"masked_frac": float((flat < 1.0).double().mean()), **self.report}
+
+    def neuron_arrays(self) -> dict[str, np.ndarray]:
+        return {
+            f"{name}/{i}/mask": mask.cpu().numpy()
+            for name, layers in self.masks.items()
+            for i, mask in enumerate(layers)
+        }
+
+    def get_state(self) -> dict[str, Any]:
+        def arrays(masks: NeuronMasks) -> dict[str, list[np.ndarray]]:
+            return {name: [m.cpu().numpy() for m in layers] for name, layers in masks.items()}
+
+        return {
+            "masks": arrays(self.masks),
+            "task_masks": {str(task): arrays(masks) for task, masks in self.task_masks.items()},
+            "report": dict(self.report),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        def tensors(masks: dict[str, list[np.ndarray]]) -> NeuronMasks:
+            return {
+                name: [torch.as_tensor(m, device=self.agent.device) for m in layers] for name, layers in masks.items()
+            }
+
+        self._set_masks(tensors(state["masks"]), rescale=False)  # restored moments are on the masks' scale already
+        self.task_masks = {int(task): tensors(masks) for task, masks in state["task_masks"].items()}
+        self.report = dict(state["report"])
+
+
+@dataclass
+class Brake:
+    """Slows the rows of one parameter.
+
+    Only rows with a mask below 1 are read and written, so that everything else stays plain SAC to the last bit.
+    """
+
+    param: Tensor
+    mask: Tensor
+
+    def __post_init__(self) -> None:
+        self.rows = (self.mask < 1.0).any(1).nonzero().squeeze(1)
+        self.mask = self.mask[self.rows].to(self.param.dtype)
+        self.before = torch.empty(0)
+
+    def remember(self) -> None:
+        """Keep the rows as they are before the optimizer's step."""
+        self.before = _rows(self.param.detach()).index_select(0, self.rows)
+
+    def scale_step(self) -> None:
+        """`w <- old + mask (new - old)`: the step times its mask, whatever the optimizer."""
+        rows = _rows(self.param.detach())
+        rows.index_copy_(0, self.rows, torch.lerp(self.before, rows.index_select(0, self.rows), self.mask))
+
+    def scale_gradient(self) -> None:
+        """Eq. 5 to the letter."""
+        if self.param.grad is not None:
+            rows = _rows(self.param.grad)
+            rows.index_copy_(0, self.rows, rows.index_select(0, self.rows) * self.mask)
+
+
+def weight_masks(
+    network: Network, masks: list[Tensor], side: Side, with_bias: bool, head: float | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each parameter with its mask, broadcastable to (rows, everything else).
+
+    Args:
+        network: whose layers are masked.
+        masks: per hidden layer (N,).
+        side: see `NBSPSettings.mask_side`.
+        with_bias: whether a neuron's bias is masked with its incoming weights.
+        head: a factor for the output layer, or None.
+    """
+    incoming: Tensor | None = None
+    for i, layer in enumerate(network.layers()):
+        width, fan_in = layer.weight.shape[0], layer.weight[0].numel()
+        if i < len(masks):
+            row = masks[i]
+        else:
+            row = torch.full((width,), 1.0 if head is None else head, device=layer.weight.device)
+        column = torch.ones(fan_in, device=row.device)
+        if incoming is not None:
+            # A channel's outgoing weights are one column in a convolution or its pixels' columns after a flatten.
+            column = incoming.repeat_interleave(fan_in // len(incoming))
+        if side == "in":
+            mask = row.unsqueeze(1)
+        elif side == "out":
+            mask = column.expand(width, -1)
+        else:
+            rows, columns = row.unsqueeze(1), column.unsqueeze(0)
+            both = (rows < 1.0) & (columns < 1.0)
+            mask = (
+                torch.where(both, torch.maximum(rows, columns), 1.0) if side == "and" else torch.minimum(rows, columns)
+            )
+        yield layer.weight, mask
+        if with_bias and layer.bias is not None:
+            yield layer.bias, row.unsqueeze(1) if side in ("in", "both") else torch.ones_like(row).unsqueeze(1)
+        incoming = masks[i] if i < len(masks) else None
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    return tensor.view(tensor.shape[0], -1)
+
+
+def _combine(a: NeuronMasks, b: NeuronMasks, how: Any) -> NeuronMasks:
+    return {name: [how(x, y) for x, y in zip(a[name], b[name], strict=True)] for name in a}
+
+
+def _to(stats: LayerStatistics, device: torch.device) -> LayerStatistics:
+    return LayerStatistics(**{key: value.to(device) for key, value in vars(stats).items()})

@@ -1,0 +1,120 @@
+"""A trial's own result folder: append-only rows, neuron and weight arrays, the resolved configuration."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from rllib_nbsp.curriculum import Visit
+from rllib_nbsp.neurons import NeuronScores
+from rllib_nbsp.settings import RunSettings, config_hash
+
+PACKAGES = ("ray", "torch", "numpy", "gymnasium", "metaworld", "mujoco")
+
+
+class TrialFolder:
+    """Writes what a trial leaves behind (the files of the results section of the README).
+
+    Rows are written directly, never through Tune's staging area, and reach the file system at each call.
+
+    Args:
+        path: the folder, made if it does not exist.
+        run: the trial.
+        fresh: the trial starts; what an unfinished one left here is renamed to `*.stale`. Otherwise rows are added.
+    """
+
+    def __init__(self, path: Path, run: RunSettings, *, fresh: bool) -> None:
+        self.path = path
+        self.run = run
+        self.config_hash = config_hash(run)
+        path.mkdir(parents=True, exist_ok=True)
+        for old in (
+            [] if not fresh else [*path.glob("*.jsonl"), *path.glob("neurons/*.npz"), *path.glob("weights/*.npz")]
+        ):
+            os.replace(old, old.with_name(old.name + ".stale"))
+        self._identity = {
+            "experiment": run.experiment,
+            "suite": run.suite,
+            "sequence": run.sequence,
+            "arm": run.arm,
+            "method": run.method,
+            "config_hash": self.config_hash,
+            "seed": run.seed,
+        }
+        (path / "config.yaml").write_text(yaml.safe_dump(run.model_dump(), sort_keys=False))
+        (path / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n")
+        self._status(done=False)
+
+    def evaluation(self, row: dict[str, Any]) -> None:
+        """Append a row of `evaluations.jsonl`."""
+        self._append("evaluations.jsonl", row)
+
+    def training(self, row: dict[str, Any]) -> None:
+        """Append a row of `training.jsonl`."""
+        self._append("training.jsonl", row)
+
+    def neurons(self, visit: Visit, scores: NeuronScores | None, method_arrays: dict[str, np.ndarray]) -> None:
+        """Write `neurons/visit_NN.npz`: what the scoring measured, and the masks that came of it."""
+        arrays: dict[str, Any] = dict(method_arrays)
+        if scores is not None:
+            arrays |= {"label_rate": scores.label_rate, "env_steps": scores.env_steps}
+            for network, layers in scores.layers.items():
+                for i, layer in enumerate(layers):
+                    measured = {**vars(layer), "score": layer.score, "accuracy": layer.accuracy}
+                    arrays |= {f"{network}/{i}/{name}": value.numpy() for name, value in measured.items()}
+        if arrays:
+            self._save(self.path / "neurons" / f"visit_{visit.number:02d}.npz", {**arrays, "task": visit.task.name})
+
+    def weights(self, visit: Visit, weights: dict[str, np.ndarray]) -> None:
+        """Write `weights/visit_NN.npz`: all networks and the temperature, by parameter name."""
+        self._save(self.path / "weights" / f"visit_{visit.number:02d}.npz", weights)
+
+    def finish(self) -> None:
+        """Mark the trial as done, so that a resumed study leaves it alone."""
+        self._status(done=True)
+
+    def _append(self, name: str, row: dict[str, Any]) -> None:
+        with open(self.path / name, "a", encoding="utf-8") as file:
+            file.write(json.dumps(_finite({**self._identity, **row}), allow_nan=False) + "\n")
+
+    def _save(self, path: Path, arrays: dict[str, Any]) -> None:
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        with open(temporary, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        os.replace(temporary, path)
+
+    def _status(self, done: bool) -> None:
+        temporary = self.path / "status.json.tmp"
+        temporary.write_text(json.dumps({"done": done, "config_hash": self.config_hash}) + "\n")
+        os.replace(temporary, self.path / "status.json")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    installed = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            installed[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN; a reader finds null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,210 @@
+"""The one vocabulary of a run: frozen models that hold every default.
+
+The YAML files, the fluent `ContinualSACConfig` and the resolved `config.yaml` beside the results all use these keys.
+Nothing here knows Ray.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Frac = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class ConfigError(ValueError):
+    """What a configuration gets wrong, every problem at once.
+
+    Attributes:
+        problems: one line each: place, key, value, what is allowed.
+    """
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class Settings(BaseModel):
+    """Base of every section: frozen, no unknown keys, no silent conversions of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ReplaySettings(Settings):
+    """D, the current task's buffer, and D_pre, the persistent store of earlier tasks (Eq. 7)."""
+
+    capacity: PositiveInt = 1_000_000
+    """Transitions that D holds; the oldest leave first."""
+    prior_capacity: NonNegativeInt = 100_000
+    """Transitions that D_pre holds over all tasks (Table 6, "storing experience size"); 0 switches D_pre off."""
+    interval: PositiveInt = 10
+    """Every `interval`-th update takes its whole batch from D_pre (Table 6, "replay interval")."""
+    split: Literal["equal", "per_task", "reservoir"] = "equal"
+    """Shares of D_pre: equal per distinct task seen; `prior_capacity` for each task; or one reservoir over all data."""
+    pick: Literal["uniform", "last", "success"] = "uniform"
+    """Which of D's transitions go to D_pre: a uniform sample, the newest, or only those of successful episodes."""
+    mode: Literal["batch", "mix"] = "batch"
+    """Whole batches every `interval` updates (Eq. 7), or 1/`interval` of every batch (same total)."""
+    exclude_current: bool = False
+    """Leave the task being trained out of batches from D_pre."""
+    scope: Literal["all", "same_module"] = "all"
+    """Whether batches from D_pre update every network, or only those that the method masks."""
+
+
+class EarlyStopSettings(Settings):
+    """Mastery ends a visit early (Table 6; methods.md A15)."""
+
+    success_rate: Frac = 0.9
+    window_episodes: PositiveInt = 10
+    """Training episodes whose mean success is compared."""
+    min_env_steps: NonNegativeInt = 100_000
+    """Checked only after this many environment steps into the visit."""
+
+
+class VisitSettings(Settings):
+    """How long one stay in a task lasts."""
+
+    max_env_steps: PositiveInt = 1_000_000
+    warmup_env_steps: NonNegativeInt = 10_000
+    """Uniformly random steps at a visit's start, without updates (Table 6, "initial collect steps")."""
+    early_stop: EarlyStopSettings | None = EarlyStopSettings()
+
+
+class TrainingSettings(Settings):
+    """The SAC update (Table 6)."""
+
+    updates_per_env_step: PositiveFloat = 1.0
+    rollout_fragment_length: PositiveInt = 1
+    """Steps of every environment between two calls of the Learner."""
+    batch_size: PositiveInt = 256
+    """Rows of one update, over all Learners together."""
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.99
+    tau: Annotated[float, Field(gt=0.0, le=1.0)] = 0.005
+    target_update_env_steps: NonNegativeInt = 0
+    """Environment steps between two moves of the target networks; 0 moves them after every update."""
+    actor_lr: PositiveFloat = 3e-4
+    critic_lr: PositiveFloat = 1e-3
+    alpha_lr: PositiveFloat = 1e-3
+    adam_eps: PositiveFloat = 1e-8
+    initial_alpha: PositiveFloat = 1.0
+    target_entropy: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """None: -(number of action dimensions)."""
+    grad_clip: PositiveFloat | None = None
+    """Global-norm clip per network, after the method's own gradient hook."""
+
+
+class ModelSettings(Settings):
+    """Actor and twin critics share one shape."""
+
+    hidden: Annotated[list[PositiveInt], Field(min_length=1)] = [768, 768, 768]
+    activation: Literal["relu", "tanh"] = "relu"
+
+
+class BoundarySettings(Settings):
+    """What is reset between two visits; networks are always kept."""
+
+    clear_buffer: bool = True
+    reset_optimizer: bool = True
+    """Fresh Adam moments and step counts."""
+    reset_alpha: bool = False
+    """Put log_alpha back to its initial value (its optimizer follows `reset_optimizer`)."""
+    sync_target: bool = False
+    """Copy the critics into their targets."""
+    warmup_each_visit: bool = True
+
+
+class EvaluationSettings(Settings):
+    """Evaluation of every task of the sequence, in environments of its own."""
+
+    boundary_episodes: PositiveInt = 20
+    periodic_episodes: NonNegativeInt = 5
+    """0 switches periodic evaluation off."""
+    periodic_env_steps: PositiveInt | None = None
+    """None: every twentieth of `visit.max_env_steps`."""
+    num_envs: PositiveInt = 5
+    """Environments of one task that are evaluated side by side."""
+    deterministic: bool = True
+    success: Literal["any", "final"] = "any"
+    """Success at any step of an episode, or at its last one."""
+    report_env_steps: PositiveInt = 1000
+    """Environment steps between two rows of `training.jsonl`."""
+
+
+class ResourceSettings(Settings):
+    """Where a trial runs. Left out of `config_hash`."""
+
+    num_env_runners: NonNegativeInt = 0
+    """Remote rollout workers; 0 samples inside the trial's own process."""
+    num_envs_per_env_runner: PositiveInt = 4
+    num_cpus_per_env_runner: NonNegativeFloat = 1.0
+    custom_resources_per_env_runner: dict[str, NonNegativeFloat] = {}
+    """Ray resources that pin rollout workers to nodes, such as {"rollout": 1}."""
+    num_learners: NonNegativeInt = 0
+    """Remote Learners; 0 updates inside the trial's own process."""
+    num_gpus_per_learner: NonNegativeFloat = 0.0
+    """May be a fraction, so that trials share a GPU."""
+    num_cpus_for_main_process: NonNegativeFloat = 1.0
+    placement_strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    torch_threads: PositiveInt = 1
+    sample_timeout_s: PositiveFloat = 60.0
+
+
+class ScoringSettings(Settings):
+    """The rollout after a visit from which neurons are scored (Eq. 1-3)."""
+
+    score_env_steps: PositiveInt = 100_000
+    """T of Eq. 1-3 (Table 6, "testing environment steps")."""
+    score_two_rollouts: bool = False
+    """Standard activations from a rollout of their own, as Algorithm 1's two loops may be read."""
+    gpm: Literal["step", "episode_any", "episode_final", "return"] = "step"
+    """Goal proximity q(t): success at the step; success of its episode (any or last step); the episode's return."""
+
+
+class CommonSettings(Settings):
+    """What the runs of a study have in common, in its YAML file and in each run."""
+
+    experiment: str = "experiment"
+    suite: str
+    cycles: Annotated[int, Field(ge=1, le=10_000)] = 2
+    score_all_methods: ScoringSettings | None = None
+    """Score neurons after each visit under methods that do not need it, so that any method can be analysed."""
+    replay: ReplaySettings = ReplaySettings()
+    visit: VisitSettings = VisitSettings()
+    training: TrainingSettings = TrainingSettings()
+    model: ModelSettings = ModelSettings()
+    boundary: BoundarySettings = BoundarySettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    resources: ResourceSettings = ResourceSettings()
+
+
+class RunSettings(CommonSettings):
+    """Everything that defines one run: (task sequence, arm, seed) and the sections above."""
+
+    sequence: str = "sequence"
+    tasks: Annotated[list[str], Field(min_length=1)]
+    arm: str = "sac"
+    method: str = "sac"
+    method_settings: dict[str, Any] = {}
+    """The method's own keys; validated against its `Config`."""
+    seed: Seed = 0
+    results_dir: str | None = None
+    """The trial's own result folder, absolute; None writes no rows."""
+
+
+# Where a run is filed and on what it runs do not change what it computes.
+_NOT_HASHED = {"experiment", "sequence", "arm", "seed", "results_dir", "resources"}
+
+
+def config_hash(run: RunSettings) -> str:
+    """Twelve hex digits that two runs share iff they differ at most in seed, names, storage and resources."""
+    text = json.dumps(run.model_dump(exclude=_NOT_HASHED), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
