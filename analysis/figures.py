@@ -133,10 +133,8 @@ def success_curves(evaluations: pd.DataFrame, order: TaskOrder, styles: dict[str
         styles: `arm_styles`.
     """
     visits = len(order.order)
-    starts = _visit_starts(evaluations)
-    evaluations = evaluations.merge(starts, on=["arm", "seed", "visit"])
-    evaluations = evaluations.assign(inside=evaluations["env_steps"] - evaluations["start"])
-    width = max(float(evaluations["inside"].max()), 1.0)
+    evaluations = _inside_visits(evaluations)
+    width = max(float(evaluations["inside"].max()), 1.0) if len(evaluations) else 1.0
     arms = [arm for arm in styles if arm in set(evaluations["arm"])]
     fig = Figure(figsize=(WIDTH, 1.5 + 1.75 * len(order.tasks)), layout="constrained")
     axes = fig.subplots(len(order.tasks), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
@@ -168,8 +166,8 @@ def success_heatmaps(arrays: dict[str, SuccessArray]) -> Figure:
     """
     order = next(iter(arrays.values())).order
     visits, tasks = len(order.order), [short_name(task) for task in order.tasks]
-    columns = min(len(arrays), 4 if len(tasks) <= 2 else 2)
-    rows = -(-len(arrays) // columns)
+    rows = -(-len(arrays) // (4 if len(tasks) <= 2 else 2))
+    columns = -(-len(arrays) // rows)
     fig = Figure(figsize=(WIDTH, rows * (1.5 + 0.36 * visits)), layout="constrained")
     axes = fig.subplots(rows, columns, squeeze=False, sharey=True)
     for ax in axes.flat[len(arrays) :]:
@@ -255,26 +253,30 @@ def score_histograms(neurons: pd.DataFrame, style: ArmStyle) -> Figure:
 # Parts of the success curves
 
 
-def _visit_starts(evaluations: pd.DataFrame) -> pd.DataFrame:
-    """Env steps at which each visit of each run began: where the boundary rows of the visit before stand."""
+def _inside_visits(evaluations: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a value, in order, and a column `inside`: env steps since their visit began."""
     ends = evaluations[evaluations["phase"] == "boundary"].groupby(["arm", "seed", "visit"])["env_steps"].max()
     runs = evaluations[["arm", "seed", "visit"]].drop_duplicates()
-    keys = runs.assign(visit=runs["visit"] - 1)
-    starts = ends.reindex(pd.MultiIndex.from_frame(keys)).to_numpy()
-    # A visit that follows an unknown boundary cannot be placed; the first one starts at 0.
-    runs = runs.assign(start=np.where(runs["visit"] == 1, 0.0, starts))
-    return runs.dropna(subset=["start"])
+    starts = ends.reindex(pd.MultiIndex.from_frame(runs.assign(visit=runs["visit"] - 1))).to_numpy()
+    # The first visit starts at 0; one that follows an unknown boundary cannot be placed.
+    runs = runs.assign(start=np.where(runs["visit"] == 1, 0.0, starts)).dropna(subset=["start"])
+    rows = evaluations.merge(runs, on=["arm", "seed", "visit"]).dropna(subset=["success_rate"])
+    rows = rows.assign(inside=rows["env_steps"] - rows["start"])
+    # Where a periodic and a boundary row stand at the same step the boundary row counts: it has more episodes.
+    rows = rows.sort_values(["inside", "phase"], ascending=[True, False], kind="stable")
+    return rows.drop_duplicates(["arm", "seed", "visit", "eval_task", "inside"], keep="last", ignore_index=True)
 
 
 def _draw_visits(ax: Axes, order: TaskOrder, column: int, width: float, *, label: bool) -> None:
     for visit, task in enumerate(order.order):
+        name = short_name(order.tasks[task])
         if task == column:
             ax.axvspan(visit * width, (visit + 1) * width, color="#F1F1EC", zorder=0, linewidth=0)
         if visit:
             ax.axvline(visit * width, color="#888888", linewidth=1.0, linestyle=(0, (4, 2)), zorder=1)
         if label:
             ax.annotate(
-                f"visit {visit + 1}\n{_wrapped(short_name(order.tasks[task]))}",
+                f"visit {visit + 1}\n{name if len(order.order) <= 4 else _wrapped(name)}",
                 xy=((visit + 0.5) * width, 1),
                 xycoords=("data", "axes fraction"),
                 xytext=(0, 5),
@@ -292,29 +294,38 @@ def _draw_visits(ax: Axes, order: TaskOrder, column: int, width: float, *, label
 def _draw_arm(ax: Axes, rows: pd.DataFrame, visits: int, width: float, style: ArmStyle) -> None:
     """One arm on one task: seeds thin, their mean thick, marks at the boundaries."""
     last: dict[int, float] = {}
+    thin, thick, marks = [_GAP], [_GAP], [_GAP]
+    by_visit = dict(list(rows.groupby("visit")))
     for visit in range(1, visits + 1):
-        curves = []
-        for seed, own in rows[rows["visit"] == visit].groupby("seed"):
-            # At equal steps the boundary row comes last and counts: it has more episodes.
-            own = own.sort_values(["inside", "phase"], ascending=[True, False], kind="stable")
-            own = own.drop_duplicates("inside", keep="last").dropna(subset=["success_rate"])
-            steps, success = own["inside"].to_numpy(dtype=float), own["success_rate"].to_numpy(dtype=float)
-            if seed in last and len(steps) and steps[0] > 0:
-                steps, success = np.insert(steps, 0, 0.0), np.insert(success, 0, last[seed])
-            if len(steps):
-                curves.append((steps, success))
-                last[seed] = success[-1]
-        if not curves:
+        if visit not in by_visit:
             continue
-        offset = (visit - 1) * width
-        grid = np.unique(np.concatenate([steps for steps, _ in curves]))
-        grid = grid[grid >= max(steps[0] for steps, _ in curves)]
-        mean = np.mean([np.interp(grid, steps, success) for steps, success in curves], axis=0)
+        offset = np.array([[(visit - 1) * width], [0.0]])
+        curves = []
+        for seed, own in by_visit[visit].groupby("seed"):
+            curve = own[["inside", "success_rate"]].to_numpy(dtype=float).T
+            if seed in last and curve[0, 0] > 0:
+                curve = np.insert(curve, 0, [0.0, last[seed]], axis=1)  # The visit begins where the one before ended.
+            curves.append(curve)
+            last[seed] = curve[1, -1]
+        mean = _mean_curve(curves)
+        thick += [mean + offset, _GAP]
+        marks.append(mean[:, -1:] + offset)
         if len(curves) > 1:
-            for steps, success in curves:
-                ax.plot(offset + steps, success, color=style.color, linewidth=0.8, alpha=0.35)
-        ax.plot(offset + grid, mean, color=style.color, linestyle=style.dash, linewidth=2.0)
-        ax.plot(offset + grid[-1], mean[-1], style.marker, color=style.color, markersize=6, markeredgecolor="white")
+            thin += [part for curve in curves for part in (curve + offset, _GAP)]
+    ax.plot(*np.hstack(thin), color=style.color, linewidth=0.8, alpha=0.35)
+    ax.plot(*np.hstack(thick), color=style.color, linestyle=style.dash, linewidth=2.0)
+    ax.plot(*np.hstack(marks), style.marker, color=style.color, markersize=6, markeredgecolor="white")
+
+
+_GAP = np.full((2, 1), np.nan)
+"""Between two parts of a line."""
+
+
+def _mean_curve(curves: list[metrics.FloatArray]) -> metrics.FloatArray:
+    """Mean of curves from where all have begun; one that has ended keeps its last value."""
+    steps = np.unique(np.concatenate([curve[0] for curve in curves]))
+    steps = steps[steps >= max(curve[0, 0] for curve in curves)]
+    return np.stack([steps, np.mean([np.interp(steps, *curve) for curve in curves], axis=0)])
 
 
 def _ticks(width: float, visits: int) -> list[float]:

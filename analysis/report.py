@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis import figures, metrics, tables
@@ -99,7 +100,7 @@ def write_report(
     folder = Path(results) / "report" if out is None else Path(out)
     texts = {
         "summary": tables.summary_text(table),
-        "cycles": tables.cycles_text(values),
+        "cycles": tables.cycles_text(_in_order(values, styles)),
         "comparison": tables.comparison_text(comparison),
         "costs": tables.cost_text(_in_order(tables.cost_values(loaded), styles)),
     }
@@ -181,9 +182,10 @@ def _section(
 
 def _picture(file: str, title: str, caption: str, figure: Figure) -> Picture:
     buffer = io.BytesIO()
+    figure.set_dpi(DPI)
     with figures.settings():
-        # Without the library's version in it, the same results give the same bytes.
-        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+        # The canvas draws once where savefig draws twice. Without the library's version the bytes depend on data alone.
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return Picture(file, title, caption, buffer.getvalue())
 
 

@@ -467,7 +467,7 @@ def comparison_text(comparison: pd.DataFrame) -> pd.DataFrame:
             "Seeds": f"n={row['n']}",
             "Paper": f"{row['paper_mean']:.2f} ± {row['paper_spread']:.2f}",
             "Source": f"{row['source']}, {row['paper_method']}",
-            "Difference": f"{row['difference']:+.2f}" if np.isfinite(row["difference"]) else NO_VALUE,
+            "Difference": signed(row["difference"]),
             "Reproduced": row["reproduced"],
         }
         for row in comparison.to_dict("records")
@@ -487,6 +487,11 @@ def to_markdown(table: pd.DataFrame) -> str:
 def number(value: float, digits: int = 2) -> str:
     """A number with fixed digits; a dash if there is none; never -0.00."""
     return f"{round(value, digits) + 0.0:.{digits}f}" if np.isfinite(value) else NO_VALUE
+
+
+def signed(value: float) -> str:
+    """A difference with its sign."""
+    return ("+" if round(value, 2) > 0 else "") + number(value) if np.isfinite(value) else NO_VALUE
 
 
 def percent(value: float) -> str:

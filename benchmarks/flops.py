@@ -1,7 +1,7 @@
 """Floating point operations of a SAC update, and how fast this machine multiplies matrices of its shapes.
 
 Only matrix products count, 2 m k n each: activations, losses, Adam and the target networks are memory traffic of a few
-per cent of that work, and nobody's update avoids them. A layer of input width `k` and output width `n` costs, at batch B,
+per cent of that work, and nobody avoids them. A layer of input width `k` and output width `n` costs, at batch B,
 
     forward            (B, k) x (k, n)
     weight gradients   (n, B) x (B, k)

@@ -6,6 +6,7 @@ here knows Ray, so that a mistake is told in a second.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -143,6 +144,17 @@ def load_study(
     if seeds is not None:
         tree.set(["seeds"], list(seeds), "--seeds")
     return _Reader(tree).study(Path(path), text, sequences, arms)
+
+
+def check_name(option: str, name: str) -> str:
+    """A name that is safe as a folder.
+
+    Raises:
+        ConfigError: if it is not.
+    """
+    if not re.fullmatch(NAME_PATTERN, name) or name.endswith("\n"):
+        raise ConfigError([f"{option} is {show(name)}; allowed: {NAME_WORDS}"])
+    return name
 
 
 def resolved_yaml(run: RunSettings) -> str:

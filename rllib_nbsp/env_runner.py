@@ -39,7 +39,7 @@ from ray.rllib.utils.metrics import (
 from torch import Tensor
 
 from rllib_nbsp.envs import SUITES, Suite
-from rllib_nbsp.envs.vector import EnvSeed, EnvVector, VectorStep, all_finite
+from rllib_nbsp.envs.vector import EnvSeed, EnvVector, VectorStep
 from rllib_nbsp.seeding import numpy_generator, seed_int, torch_generator
 from rllib_nbsp.settings import RunSettings
 
@@ -311,7 +311,7 @@ class Sampler:
         if num_envs < MIN_ACTING_ROWS:
             obs = np.concatenate([obs, np.zeros((MIN_ACTING_ROWS - num_envs, *obs.shape[1:]), obs.dtype)])
         actions = self._act(torch.from_numpy(obs), explore=explore, generator=generator).numpy()[:num_envs]
-        if not (all_finite(actions) or np.isfinite(actions).all()):
+        if not np.isfinite(actions).all():
             raise FloatingPointError(f"the policy's actions in task {task!r} are not finite; training has diverged")
         return actions
 

@@ -230,12 +230,12 @@ class TaskReplayBuffer:
             shares = [self._shrink(np.flatnonzero(self.prior["task"] == t), share) for t in earlier]
             kept = np.concatenate([*shares, old[:0]])
         new = self._pick(share)
+        self._prior_seen += self._size
         if not len(new):
-            return  # no successful episode to file: what the store has stays
+            return  # no successful episode to file, or none drawn for the reservoir: what the store has stays
         columns = {name: np.concatenate([self.prior[name][kept], self._rows[name][new]]) for name in BATCH_COLUMNS}
         columns["task"] = np.concatenate([self.prior["task"][kept], np.full(len(new), task, np.int64)])
         self.prior = columns
-        self._prior_seen += self._size
 
     def _shrink(self, index: np.ndarray, size: int) -> np.ndarray:
         return self._prior_rng.choice(index, size=size, replace=False) if len(index) > size else index

@@ -146,7 +146,8 @@ class GymnasiumSuite(Suite):
         if not act_space.is_bounded():
             raise ValueError(f"gymnasium task {task!r}: actions need finite bounds, got {act_space}")
         if np.any(act_space.low != -1.0) or np.any(act_space.high != 1.0):
-            env = RescaleAction(env, -1.0, 1.0)  # type: ignore[arg-type]  # its check takes Python's floats
+            one = np.ones_like(act_space.low)
+            env = RescaleAction(env, -one, one)
         return GymnasiumTaskEnv(env, parsed.return_goal, seed)
 
     def reseed(self, env: Env, seed: int) -> None:

@@ -7,7 +7,6 @@ costs more than a small environment's step.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -152,7 +151,7 @@ class EnvVector:
             except Exception as error:
                 failed.append((e, error))
         # One pass over all rows; which of them it was is looked for only when there is one.
-        if not (all_finite(self._next_obs) and all_finite(self._rewards)):
+        if not (np.isfinite(self._next_obs).all() and np.isfinite(self._rewards).all()):
             raised = {e for e, _ in failed}
             found = [(e, self._non_finite(e)) for e in self.active if e not in raised]
             failed += [(e, problem) for e, problem in found if problem is not None]
@@ -282,17 +281,6 @@ class EnvVector:
 
     def _place(self, e: int) -> str:
         return f"{self.suite.name} task {self.task!r}, sub-environment {e}, episode step {self._episode_step[e]}"
-
-
-def all_finite(values: np.ndarray) -> bool:
-    """Whether no value is NaN or infinite; False also if the sum of their squares overflows.
-
-    A few times faster on small arrays than `np.isfinite(values).all()`, and exact where it says yes.
-    """
-    if values.dtype.kind != "f":
-        return True
-    flat = values.reshape(-1)
-    return math.isfinite(flat.dot(flat))
 
 
 def _first_non_finite(obs: np.ndarray) -> str | None:

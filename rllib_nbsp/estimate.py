@@ -1,0 +1,140 @@
+"""How long a study takes, from about three seconds of the real thing: its environments, its policy, its update."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner import Learner
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+
+from rllib_nbsp.checks import scoring_of
+from rllib_nbsp.config import to_algorithm_config
+from rllib_nbsp.env_runner import ContinualEnvRunner
+from rllib_nbsp.methods.base import ReplayRequest
+from rllib_nbsp.replay import Columns, RowSpec, TaskReplayBuffer
+from rllib_nbsp.settings import RunSettings
+
+CALIBRATION_ENVS = 2
+SAMPLING_S, UPDATING_S = 2.0, 1.0
+UPDATES_PER_CALL = 4
+DEFAULT_HORIZON = 500
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one thing takes on this machine.
+
+    Attributes:
+        env_step_s: seconds of an environment step, with the policy's action.
+        update_s: seconds of an update.
+        horizon: steps of an episode.
+    """
+
+    env_step_s: float
+    update_s: float
+    horizon: int
+
+
+def calibrate(run: RunSettings) -> Speed:
+    """Step a run's first task and update its networks for a moment, in this process and without a cluster."""
+    resources = run.resources.model_copy(
+        update={
+            "num_env_runners": 0,
+            "num_learners": 0,
+            "num_envs_per_env_runner": min(CALIBRATION_ENVS, run.resources.num_envs_per_env_runner),
+            "num_gpus_per_learner": run.resources.num_gpus_per_learner if torch.cuda.is_available() else 0.0,
+        }
+    )
+    run = run.model_copy(update={"resources": resources, "results_dir": None})
+    config = to_algorithm_config(run)
+    runner = ContinualEnvRunner(config=config)
+    try:
+        columns, env_step_s, horizon = _time_sampling(runner, run.tasks[0])
+    finally:
+        runner.stop()
+    learner = config.build_learner(spaces={DEFAULT_MODULE_ID: runner.get_spaces()[DEFAULT_MODULE_ID]})
+    return Speed(env_step_s, _time_updates(learner, _buffer(run, columns)), horizon)
+
+
+def _time_sampling(runner: ContinualEnvRunner, task: str) -> tuple[Columns, float, int]:
+    """Some rows, seconds per environment step, and the length of an episode."""
+    runner.sample(task=task, version=1, num_vector_steps=1)  # builds the environments
+    lengths: list[int] = []
+    start, env_steps = time.perf_counter(), 0
+    while not lengths and time.perf_counter() - start < SAMPLING_S:
+        reply = runner.sample(task=task, version=1, num_vector_steps=50)
+        env_steps += len(reply["columns"]["rewards"])
+        lengths += [episode["length"] for episode in reply["episodes"]]
+    return reply["columns"], (time.perf_counter() - start) / env_steps, max(lengths, default=DEFAULT_HORIZON)
+
+
+def _buffer(run: RunSettings, columns: Columns) -> TaskReplayBuffer:
+    obs, actions = columns["obs"], columns["actions"]
+    buffer = TaskReplayBuffer(
+        run.replay.model_copy(update={"capacity": len(obs)}),
+        ReplayRequest(),
+        RowSpec(obs.shape[1:], obs.dtype, actions.shape[1:], actions.dtype),
+        batch_size=run.training.batch_size,
+        num_shards=1,
+        seed=run.seed,
+    )
+    buffer.add(columns, [])
+    return buffer
+
+
+def _time_updates(learner: Learner, buffer: TaskReplayBuffer) -> float:
+    """Seconds per update."""
+
+    def update() -> None:
+        batch = buffer.sample(range(1, UPDATES_PER_CALL + 1), 0)
+        rows = len(batch["rewards"])
+        learner.update(
+            batch=MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(batch)}, env_steps=rows),
+            minibatch_size=rows // UPDATES_PER_CALL,
+        )
+
+    update()  # allocates the optimizers' state
+    start, updates = time.perf_counter(), 0
+    while updates == 0 or time.perf_counter() - start < UPDATING_S:
+        update()
+        updates += UPDATES_PER_CALL
+    return (time.perf_counter() - start) / updates
+
+
+def trial_seconds(run: RunSettings, speed: Speed) -> float:
+    """A trial's time if no visit stops early."""
+    visits, tasks, steps = run.cycles * len(run.tasks), len(set(run.tasks)), run.visit.max_env_steps
+    workers = run.resources.num_env_runners
+    warmups = visits if run.boundary.warmup_each_visit else 1
+    sampling = visits * steps * speed.env_step_s / max(1, workers)
+    learned = visits * steps - warmups * run.visit.warmup_env_steps
+    learning = learned * run.training.updates_per_env_step * speed.update_s
+    evaluation = run.evaluation
+    interval = evaluation.periodic_env_steps or max(1, steps // 20)
+    episodes = evaluation.boundary_episodes + steps // interval * evaluation.periodic_episodes
+    scoring = scoring_of(run)
+    measured = visits * (tasks * episodes * speed.horizon + (scoring.score_env_steps if scoring else 0))
+    # With rollout workers, sampling and updates overlap.
+    train = max(sampling, learning) if workers else sampling + learning
+    return train + measured * speed.env_step_s / max(1, workers)
+
+
+def study_seconds(trial_times: Sequence[float], concurrent: int) -> float:
+    """The time of trials that start in order, each on the first free place."""
+    places = [0.0] * concurrent
+    for seconds in trial_times:
+        places[places.index(min(places))] += seconds
+    return max(places)
+
+
+def duration(seconds: float) -> str:
+    """A time for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

@@ -1,0 +1,188 @@
+"""What a study needs against what there is: processors, memory and disk. Nothing here knows Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rllib_nbsp.checks import method_of, scoring_of
+from rllib_nbsp.envs import SUITES
+from rllib_nbsp.replay import RowSpec
+from rllib_nbsp.settings import RunSettings
+
+Bundle = Mapping[str, float]
+
+MAX_MEMORY_FRAC = 0.7
+# Measured on the files and processes of finished trials.
+TRIAL_PROCESS_BYTES = 700_000_000
+WORKER_PROCESS_BYTES = 500_000_000
+EVALUATION_ROW_BYTES, EPISODE_BYTES = 420, 70
+TRAINING_ROW_BYTES = 1_000
+NEURON_BYTES = 600
+
+
+class PreflightError(RuntimeError):
+    """A study cannot start here.
+
+    Attributes:
+        problems: one line each.
+        exit_code: 2 for usage, 3 for results that are there, 4 for the machine.
+    """
+
+    def __init__(self, problems: Iterable[str], exit_code: int) -> None:
+        self.problems = list(problems)
+        self.exit_code = exit_code
+        super().__init__("\n".join(self.problems))
+
+
+# Processors
+
+
+def total(bundles: Iterable[Bundle]) -> dict[str, float]:
+    """All resources of a trial's bundles together."""
+    sums: Counter[str] = Counter()
+    for bundle in bundles:
+        sums.update(bundle)
+    return dict(sums)
+
+
+def concurrent_trials(bundles: Iterable[Bundle], available: Mapping[str, float], most: int | None) -> int:
+    """How many trials of these bundles run side by side, at most `most`."""
+    limits = [available.get(name, 0.0) / amount for name, amount in total(bundles).items() if amount > 0]
+    return max(1, min(int(min(limits, default=1.0) + 1e-9), most or 1_000_000))
+
+
+def check_resources(bundles: Sequence[Bundle], available: Mapping[str, float], where: str) -> None:
+    """Refuse a trial that could never start: Ray would let it wait for ever.
+
+    Raises:
+        PreflightError: naming what is missing and the options that lower the need.
+    """
+    advice = {
+        "CPU": "lower --num-env-runners or --num-learners, or set resources.num_cpus_per_env_runner below 1",
+        "GPU": "use --num-gpus-per-learner 0, or --address for a cluster that has them",
+    }
+    problems = [
+        f"a trial needs {amount:g} {name}, and {where} has {available.get(name, 0.0):g}: "
+        + advice.get(name, "resources.custom_resources_per_env_runner names a resource that no node offers")
+        for name, amount in total(bundles).items()
+        if amount > available.get(name, 0.0) + 1e-9
+    ]
+    if problems:
+        raise PreflightError(problems, 4)
+
+
+# Memory and disk
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that one trial takes."""
+
+    buffer: int
+    networks: int
+    processes: int
+    disk: int
+
+    @property
+    def memory(self) -> int:
+        """Bytes of main memory."""
+        return self.buffer + self.networks + self.processes
+
+
+def needs(run: RunSettings) -> Needs:
+    """What a run will fill at most, if no visit stops early."""
+    obs, act = SUITES[run.suite].spaces(run.tasks)
+    assert obs.dtype is not None and act.dtype is not None  # a Box always has one
+    row = RowSpec(obs.shape, obs.dtype, act.shape, act.dtype).nbytes
+    method, method_config = method_of(run)
+    tasks, visits = len(set(run.tasks)), len(run.tasks) * run.cycles
+    steps = run.visit.max_env_steps * (1 if run.boundary.clear_buffer else visits)
+    rows = min(run.replay.capacity, steps)
+    if method.replay_request(method_config, run.replay).needs_store:
+        rows += run.replay.prior_capacity * (tasks if run.replay.split == "per_task" else 1)
+    obs_dim, act_dim = math.prod(obs.shape), math.prod(act.shape)
+    actor = _parameters(obs_dim, run.model.hidden, 2 * act_dim)
+    critic = _parameters(obs_dim + act_dim, run.model.hidden, 1)
+    # A weight, its gradient and Adam's two moments; a target critic is a weight alone.
+    learner_bytes = 4 * (4 * (actor + 2 * critic) + 2 * critic)
+    learners, workers = max(1, run.resources.num_learners), run.resources.num_env_runners
+    return Needs(
+        buffer=rows * row,
+        networks=learners * learner_bytes + workers * 4 * actor,
+        processes=TRIAL_PROCESS_BYTES + (run.resources.num_learners + workers) * WORKER_PROCESS_BYTES,
+        disk=_disk(run, visits, tasks, 4 * (actor + 4 * critic)),
+    )
+
+
+def _parameters(inputs: int, hidden: Sequence[int], outputs: int) -> int:
+    widths = [inputs, *hidden, outputs]
+    return sum((fan_in + 1) * fan_out for fan_in, fan_out in itertools.pairwise(widths))
+
+
+def _disk(run: RunSettings, visits: int, tasks: int, weights: int) -> int:
+    evaluation, steps = run.evaluation, run.visit.max_env_steps
+    boundary = EVALUATION_ROW_BYTES + evaluation.boundary_episodes * EPISODE_BYTES
+    periodic = EVALUATION_ROW_BYTES + evaluation.periodic_episodes * EPISODE_BYTES
+    times = steps // (evaluation.periodic_env_steps or max(1, steps // 20)) if evaluation.periodic_episodes else 0
+    neurons = 3 * sum(run.model.hidden) * NEURON_BYTES if scoring_of(run) else 0
+    rows = tasks * (boundary + times * periodic) + steps // evaluation.report_env_steps * TRAINING_ROW_BYTES
+    return visits * (rows + neurons + weights)
+
+
+def check_memory(trials: Sequence[RunSettings], concurrent: int, available: int) -> None:
+    """Refuse what would end in the out-of-memory killer.
+
+    Raises:
+        PreflightError: with the numbers.
+    """
+    largest = sorted((needs(run) for run in trials), key=lambda need: need.memory)[-concurrent:]
+    wanted = sum(need.memory for need in largest)
+    if wanted > MAX_MEMORY_FRAC * available:
+        one = largest[-1]
+        parts = {"buffer": one.buffer, "networks": one.networks, "processes": one.processes}
+        shares = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())
+        raise PreflightError(
+            [
+                f"memory: {concurrent} trials at once need {gigabytes(wanted)}, more than {MAX_MEMORY_FRAC:.0%} of the "
+                f"{gigabytes(available)} here (one: {shares}); lower replay.capacity or --max-concurrent"
+            ],
+            4,
+        )
+
+
+def check_disk(trials: Sequence[RunSettings], folder: Path) -> None:
+    """Refuse a study whose results would not fit.
+
+    Raises:
+        PreflightError: with the numbers.
+    """
+    wanted, free = sum(needs(run).disk for run in trials), shutil.disk_usage(existing(folder)).free
+    if wanted > free:
+        raise PreflightError([f"disk: the results need {gigabytes(wanted)}, {folder} has {gigabytes(free)} free"], 4)
+
+
+def memory_bytes() -> int:
+    """Main memory of this machine or its container."""
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # absent, or "max"
+            size = min(size, int(Path(limit).read_text()))
+    return size
+
+
+def gigabytes(count: float) -> str:
+    """Bytes for people."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"
+
+
+def existing(path: Path) -> Path:
+    """The path itself, or the nearest thing above it that exists."""
+    return next(parent for parent in (path, *path.parents) if parent.exists() or parent.is_symlink())

@@ -1,0 +1,161 @@
+"""A study's result folder: who holds it, what is finished in it, and what it should hold in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rllib_nbsp.config import Study, resolved_yaml
+from rllib_nbsp.preflight import PreflightError, existing
+from rllib_nbsp.settings import RunSettings, config_hash
+
+
+def study_folder(results_dir: str, name: str, resume: bool) -> Path:
+    """The absolute folder of a study, which need not exist yet unless it is resumed.
+
+    Raises:
+        PreflightError: if it cannot be written, something on its path is no folder, or there is nothing to resume.
+    """
+    folder = Path(results_dir).expanduser().absolute() / name
+    parent = existing(folder)
+    problem = None
+    if folder.is_symlink():
+        problem = f"{folder} is a symbolic link; name the folder itself"
+    elif not parent.is_dir():
+        problem = f"{parent} is a file, not a folder"
+    elif not os.access(parent, os.W_OK | os.X_OK):
+        problem = f"{parent} is not writable"
+    if problem:
+        raise PreflightError([f"--results-dir {results_dir}: {problem}"], 4)
+    if resume and not (folder / "study.yaml").is_file():
+        raise PreflightError([f"--resume: there is no study in {folder}; leave --resume out to start it"], 2)
+    return folder
+
+
+@contextlib.contextmanager
+def study_lock(folder: Path) -> Iterator[None]:
+    """Make the folder, and hold it alone; the lock goes with the process.
+
+    Raises:
+        PreflightError: if another process holds it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a+", encoding="utf-8")
+    except OSError as error:
+        raise PreflightError([f"{folder}: {error.strerror}"], 4) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise PreflightError([f"{folder} is in use by {owner} (host:pid)"], 4) from error
+        file.seek(0)
+        file.truncate()
+        file.write(f"{socket.gethostname()}:{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def open_trials(study: Study, trials: Sequence[RunSettings], folder: Path, resume: bool) -> list[RunSettings]:
+    """The trials that are still to be run in a folder.
+
+    Raises:
+        PreflightError: if there are results already and `resume` is not set; if results belong to another study, or
+            were finished under other settings.
+    """
+    finished = _statuses(folder)
+    if not resume:
+        if finished:
+            done = sum(status["done"] for status in finished.values())
+            raise PreflightError(
+                [
+                    f"{folder} has {len(finished)} runs of an earlier start, {done} of them finished: go on with "
+                    "--resume, or start another study with --name NAME"
+                ],
+                2,
+            )
+        return list(trials)
+    earlier = _earlier_study(folder).get("experiment")
+    if earlier != study.settings.experiment:
+        raise PreflightError(
+            [f"--resume: {folder} holds the experiment {earlier!r}, not {study.settings.experiment!r}; use --name"], 3
+        )
+    _check_unchanged(trials, finished)
+    return [run for run in trials if not finished.get(_trial_folder(run), {}).get("done")]
+
+
+def _trial_folder(run: RunSettings) -> Path:
+    assert run.results_dir is not None  # a study's trials always have one
+    return Path(run.results_dir)
+
+
+def _statuses(folder: Path) -> dict[Path, dict[str, Any]]:
+    found = {}
+    for rows in sorted([*folder.glob("*/*/seed_*/status.json"), *folder.glob("*/*/seed_*/evaluations.jsonl")]):
+        status: dict[str, Any] = {"done": False, "config_hash": None}
+        with contextlib.suppress(OSError, ValueError, TypeError):  # absent or torn: not finished
+            status |= json.loads((rows.parent / "status.json").read_text(encoding="utf-8"))
+        found[rows.parent] = status
+    return found
+
+
+def _check_unchanged(trials: Sequence[RunSettings], statuses: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Seeds of one arm are averaged, so each finished one must have the settings of those to come."""
+    problems = []
+    for arm_folder, run in {_trial_folder(run).parent: run for run in trials}.items():
+        for path, status in statuses.items():
+            if path.parent == arm_folder and status["done"] and status["config_hash"] != config_hash(run):
+                problems.append(f"--resume: {path} was finished under other settings:\n{_difference(path, run)}")
+                break
+    if problems:
+        raise PreflightError([*problems, "give the changed study another --name, or put the settings back"], 3)
+
+
+def _difference(path: Path, run: RunSettings) -> str:
+    try:
+        old = (path / "config.yaml").read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        return f"  config.yaml: {error.strerror}"
+    new = resolved_yaml(run).splitlines()
+    changed = difflib.unified_diff(old, new, "finished", "now", n=0, lineterm="")
+    unimportant = ("@@", "---", "+++", "+seed:", "-seed:", "+results_dir:", "-results_dir:")
+    return "\n".join(f"  {line}" for line in changed if not line.startswith(unimportant))
+
+
+def write_study(study: Study, overrides: Sequence[str], folder: Path, resume: bool) -> None:
+    """Write `study.yaml`: which trials the folder should hold, for the analysis, and the study's own text."""
+    earlier = _earlier_study(folder) if resume else {}
+    content = {
+        "experiment": study.settings.experiment,
+        "suite": study.settings.suite,
+        "sequences": {**earlier.get("sequences", {}), **study.sequences},
+        "arms": list(dict.fromkeys([*earlier.get("arms", []), *(arm.label for arm in study.arms)])),
+        "seeds": list(dict.fromkeys([*earlier.get("seeds", []), *study.seeds])),
+        "overrides": list(overrides),
+        "file": study.path.name,
+        "text": study.text,
+    }
+    temporary = folder / "study.yaml.tmp"
+    temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    os.replace(temporary, folder / "study.yaml")
+
+
+def _earlier_study(folder: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise PreflightError([f"{folder / 'study.yaml'} cannot be read: {error}"], 3) from error
+    return content if isinstance(content, dict) else {}

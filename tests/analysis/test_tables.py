@@ -1,0 +1,266 @@
+"""Tables: numbers per arm, what is partial or incomplete, and the comparison with the paper."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from analysis import UnknownNameError, load_results, metrics, success_array, tables
+from analysis.load import load_neurons
+from tests.analysis.conftest import FORGETFUL, PAIR, PERFECT
+
+
+def table_of(study, protocol="nbsp-visits"):
+    results = load_results(study.root)
+    values = tables.metric_values(results, protocol)
+    return results, values, tables.metric_table(results, values).set_index(["sequence", "arm"])
+
+
+def text_of(study):
+    results, values, _ = table_of(study)
+    return tables.summary_text(tables.metric_table(results, values)).set_index("Arm")
+
+
+def test_success_array_holds_boundary_rows_at_seed_visit_task(study):
+    study.run(FORGETFUL, seed=4)
+    study.run(PERFECT, seed=1)
+    success = success_array(load_results(study.root), "pair", "sac")
+    assert success.seeds == [1, 4] and success.order.tasks == PAIR
+    assert success.values.tolist() == [PERFECT, FORGETFUL]
+
+
+def test_success_array_of_returns(study):
+    study.run(FORGETFUL)
+    assert success_array(load_results(study.root), "pair", "sac", "mean_return").values[0, 1].tolist() == [
+        500.0,
+        1000.0,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("pare", "sac", "success_rate"), "unknown sequence 'pare'; did you mean 'pair'"),
+        (("pair", "sacc", "success_rate"), "unknown arm 'sacc'; did you mean 'sac'"),
+        (("pair", "sac", "sucess_rate"), "unknown value 'sucess_rate'; did you mean 'success_rate'"),
+    ],
+)
+def test_unknown_names_list_the_close_ones(study, names, message):
+    study.run()
+    with pytest.raises(UnknownNameError, match=message):
+        success_array(load_results(study.root), *names)
+
+
+def test_metrics_of_a_run_by_hand(study):
+    study.run(FORGETFUL)
+    _, values, _ = table_of(study)
+    row = values.iloc[0]
+    assert (row["asr"], row["fwt"], row["final_success"], row["relearn"]) == (0.75, 1.0, 0.5, 0.5)
+    assert row["fm"] == pytest.approx(2 / 3)
+    assert (row["asr_cycle_1"], row["asr_cycle_2"]) == (0.875, 0.625)
+    assert row["complete"] and row["missing_cells"] == 0
+
+
+def test_arm_means_and_intervals_agree_with_the_metrics(study):
+    for seed, success in enumerate((PERFECT, FORGETFUL, FORGETFUL)):
+        study.run(success, seed=seed)
+    _, _, table = table_of(study)
+    expected = metrics.interval([1.0, 0.75, 0.75])
+    row = table.loc[("pair", "sac")]
+    assert (row["asr_mean"], row["asr_half_width"]) == (expected.mean, expected.half_width)
+    assert (row["n_expected"], row["n_found"], row["n_complete"], row["asr_interval"]) == (3, 3, 3, "t")
+    assert text_of(study).loc["sac", "ASR ↑"] == "0.83 ± 0.36"
+
+
+def test_one_seed_shows_its_value_and_n_but_no_interval(study):
+    study.run(FORGETFUL)
+    row = text_of(study).loc["sac"]
+    assert (row["ASR ↑"], row["FM ↓"], row["Seeds"]) == ("0.75", "0.67", "n=1")
+    assert not any("±" in cell for cell in row)
+
+
+def test_partial_studies_say_how_many_of_the_expected_seeds_are_complete(study):
+    study.run(FORGETFUL, seed=0)
+    study.run(FORGETFUL, seed=1, visits=2)
+    study.study(["sac", "nbsp"], [0, 1, 2, 3, 4])
+    results, values, _ = table_of(study)
+    table = tables.metric_table(results, values)
+    assert tables.is_partial(table)
+    text = tables.summary_text(table).set_index("Arm")
+    assert (text.loc["sac", "ASR ↑"], text.loc["sac", "Seeds"]) == ("0.75", "n=1/5")
+    assert (text.loc["nbsp", "ASR ↑"], text.loc["nbsp", "Seeds"]) == ("incomplete", "n=0/5")
+
+
+def test_a_missing_cell_makes_the_seed_incomplete_and_is_never_0(study):
+    study.run(FORGETFUL, seed=0)
+    path = study.run(FORGETFUL, seed=1) / "evaluations.jsonl"
+    rows = study.read_rows(path)
+    study.write_rows(path, [r for r in rows if not (r["visit"] == 4 and r["eval_task"] == PAIR[0])])
+    results, values, table = table_of(study)
+    assert success_array(results, "pair", "sac").missing() == [[], [(4, PAIR[0])]]
+    broken = values[values["seed"] == 1].iloc[0]
+    assert np.isnan(broken["asr"]) and np.isnan(broken["fm"]) and broken["fwt"] == 1.0
+    assert (broken["missing_cells"], broken["complete"]) == (1, False)
+    row = table.loc[("pair", "sac")]
+    assert (row["asr_mean"], row["asr_n"], row["n_complete"], row["n_expected"]) == (0.75, 1, 1, 2)
+    assert text_of(study).loc["sac", "FWT ↑"] == "1.00 ± 0.00 (n=2)"  # It does not need the missing cell.
+
+
+def test_a_cell_that_is_nan_is_missing(study):
+    study.run([[1.0, 0.0], [None, 1.0], [1.0, 0.5], [0.0, 1.0]])
+    _, values, _ = table_of(study)
+    assert np.isnan(values["asr"].item()) and not values["complete"].item()
+
+
+def test_first_cycle_needs_the_first_cycle_only(study):
+    study.run(FORGETFUL, visits=2)
+    _, values, table = table_of(study, "first-cycle")
+    assert (values["asr"].item(), values["fm"].item(), values["complete"].item()) == (0.875, 0.5, True)
+    assert not tables.is_partial(table)
+
+
+def test_one_cycle_has_no_relearning_and_says_so_with_a_dash(study):
+    study.run(FORGETFUL[:2], cycles=1)
+    row = text_of(study).loc["sac"]
+    assert (row["Relearn ↑"], row["FM ↓"], row["Seeds"]) == ("–", "0.50", "n=1")  # noqa: RUF001
+
+
+def test_arms_keep_the_order_of_the_study(study):
+    for arm in ("ewc", "nbsp", "sac"):
+        study.run(arm=arm)
+    assert tables.arm_order(load_results(study.root)) == ["sac", "nbsp", "ewc"]
+    study.study(["ewc", "sac", "nbsp"], [0])
+    assert list(text_of(study).index) == ["ewc", "sac", "nbsp"]
+
+
+def test_cost_is_the_last_count_of_each_run_and_survives_a_restarted_clock(study):
+    folder = study.run()
+    rows = study.read_rows(folder / "training.jsonl")
+    for row in rows[6:]:
+        row["wall_s"] -= 20.0  # Resumed after visit 2, where the clock stood at 20 s; it ends at 40 - 20.
+    study.write_rows(folder / "training.jsonl", rows)
+    cost = tables.cost_values(load_results(study.root)).iloc[0]
+    # 0 to 20 s, then 2.5 to 20 s on the new clock.
+    assert (cost["env_steps"], cost["updates"], cost["wall_s"], cost["env_steps_per_s"]) == (4000, 2000, 40.0, 100.0)
+
+
+def test_env_steps_to_mastery_come_from_the_training_window(study):
+    study.run(arm="sac")
+    study.run(arm="nbsp", visits=3)
+    values = tables.threshold_values(load_results(study.root))
+    # The window is None, 0.75 and 1 at 250, 750 and 1000 steps of each visit; visit 4 of nbsp has not ended.
+    assert values["env_steps_to_threshold"].tolist() == [1000.0] * 7
+    assert set(values["source"]) == {"training"}
+
+
+def test_env_steps_to_mastery_fall_back_on_periodic_evaluations(study):
+    study.run([[1.0, 0.0], [0.5, 0.8], [0.95, 0.5], [0.0, 1.0]], training=False)
+    values = tables.threshold_values(load_results(study.root))
+    # Task 2 reaches only 0.8 in visit 2; task 1 goes 0.5, 0.61, 0.84, 0.95 in visit 3.
+    assert values["source"].eq("evaluation").all()
+    assert values["env_steps_to_threshold"].fillna(-1).tolist() == [1000.0, -1.0, 1000.0, 1000.0]
+    text = tables.threshold_text(values, "pair")
+    assert text.iloc[0].tolist() == ["sac", "1.0k (1/1)", "never (0/1)", "1.0k (1/1)", "1.0k (1/1)"]
+
+
+def test_neuron_summary_tells_how_much_of_the_selection_never_moves(study):
+    folder = study.run(neurons=True)
+    row = tables.neuron_summary(load_neurons(study.root)).iloc[0]
+    # Of 5 neurons one is masked, and one, another, never moves.
+    assert (row["skill_frac"], row["constant_frac"], row["constant_skill_frac"]) == pytest.approx((0.2, 0.2, 0.0))
+    assert (row["label_rate"], row["max_score"], row["seeds"]) == (0.6, 0.96, 1)
+    assert (folder / "neurons" / "visit_01.npz").exists()
+
+
+# The paper
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "replay", "expected"),
+    [
+        ("sac", {}, {}, "Base"),
+        ("plasticity_injection", {}, {}, "PI"),
+        ("packnet", {}, {}, None),
+        ("nbsp", {}, {}, "NBSP"),
+        ("nbsp", {"mask_on": "grad"}, {}, "NBSP"),
+        ("nbsp", {"with_replay": False}, {}, "Mask-Only"),
+        ("nbsp", {}, {"prior_capacity": 0}, "Mask-Only"),
+        ("nbsp", {"skill_frac": 0.0}, {}, "Replay-Only"),
+        ("nbsp", {"score": "random"}, {}, "Random"),
+        ("nbsp", {"modules": "critic"}, {}, "Critic"),
+        ("nbsp", {"modules": "actor", "score": "random"}, {}, None),
+        ("nbsp", {"uniform_lr": "mean"}, {}, None),
+    ],
+)
+def test_arms_are_matched_to_the_paper_by_their_settings(method, settings, replay, expected):
+    assert tables.paper_method(method, {"method_settings": settings, "replay": replay}) == expected
+
+
+def test_nbsp_without_settings_is_not_compared():
+    assert tables.paper_method("nbsp", {}) is None
+    assert tables.paper_method("sac", {}) == "Base"
+
+
+def comparison_of(study):
+    results, values, _ = table_of(study)
+    frame = tables.compare_with_paper(results, tables.metric_table(results, values))
+    return frame.set_index(["arm", "metric"]) if len(frame) else frame
+
+
+def test_reproduced_says_yes_only_where_the_published_mean_lies_in_the_interval(study):
+    # Base on this pair: ASR 0.63, FM 0.91, FWT 0.97 (Table 8).
+    total = [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]  # ASR 0.625, FM 1, FWT 1
+    nearly = [[1.0, 0.0], [0.1, 1.0], [0.9, 0.1], [0.0, 1.0]]  # ASR (1 + 0.55 + 0.5 + 0.5) / 4 = 0.6375
+    for seed, success in enumerate((total, nearly, total)):
+        study.run(success, seed=seed)
+    found = comparison_of(study)
+    assert found.loc[("sac", "asr"), "reproduced"] == "yes"  # 0.629 +- 0.018
+    assert found.loc[("sac", "fwt"), ["reproduced", "paper_mean", "source"]].tolist() == ["yes", 0.97, "Table 8"]
+    study.run(PERFECT, arm="ewc", seed=0)
+    study.run(PERFECT, arm="ewc", seed=1)
+    found = comparison_of(study)
+    assert found.loc[("ewc", "asr"), "reproduced"] == "no"  # 1.00 +- 0.00 against 0.63
+    assert found.loc[("ewc", "asr"), "difference"] == pytest.approx(0.37)
+
+
+def test_one_seed_is_too_few_to_reproduce_anything(study):
+    study.run(FORGETFUL)
+    assert set(comparison_of(study)["reproduced"]) == {"n too small"}
+
+
+def test_other_tasks_or_cycles_are_not_compared(study):
+    study.run(FORGETFUL[:2], cycles=1)
+    study.run(FORGETFUL, sequence="other", tasks=["door-open-v3", "window-open-v3"])
+    assert comparison_of(study).empty
+
+
+# Text
+
+
+def test_markdown_columns_line_up_and_pipes_are_escaped(study):
+    study.run(arm="sac")
+    study.run(arm="nbsp")
+    text = tables.to_markdown(text_of(study).reset_index())
+    lines = text.splitlines()
+    assert len({len(line) for line in lines}) == 1 and len(lines) == 4
+    assert tables.to_markdown(text_of(study).assign(**{"FM ↓": "a|b"})).count("a\\|b") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (tables.number(-0.001), "0.00"),
+        (tables.number(float("nan")), "–"),  # noqa: RUF001
+        (tables.signed(-0.001), "0.00"),
+        (tables.signed(0.126), "+0.13"),
+        (tables.steps_text(950), "950"),
+        (tables.steps_text(90_000), "90.0k"),
+        (tables.steps_text(1_250_000), "1.25M"),
+        (tables.time_text(30), "30 s"),
+        (tables.time_text(600), "10.0 min"),
+        (tables.time_text(9000), "2.5 h"),
+        (tables.short_name("window-open-v3"), "window-open"),
+    ],
+)
+def test_numbers_as_text(text, expected):
+    assert text == expected

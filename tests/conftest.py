@@ -1,0 +1,22 @@
+"""What holds for every test: one torch thread, and the global generators seeded, so that an accident repeats itself."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+# No deadline: the machine is shared. No database: a failure must come from the code, not from an earlier run.
+settings.register_profile("rllib_nbsp", deadline=None, database=None, derandomize=True, max_examples=50)
+settings.load_profile("rllib_nbsp")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)

@@ -1,0 +1,164 @@
+"""Users' own environments."""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete
+
+from rllib_nbsp.envs import SUITES, EnvironmentContractError
+from rllib_nbsp.envs.gymnasium import GymnasiumTask
+from rllib_nbsp.envs.vector import EnvVector
+
+SUITE = SUITES["gymnasium"]
+
+
+class Corridor(gym.Env[np.ndarray, np.ndarray]):
+    """Float64 observation (start, last action); a reward of 1 a step; bounds of the action are free."""
+
+    def __init__(self, low: float = -1.0, high: float = 1.0, flag: str | None = "is_success", dim: int = 2) -> None:
+        self.shape = (dim,)
+        self.observation_space = Box(-np.inf, np.inf, self.shape, np.float64)
+        self.action_space = Box(low, high, (1,), np.float32)
+        self._flag = flag
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.full(self.shape, self.np_random.random()), {}
+
+    def step(self, action: np.ndarray) -> Any:
+        obs = np.full(self.shape, float(action[0]))
+        return obs, 1.0, False, False, {self._flag: action[0] > 0} if self._flag else {}
+
+
+class Grid(Corridor):
+    """A corridor with discrete actions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = Discrete(3)
+
+
+def register(name: str, max_episode_steps: int | None = 4, entry_point: Any = Corridor, **kwargs: Any) -> str:
+    if name not in gym.registry:
+        gym.register(name, entry_point=entry_point, max_episode_steps=max_episode_steps, kwargs=kwargs)
+    return name
+
+
+@pytest.mark.parametrize("flag", ["success", "is_success"])
+def test_success_comes_from_either_of_two_keys(flag: str):
+    env = SUITE.make_env(register(f"Corridor_{flag}-v0", flag=flag), seed=0)
+    env.reset()
+    assert SUITE.success(env.step(np.array([0.5], np.float32))[4])
+    assert not SUITE.success(env.step(np.array([-0.5], np.float32))[4])
+
+
+def test_an_environment_without_a_success_flag_fails_at_its_first_step_with_the_way_out():
+    task = register("CorridorSilent-v0", flag=None)
+    spaces = SUITE.spaces([task])
+    vector = EnvVector(SUITE, task, 1, observation_space=spaces[0], env_seed=lambda env, incarnation: 0)
+    vector.reset(lambda env, episode, incarnation: None)
+    with pytest.raises(
+        EnvironmentContractError, match=r"gymnasium task 'CorridorSilent-v0', sub-environment 0, .*@return>=X"
+    ):
+        vector.step(np.zeros((1, 1), np.float32))
+
+
+@pytest.mark.parametrize(("goal", "solved"), [("4", True), ("4.5", False), ("-1e3", True)])
+def test_a_return_goal_is_reached_at_the_last_step_only(goal: str, solved: bool):
+    env = SUITE.make_env(register("CorridorSilent-v0", flag=None) + f"@return>={goal}", seed=0)
+    for _ in range(2):  # The return starts again with each episode.
+        env.reset()
+        flags = [SUITE.success(env.step(np.array([0.0], np.float32))[4]) for _ in range(4)]
+        assert flags == [False, False, False, solved]
+
+
+def test_actions_are_rescaled_to_the_bounds_of_the_environment():
+    env = SUITE.make_env(register("CorridorWide-v0", low=0.0, high=10.0), seed=0)
+    env.reset()
+    assert [env.step(np.array([a], np.float32))[0][0] for a in (-1.0, 0.0, 1.0)] == [0.0, 5.0, 10.0]
+
+
+def test_observations_become_float32():
+    env = SUITE.make_env(register("Corridor-v0"), seed=0)
+    assert env.observation_space.dtype == np.float32
+    assert env.reset()[0].dtype == np.float32
+    assert env.step(np.array([0.1], np.float32))[0].dtype == np.float32
+
+
+def test_the_first_reset_has_the_seed_and_later_ones_go_on():
+    name = register("Corridor-v0")
+
+    def starts(seed: int, resets: int) -> list[float]:
+        env = SUITE.make_env(name, seed=seed)
+        return [float(env.reset()[0][0]) for _ in range(resets)]
+
+    assert starts(3, 4) == starts(3, 4)
+    assert len(set(starts(3, 4))) == 4
+    assert starts(3, 1) != starts(4, 1)
+
+
+def test_reseeding_acts_on_the_next_reset():
+    env = SUITE.make_env(register("Corridor-v0"), seed=0)
+    env.reset()
+    SUITE.reseed(env, 9)
+    first = [env.reset()[0][0] for _ in range(3)]
+    SUITE.reseed(env, 9)
+    assert [env.reset()[0][0] for _ in range(3)] == first
+
+
+def test_an_id_may_name_the_module_that_registers_it(monkeypatch):
+    module = types.ModuleType("corridors_of_a_user")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    register("Corridor-v0")
+    assert SUITE.check_tasks(["corridors_of_a_user:Corridor-v0@return>=1"]) == []
+    assert SUITE.make_env("corridors_of_a_user:Corridor-v0", seed=0).reset()[0].shape == (2,)
+
+
+def test_every_bad_task_gets_its_own_line():
+    register("Corridor-v0")
+    register("CorridorEndless-v0", max_episode_steps=None)
+    lines = SUITE.check_tasks(
+        ["Corridor-v0", "Coridor-v0", "CorridorEndless-v0", "no_such_module:X-v0", "Corridor-v0@reward>3", "@return>=1"]
+    )
+    assert [line.split(":")[0] for line in lines] == [f"tasks[{i}]" for i in range(1, 6)]
+    assert "'Coridor-v0': no such environment is registered; did you mean 'Corridor-v0'" in lines[0]
+    assert "'CorridorEndless-v0' has no time limit; register it with max_episode_steps" in lines[1]
+    assert "cannot import 'no_such_module'" in lines[2]
+    assert "'@reward>3' is not a goal; write ENV_ID or ENV_ID@return>=X" in lines[3]
+    assert "no such environment" in lines[4]
+
+
+@pytest.mark.parametrize("goal", ["@return>=", "@return>=abc", "@return>=nan", "@return>=inf", "@return>3"])
+def test_a_goal_must_be_a_finite_number(goal: str):
+    with pytest.raises(ValueError, match="is not a goal"):
+        GymnasiumTask.parse("Corridor-v0" + goal)
+
+
+def test_discrete_actions_unbounded_actions_and_images_are_refused():
+    with pytest.raises(ValueError, match=r"the action space must be a 1-d Box, got Discrete\(3\)"):
+        SUITE.spaces([register("CorridorGrid-v0", entry_point=Grid)])
+    with pytest.raises(ValueError, match="actions need finite bounds"):
+        SUITE.spaces([register("CorridorUnbounded-v0", high=np.inf)])
+
+
+def test_two_environments_of_different_size_are_refused_by_name():
+    tasks = [register("Corridor-v0"), register("Corridor3-v0", dim=3)]
+    with pytest.raises(ValueError, match="tasks 'Corridor-v0' and 'Corridor3-v0' differ in their observation space"):
+        SUITE.spaces(tasks)
+
+
+def test_a_registered_environment_of_gymnasium_itself_runs():
+    task = "Pendulum-v1@return>=-200"
+    assert SUITE.check_tasks([task]) == []
+    observation_space, action_space = SUITE.spaces([task])
+    assert (observation_space.shape, action_space.shape) == ((3,), (1,))
+    env = SUITE.make_env(task, seed=0)
+    env.reset()
+    steps = [env.step(np.array([1.0], np.float32)) for _ in range(200)]
+    assert steps[-1][3] and not steps[-1][4]["success"]

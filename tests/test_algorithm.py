@@ -1,0 +1,332 @@
+"""Whole runs on real Ray: the point mass for seconds, and one pair of real Meta-World tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from rllib_nbsp import NBSP, ContinualSAC, ContinualSACConfig, NBSPConfig
+from rllib_nbsp.callbacks import ContinualCallback, SkillNeuronCallback
+from rllib_nbsp.curriculum import Visit
+from rllib_nbsp.methods import METHODS
+from rllib_nbsp.methods.base import Batch, ContinualMethod, Phase, VisitData
+
+PAIR = ["reach-left", "reach-right"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_session() -> Iterator[None]:
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=150 * 2**20)
+    yield
+    ray.shutdown()
+
+
+def tiny(config: ContinualSACConfig, results: Path | None = None, **visit: Any) -> ContinualSACConfig:
+    """Two cycles of a pair, a few hundred steps a visit."""
+    config = (
+        config.curriculum(suite="point_mass", tasks=PAIR, cycles=2, visit_env_steps=240, warmup_env_steps=80)
+        .training(batch_size=16, updates_per_env_step=0.25)
+        .networks(hidden=[16, 16])
+        .replay(capacity=1000, prior_capacity=100, interval=3)
+        .visit(early_stop=None, **visit)
+        .evaluation(periodic_episodes=1, periodic_env_steps=120, boundary_episodes=2, num_envs=2, report_env_steps=100)
+        .env_runners(num_envs_per_env_runner=2)
+    )
+    if config.run.get("method") == "nbsp":
+        config.training(score_env_steps=200)
+    return config.results(results) if results else config
+
+
+def finish(config: ContinualSACConfig) -> tuple[ContinualSAC, list[dict[str, Any]]]:
+    """Run to the end; the algorithm is stopped but can still be looked at."""
+    algo = config.build_algo()
+    results = []
+    while not results or not results[-1]["done"]:
+        results.append(algo.train())
+        assert len(results) < 500, "the run does not end"
+    algo.stop()
+    return algo, results
+
+
+def weights(algo: ContinualSAC) -> dict[str, np.ndarray]:
+    return algo.learner_group._learner.weights()
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def rows_of(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def test_a_run_visits_every_task_twice_and_files_its_rows(tmp_path: Path) -> None:
+    algo, results = finish(tiny(NBSPConfig(), tmp_path))
+    boundary = [row for row in rows_of(tmp_path, "evaluations.jsonl") if row["phase"] == "boundary"]
+    assert [(row["visit"], row["eval_task"]) for row in boundary] == [(v, t) for v in (1, 2, 3, 4) for t in PAIR]
+    assert [row["trained_task"] for row in boundary[::2]] == PAIR * 2
+    assert all(row["episodes"] == len(row["per_episode"]) == 2 for row in boundary)
+    assert [row["env_steps"] for row in boundary[::2]] == [240, 480, 720, 960]
+    periodic = [row for row in rows_of(tmp_path, "evaluations.jsonl") if row["phase"] == "periodic"]
+    assert {row["env_steps"] % 240 for row in periodic} == {120}
+    training = rows_of(tmp_path, "training.jsonl")
+    assert {"success_window", "alpha", "qf_loss", "masked_frac", "dormant_frac", "updates_per_s"} <= training[-1].keys()
+    assert json.loads((tmp_path / "status.json").read_text())["done"] is True
+    masks = np.load(tmp_path / "neurons" / "visit_01.npz")["policy/0/mask"]
+    assert masks.shape == (16,)
+    assert sorted(np.load(tmp_path / "weights" / "visit_04.npz")) == sorted(weights(algo))
+    assert results[-1]["visit"] == results[-1]["num_visits"] == 4
+
+
+def test_updates_are_counted_against_the_steps_really_added() -> None:
+    algo, _ = finish(tiny(ContinualSACConfig()))
+    # 4 visits of 240 steps, 80 of them warm-up, one update every 4 steps.
+    assert algo.env_steps == 960
+    assert algo.updates == 4 * (240 - 80) // 4
+
+
+def test_same_seed_same_result_and_another_seed_another(tmp_path: Path) -> None:
+    first, _ = finish(tiny(NBSPConfig(), tmp_path / "a"))
+    torch.manual_seed(123)  # nothing of a run comes from the global streams
+    np.random.seed(123)
+    second, _ = finish(tiny(NBSPConfig(), tmp_path / "b"))
+    other, _ = finish(tiny(NBSPConfig().debugging(seed=1)))
+    assert same(weights(first), weights(second))
+    assert not same(weights(first), weights(other))
+    drop = ("wall_s", "env_steps_per_s", "updates_per_s")
+    for name in ("evaluations.jsonl", "training.jsonl"):
+        a, b = (rows_of(tmp_path / side, name) for side in "ab")
+        assert [{k: v for k, v in r.items() if k not in drop} for r in a] == [
+            {k: v for k, v in r.items() if k not in drop} for r in b
+        ]
+
+
+def test_evaluation_does_not_change_training() -> None:
+    often, _ = finish(tiny(ContinualSACConfig()))
+    never, _ = finish(tiny(ContinualSACConfig()).evaluation(periodic_episodes=0, boundary_episodes=1))
+    assert same(weights(often), weights(never))
+
+
+def test_scoring_does_not_change_training() -> None:
+    plain, _ = finish(tiny(ContinualSACConfig()))
+    scored = tiny(ContinualSACConfig())
+    scored.run = {**scored.run, "score_all_methods": {"score_env_steps": 200}}
+    assert same(weights(plain), weights(finish(scored)[0]))
+
+
+def test_nbsp_without_masks_and_replay_is_sac_bit_for_bit() -> None:
+    sac, _ = finish(tiny(ContinualSACConfig()))
+    bare, _ = finish(tiny(NBSPConfig()).training(skill_frac=0.0, with_replay=False))
+    ones, _ = finish(tiny(NBSPConfig()).training(uniform_lr=1.0, with_replay=False))
+    masked, _ = finish(tiny(NBSPConfig()).training(with_replay=False))
+    assert same(weights(sac), weights(bare))
+    assert same(weights(sac), weights(ones))
+    assert not same(weights(sac), weights(masked))
+
+
+def test_an_empty_prior_store_is_mask_only_bit_for_bit() -> None:
+    mask_only, _ = finish(tiny(NBSPConfig()).training(with_replay=False))
+    empty, _ = finish(tiny(NBSPConfig()).replay(prior_capacity=0))
+    both, _ = finish(tiny(NBSPConfig()))
+    assert same(weights(mask_only), weights(empty))
+    assert not same(weights(mask_only), weights(both))
+    assert both.replay.prior_size == 100
+    assert sorted(np.bincount(both.replay.prior["task"])) == [50, 50]
+
+
+class Journal(ContinualMethod):
+    """Writes down what is called, in order."""
+
+    calls: ClassVar[list[str]] = []
+
+    def on_visit_start(self, visit: Visit, data: VisitData | None) -> None:
+        self.calls.append(f"method start {visit.number} {data is not None}")
+
+    def on_visit_end(self, visit: Visit, data: VisitData) -> None:
+        self.steps_kept = len(self.agent.optimizers["qf"].state)
+        self.calls.append(f"method end {visit.number} {len(data.rows.get('rewards', ()))}")
+
+    visit_data_rows = 30
+
+
+class JournalCallback(SkillNeuronCallback):
+    def on_visit_start(self, *, algorithm: ContinualSAC, visit: Visit) -> None:
+        Journal.calls.append(f"callback start {visit.number} {len(algorithm.replay)}")
+
+    def on_evaluation_end(self, *, algorithm: ContinualSAC, visit: Visit, rows: list[dict[str, Any]]) -> None:
+        if rows[0]["phase"] == "boundary":
+            Journal.calls.append(f"evaluated {visit.number} {len(algorithm.replay)}")
+
+    def on_visit_end(self, *, algorithm: ContinualSAC, visit: Visit, data: VisitData) -> None:
+        Journal.calls.append(f"callback end {visit.number} {len(algorithm.replay)}")
+
+
+def test_a_boundary_runs_in_the_documented_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "journal", Journal)
+    Journal.calls.clear()
+    finish(tiny(ContinualSACConfig().method("journal")).curriculum(cycles=1).callbacks(JournalCallback))
+    assert Journal.calls == [
+        "method start 1 False",
+        "callback start 1 0",
+        "evaluated 1 240",
+        "callback end 1 240",
+        "method end 1 30",
+        "method start 2 True",
+        "callback start 2 0",
+        "evaluated 2 240",
+        "callback end 2 240",
+        "method end 2 30",
+    ]
+
+
+class TwoRuns(ContinualMethod):
+    """An auxiliary run, then the main run from the same start, then some updates without collecting."""
+
+    seen: ClassVar[list[tuple[str, bool]]] = []
+
+    @classmethod
+    def phases(cls, config: Any, visit: Visit) -> list[Phase]:
+        return [Phase("auxiliary"), Phase("main"), Phase("retrain", collect=False, updates=70)]
+
+    def on_phase_start(self, visit: Visit, phase: Phase) -> None:
+        if phase.name == "auxiliary":
+            self.start = self.agent.snapshot()
+
+    def on_phase_end(self, visit: Visit, phase: Phase, data: VisitData) -> None:
+        moved = not torch.equal(
+            self.start["networks"]["qf"]["head.weight"], self.agent.networks["qf"].state_dict()["head.weight"]
+        )
+        self.seen.append((phase.name, moved))
+        if phase.name == "auxiliary":
+            self.agent.restore(self.start)
+
+
+def test_phases_run_inside_a_visit_and_do_not_shift_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(METHODS, "two_runs", TwoRuns)
+    TwoRuns.seen.clear()
+    algo, _ = finish(tiny(ContinualSACConfig().method("two_runs"), tmp_path).curriculum(cycles=1))
+    assert TwoRuns.seen == [("auxiliary", True), ("main", True), ("retrain", True)] * 2
+    boundary = [row for row in rows_of(tmp_path, "evaluations.jsonl") if row["phase"] == "boundary"]
+    assert [row["visit"] for row in boundary] == [1, 1, 2, 2]
+    # Each visit: 40 updates of the first run after its warm-up, 60 of the second without one, 70 without collecting.
+    assert algo.updates == 2 * (40 + 60 + 70)
+
+
+class RowsBeside(ContinualMethod):
+    """Rows of D_pre beside each batch."""
+
+    seen: ClassVar[list[tuple[int, int, set[int]]]] = []
+
+    @classmethod
+    def replay_request(cls, config: Any, replay: Any) -> Any:
+        from rllib_nbsp.methods.base import ReplayRequest
+
+        return ReplayRequest(prior_rows_per_update=8)
+
+    def loss_terms(self, batch: Batch) -> dict[str, torch.Tensor]:
+        if batch.prior is not None:
+            self.seen.append((len(batch.rewards), len(batch.prior.rewards), set(batch.prior.task.tolist())))
+            return {"qf": self.agent.networks["qf"](torch.cat([batch.prior.obs, batch.prior.actions], -1)).mean() * 0.0}
+        return {}
+
+
+def test_rows_of_earlier_tasks_come_beside_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "beside", RowsBeside)
+    RowsBeside.seen.clear()
+    finish(tiny(ContinualSACConfig().method("beside")).curriculum(cycles=1))
+    assert RowsBeside.seen == [(16, 8, {0})] * 40
+
+
+def test_save_and_restore_keep_temperature_masks_and_place(tmp_path: Path) -> None:
+    algo = tiny(NBSPConfig()).build_algo()
+    while algo.train()["visit"] < 3:
+        pass
+    algo.train()
+    path = algo.save_to_path(tmp_path / "checkpoint")
+    before, learner = weights(algo), algo.learner_group._learner
+    masks = learner.method.get_state()["masks"]
+    place = (algo.visit.number, algo.progress.env_steps, algo.env_steps, algo.updates)
+    algo.stop()
+
+    restored = tiny(NBSPConfig()).build_algo()
+    restored.restore_from_path(path)
+    after = restored.learner_group._learner
+    assert same(before, weights(restored))
+    assert before["log_alpha"] != 0.0
+    for name, layers in masks.items():
+        assert all(np.array_equal(a, b) for a, b in zip(layers, after.method.get_state()["masks"][name], strict=True))
+    assert min(mask.min() for layers in masks.values() for mask in layers) < 1.0
+    assert (restored.visit.number, restored.progress.env_steps, restored.env_steps, restored.updates) == place
+    while not (result := restored.train())["done"]:
+        pass
+    assert result["visit"] == 4
+    restored.stop()
+
+
+def test_mastery_ends_a_visit_early() -> None:
+    config = tiny(ContinualSACConfig()).curriculum(cycles=1)
+    config.visit(early_stop={"success_rate": 0.0, "window_episodes": 2, "min_env_steps": 120})
+    algo, _ = finish(config)
+    assert algo.env_steps < 2 * 240
+
+
+def test_a_method_that_needs_scores_is_refused_without_the_callback() -> None:
+    config = tiny(NBSPConfig()).callbacks([])
+    with pytest.raises(ValueError, match="SkillNeuronCallback"):
+        config.build_algo()
+
+
+def test_a_callback_of_ones_own_takes_the_place_of_ours() -> None:
+    class Nothing(ContinualCallback):
+        pass
+
+    with pytest.raises(RuntimeError, match="needs the neurons' scores"):
+        finish(tiny(NBSPConfig()).callbacks(Nothing))
+
+
+def test_unknown_training_keys_name_the_nearest_one() -> None:
+    with pytest.raises(TypeError, match="did you mean 'skill_frac'"):
+        NBSPConfig().training(skil_frac=0.3)
+
+
+def test_gymnasium_tasks_of_ones_own_run_with_a_return_goal(tmp_path: Path) -> None:
+    config = tiny(NBSPConfig(), tmp_path).curriculum(
+        suite="gymnasium",
+        tasks=["MountainCarContinuous-v0@return>=90", "MountainCarContinuous-v0@return>=-1"],
+        cycles=1,
+        visit_env_steps=1100,
+    )
+    finish(config.evaluation(periodic_episodes=0, boundary_episodes=1, num_envs=1))
+    assert len(rows_of(tmp_path, "evaluations.jsonl")) == 4
+
+
+def test_a_pair_of_real_meta_world_tasks_runs_through(tmp_path: Path) -> None:
+    config = tiny(NBSPConfig(), tmp_path).curriculum(
+        suite="metaworld", tasks=["window-open-v3", "drawer-close-v3"], cycles=1, visit_env_steps=1200
+    )
+    algo, _ = finish(config.training(score_env_steps=600).evaluation(periodic_episodes=0, boundary_episodes=2))
+    rows = rows_of(tmp_path, "evaluations.jsonl")
+    assert {row["eval_task"] for row in rows} == {"window-open-v3", "drawer-close-v3"}
+    assert {episode["length"] for row in rows for episode in row["per_episode"]} == {500}
+    assert algo.replay.prior_size == 100
+
+
+@pytest.mark.slow
+def test_remote_workers_and_learners_give_a_complete_run(tmp_path: Path) -> None:
+    config = tiny(NBSPConfig(), tmp_path).training(rollout_fragment_length=10)
+    config.env_runners(num_env_runners=2, num_cpus_per_env_runner=0.5).learners(num_learners=2)
+    finish(config)
+    boundary = [row for row in rows_of(tmp_path, "evaluations.jsonl") if row["phase"] == "boundary"]
+    assert [(row["visit"], row["eval_task"]) for row in boundary] == [(v, t) for v in (1, 2, 3, 4) for t in PAIR]
+
+
+def test_nbsp_is_continual_sac_with_its_method() -> None:
+    assert issubclass(NBSP, ContinualSAC)
+    assert NBSP.get_default_config().run["method"] == "nbsp"

@@ -1,0 +1,112 @@
+"""Networks: which weight belongs to which neuron, what is recorded, where gradients go."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rllib_nbsp.networks import Network, activities, init_layer
+
+
+def network(*, seed: int = 0, activation: str = "relu", hidden: tuple[int, ...] = (5, 4)) -> Network:
+    return Network(3, hidden, 2, activation=activation, generator=torch.Generator().manual_seed(seed))
+
+
+def inputs(rows: int = 7) -> Tensor:
+    return torch.randn(rows, 3, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(("name", "function"), [("relu", torch.relu), ("tanh", torch.tanh)])
+def test_forward_is_hidden_layers_with_activation_and_then_a_linear_head(name, function):
+    net, x = network(activation=name), inputs()
+    (w1, b1), (w2, b2), (w3, b3) = [(layer.weight, layer.bias) for layer in net.layers()]
+    expected = function(function(x @ w1.T + b1) @ w2.T + b2) @ w3.T + b3
+    assert torch.allclose(net(x), expected, atol=1e-6)
+
+
+def test_sizes_are_those_of_the_paper():
+    # methods.md 1.1: actor 39-768-768-768-8 and critics 43-768-768-768-1, 3 x 768 = 2304 neurons each.
+    generator = torch.Generator().manual_seed(0)
+    actor = Network(39, [768] * 3, 8, activation="relu", generator=generator)
+    critic = Network(43, [768] * 3, 1, activation="relu", generator=generator)
+    assert sum(p.numel() for p in actor.parameters()) == 1_218_056
+    assert sum(p.numel() for p in critic.parameters()) == 1_215_745
+    assert actor.num_neurons() == critic.num_neurons() == [768, 768, 768]
+
+
+def test_row_j_and_bias_j_are_the_incoming_weights_of_neuron_j_and_column_j_its_outgoing_ones():
+    net, x = network(), inputs()
+    with torch.no_grad():
+        net.hidden[0].weight[2] = 0.0
+        net.hidden[0].bias[2] = 0.75
+    record: list[Tensor] = []
+    net(x, record=record)
+    assert torch.equal(record[0][:, 2], torch.full((7,), 0.75))
+    with torch.no_grad():
+        net.hidden[1].weight[:, 2] = 0.0
+        before = net(x)
+        net.hidden[0].weight[2] = 9.0
+    assert torch.equal(net(x), before)
+
+
+def test_the_record_holds_activations_of_hidden_layers_alone():
+    net, x = network(), inputs()
+    record: list[Tensor] = []
+    out = net(x, record=record)
+    assert [tuple(h.shape) for h in record] == [(7, 5), (7, 4)]
+    assert all(bool((h >= 0).all()) for h in record)
+    assert torch.equal(record[0], torch.relu(F.linear(x, net.hidden[0].weight, net.hidden[0].bias)))
+    assert torch.equal(out, F.linear(record[-1], net.head.weight, net.head.bias))
+
+
+def test_recording_changes_no_output():
+    assert torch.equal(network()(inputs()), network()(inputs(), record=[]))
+
+
+def test_a_frozen_pass_has_the_same_output_and_input_gradient_but_gives_no_weight_a_gradient():
+    net = network()
+    free, frozen = inputs().requires_grad_(), inputs().requires_grad_()
+    out = net(frozen, frozen=True)
+    assert torch.equal(out, net(free))
+    out.square().sum().backward()
+    assert all(p.grad is None for p in net.parameters())
+    assert all(p.requires_grad for p in net.parameters())
+    net(free).square().sum().backward()
+    assert torch.equal(free.grad, frozen.grad)
+
+
+def test_one_generator_state_gives_one_network_and_another_seed_another():
+    first, same, other = network(), network(), network(seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), same.parameters(), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("layer", "fan_in"),
+    [(nn.Linear(400, 50), 400), (nn.Conv2d(4, 32, 8, stride=4), 4 * 64)],
+)
+def test_initial_weights_and_biases_are_uniform_within_one_over_root_fan_in(layer, fan_in):
+    bound = 1.0 / math.sqrt(fan_in)
+    init_layer(layer, torch.Generator().manual_seed(0))
+    weight, bias = layer.weight.detach(), layer.bias.detach()
+    for values in (weight, bias):
+        assert 0.9 * bound < float(values.abs().max()) <= bound
+    # Uniform in +-b has standard deviation b / sqrt(3).
+    assert float(weight.std()) == pytest.approx(bound / math.sqrt(3), rel=0.03)
+    assert float(weight.mean()) == pytest.approx(0.0, abs=0.03 * bound)
+
+
+def test_activities_of_units_are_themselves_and_of_channels_their_spatial_means():
+    # One image, two channels of 2 x 2: means (0 + 1 + 2 + 3) / 4 and (4 + 5 + 6 + 7) / 4.
+    assert activities(torch.arange(8.0).reshape(1, 2, 2, 2)).tolist() == [[1.5, 5.5]]
+    hidden = torch.randn(3, 4)
+    assert torch.equal(activities(hidden), hidden)
+
+
+def test_an_unknown_activation_is_refused():
+    with pytest.raises(KeyError):
+        network(activation="gelu")

@@ -1,0 +1,131 @@
+"""Real, tiny things that the tests share: a Learner without a cluster, random transitions, scores of a chosen size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from torch import Tensor
+
+from rllib_nbsp import ContinualSACConfig
+from rllib_nbsp.curriculum import Curriculum, Visit
+from rllib_nbsp.learner import ContinualSACTorchLearner
+from rllib_nbsp.methods.base import NETWORKS, VisitData
+from rllib_nbsp.neurons import HISTOGRAM_BINS, LayerStatistics, NeuronScores
+
+OBS, ACT, ROWS, HIDDEN = 3, 2, 16, (8, 6)
+TASKS = ("reach-left", "reach-right")
+
+
+def build_config(
+    method: str = "sac",
+    keys: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    hidden: Sequence[int] = HIDDEN,
+    training: Mapping[str, Any] | None = None,
+    replay: Mapping[str, Any] | None = None,
+    boundary: Mapping[str, Any] | None = None,
+) -> ContinualSACConfig:
+    """A configuration whose networks have a dozen neurons."""
+    config: ContinualSACConfig = ContinualSACConfig().curriculum(suite="point_mass", tasks=TASKS, cycles=2)
+    config = config.method(method, **(keys or {})).networks(hidden=list(hidden))
+    config = config.training(**{"batch_size": ROWS, **(training or {})})
+    return config.replay(**(replay or {})).boundary(**(boundary or {})).debugging(seed=seed)
+
+
+def build_learner(method: str = "sac", keys: Mapping[str, Any] | None = None, **sections: Any) -> ContinualSACTorchLearner:
+    """A built Learner of that configuration."""
+    spaces = {DEFAULT_MODULE_ID: (Box(-1, 1, (OBS,), np.float32), Box(-1, 1, (ACT,), np.float32))}
+    learner = build_config(method, keys, **sections).build_learner(spaces=spaces)
+    assert isinstance(learner, ContinualSACTorchLearner)
+    return learner
+
+
+def transitions(seed: int, rows: int = ROWS, *, from_prior: bool = False, task: int = 0) -> dict[str, np.ndarray]:
+    """Random rows as the replay buffer gives them."""
+    rng = np.random.default_rng(seed)
+    return {
+        "obs": rng.normal(size=(rows, OBS)).astype(np.float32),
+        "actions": rng.uniform(-1, 1, (rows, ACT)).astype(np.float32),
+        "rewards": rng.normal(size=rows).astype(np.float32),
+        "new_obs": rng.normal(size=(rows, OBS)).astype(np.float32),
+        "terminateds": rng.random(rows) < 0.2,
+        "task": np.full(rows, task, np.int64),
+        "from_prior": np.full(rows, from_prior),
+    }
+
+
+def multi_agent_batch(columns: Mapping[str, np.ndarray]) -> MultiAgentBatch:
+    """The rows as a Learner takes them."""
+    return MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(dict(columns))}, env_steps=len(columns["rewards"]))
+
+
+def update(learner: ContinualSACTorchLearner, columns: Mapping[str, np.ndarray], minibatch: int = ROWS) -> None:
+    """One call of the Learner."""
+    learner.update(batch=multi_agent_batch(columns), minibatch_size=minibatch)
+
+
+def train(learner: ContinualSACTorchLearner, updates: range) -> None:
+    """Updates on random batches; number k has always the same batch."""
+    for k in updates:
+        update(learner, transitions(1000 + k))
+
+
+def parameters(learner: ContinualSACTorchLearner) -> dict[str, Tensor]:
+    """Copies of all weights, targets and log_alpha by name."""
+    return {name: torch.from_numpy(array.copy()) for name, array in learner.weights().items()}
+
+
+def assert_same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
+    """Equal to the last bit, by name."""
+    assert first.keys() == second.keys()
+    differing = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not differing
+
+
+def layer_with(accuracy: Sequence[float], *, steps: int = 1000, label_rate: float = 0.5) -> LayerStatistics:
+    """Statistics of a layer whose neurons have these accuracies (Eq. 3): agreements first at steps with the goal."""
+    positives = round(label_rate * steps)
+    rows = []
+    for value in accuracy:
+        agree = round(value * steps)
+        both = min(agree, positives)
+        neither = agree - both
+        rows.append([both, steps - positives - neither, positives - both, neither])
+    n = len(rows)
+    zeros = torch.zeros(n, HISTOGRAM_BINS, dtype=torch.int64)
+    return LayerStatistics(
+        counts=torch.tensor(rows, dtype=torch.int64),
+        mean_activation=torch.ones(n, dtype=torch.float64),
+        mean_abs_activation=torch.linspace(0.1, 1.0, n, dtype=torch.float64),
+        hist_success=zeros,
+        hist_failure=zeros,
+        hist_edges=torch.zeros(n, HISTOGRAM_BINS + 1, dtype=torch.float64),
+    )
+
+
+def random_scores(seed: int, hidden: Sequence[int] = HIDDEN, label_rate: float = 0.5) -> NeuronScores:
+    """Scores with accuracies drawn uniformly; no neuron is constant."""
+    rng = np.random.default_rng(seed)
+    layers = {
+        name: [layer_with(rng.uniform(0.05, 0.95, n).tolist(), label_rate=0.5) for n in hidden] for name in NETWORKS
+    }
+    return NeuronScores(layers, label_rate, 1000)
+
+
+def visit(number: int) -> Visit:
+    """That visit of two tasks in two cycles."""
+    return Curriculum(TASKS, 2).visit(number)
+
+
+def end_visit(learner: ContinualSACTorchLearner, number: int, scores: NeuronScores | None) -> VisitData:
+    """The method's end of a visit with these scores."""
+    data = VisitData(visit(number), scores=scores)
+    learner.visit_end(data.visit, data)
+    return data
