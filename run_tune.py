@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rllib_nbsp.config import Study, check_name, load_study
-from rllib_nbsp.preflight import PreflightError, check_resources
+from rllib_nbsp.preflight import PreflightError
 from rllib_nbsp.settings import ConfigError
 from rllib_nbsp.stop_signal import StopSignal
 from rllib_nbsp.study_folder import open_trials, study_folder, study_lock, write_study
@@ -24,43 +24,103 @@ from rllib_nbsp.study_folder import open_trials, study_folder, study_lock, write
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    arguments, stop = _parser().parse_args(argv), StopSignal()
+    options, stop = _parser().parse_args(argv), StopSignal()
     stop.install()
+    resources = ("num_env_runners", "num_learners", "num_gpus_per_learner")
+    given = [f"resources.{key}={getattr(options, key)}" for key in resources if getattr(options, key) is not None]
     try:
         study = load_study(
-            arguments.config, _overrides(arguments), sequences=arguments.sequences, arms=arguments.arms,
-            seeds=arguments.seeds,
-        )  # fmt: skip
-        name = check_name("--name", arguments.name or study.settings.experiment)
-        folder = study_folder(arguments.results_dir, name, arguments.resume)
-        return _run(study, folder, arguments, stop, argv)
+            options.config, [*given, *options.set], sequences=options.sequences, arms=options.arms, seeds=options.seeds
+        )
+        name = check_name("--name", options.name or study.settings.experiment)
+        folder = study_folder(options.results_dir, name, options.resume)
+        if options.dry_run:
+            return _dry_run(study, folder, options)
+        with study_lock(folder):
+            return _run(study, folder, options, stop, argv)
     except KeyboardInterrupt:
         return stop.exit_code
     except (ConfigError, PreflightError) as error:
-        if arguments.debug:
+        if options.debug:
             raise
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         return error.exit_code
 
 
-def _run(study: Study, folder: Path, arguments: argparse.Namespace, stop: StopSignal, argv: Sequence[str]) -> int:
-    console = Console()
-    trials = study.trials(folder)
-    if arguments.dry_run:
-        from rllib_nbsp.plan import make_plan  # imports Ray, which takes seconds
+def _dry_run(study: Study, folder: Path, options: argparse.Namespace) -> int:
+    from rllib_nbsp.plan import make_plan  # imports Ray: seconds that a mistyped key need not wait for
 
-        make_plan(trials, arguments.address is not None, arguments.max_concurrent, folder).show(console, folder)
-        return 0
-    again = shlex.join(["python", "run_tune.py", *(arg for arg in argv if arg != "--resume"), "--resume"])
-    with study_lock(folder):
-        to_run = open_trials(study, trials, folder, arguments.resume)
-        write_study(study, arguments.set, folder, arguments.resume)
-        if len(to_run) < len(trials):
-            console.print(f"{len(trials) - len(to_run)} of {len(trials)} trials are finished already")
-        code = _run_trials(to_run, folder, arguments, stop, again, console) if to_run else 0
-    if code >= 128:
-        return code
+    plan = make_plan(study.trials(folder), options.address is not None, options.max_concurrent, folder)
+    plan.show(Console(), folder)
+    if plan.problems:
+        raise PreflightError(plan.problems, 4)
+    return 0
+
+
+def _run(study: Study, folder: Path, options: argparse.Namespace, stop: StopSignal, argv: Sequence[str]) -> int:
+    console, trials = Console(), study.trials(folder)
+    to_run = open_trials(study, trials, folder, options.resume)
+    write_study(study, options.set, folder, options.resume)
+    if len(to_run) < len(trials):
+        console.print(f"{len(trials) - len(to_run)} of {len(trials)} trials are finished already", highlight=False)
+    if to_run:
+        from rllib_nbsp.study import run_study
+
+        outcome = run_study(
+            to_run,
+            folder,
+            address=options.address,
+            max_concurrent=options.max_concurrent,
+            stop=stop,
+            console=console,
+        )
+        if outcome.stopped or outcome.failed:
+            again = shlex.join(["python", "run_tune.py", *(arg for arg in argv if arg != "--resume"), "--resume"])
+            print(f"finished trials are kept; go on with: {again}")
+            return stop.exit_code if outcome.stopped else 1
+    return _report(study, folder, options)
+
+
+def _report(study: Study, folder: Path, options: argparse.Namespace) -> int:
     from analysis.__main__ import main as analysis
 
-    return analysis(["report", str(folder)]) or code
+    code = analysis(["report", str(folder)])
+    seed = max(study.seeds) + 1
+    name = f" --name {options.name}" if options.name else ""
+    results = "" if options.results_dir == "results" else f" --results-dir {shlex.quote(options.results_dir)}"
+    print(f"one more seed: python run_tune.py {options.config}{name}{results} --seeds {seed} --resume")
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Run a study: sequences x arms x seeds of a YAML file, then its report."
+    )
+    add = parser.add_argument
+    add("config", nargs="?", default="tune_configs/quickstart.yaml", metavar="CONFIG", help="default: %(default)s")
+    add("--sequences", nargs="+", metavar="NAME", help="only these task sequences of the file")
+    add("--arms", nargs="+", metavar="NAME", help="only these arms of the file")
+    add("--seeds", nargs="+", type=int, metavar="N", help="in place of the file's seeds")
+    add("--name", help="folder under --results-dir; default: the file's experiment")
+    add("--results-dir", default="results", metavar="DIR", help="default: %(default)s")
+    add("--resume", action="store_true", help="skip finished trials, run the others from their start")
+    add("--address", metavar="ADDR", help="of a Ray cluster, or auto; default: this machine alone")
+    add("--num-env-runners", metavar="N", help="remote rollout workers of a trial")
+    add("--num-learners", metavar="N", help="remote Learners of a trial")
+    add("--num-gpus-per-learner", metavar="F", help="may be a fraction")
+    add("--max-concurrent", type=_positive, metavar="N", help="trials side by side; default: as many as fit")
+    add("--set", action="extend", nargs="+", default=[], metavar="KEY.PATH=VALUE", help="a key of the file, replaced")
+    add("--dry-run", action="store_true", help="print trials, resources, memory, disk and time, and run nothing")
+    add("--debug", action="store_true", help="tracebacks in place of one-line errors")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 2 for usage; 3 for missing, damaged or partial data; 4 if the report cannot be written.
     """
     arguments = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # A terminal that has no arrows must not cost the table.
     try:
         report = write_report(arguments.results, arguments.out, compare=arguments.compare, protocol=arguments.protocol)
     except AnalysisError as error:

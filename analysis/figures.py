@@ -168,6 +168,7 @@ def success_heatmaps(arrays: dict[str, SuccessArray]) -> Figure:
     visits, tasks = len(order.order), [short_name(task) for task in order.tasks]
     rows = -(-len(arrays) // (4 if len(tasks) <= 2 else 2))
     columns = -(-len(arrays) // rows)
+    names = tasks if columns * len(tasks) <= 4 else [_wrapped(task) for task in tasks]
     fig = Figure(figsize=(WIDTH, rows * (1.5 + 0.36 * visits)), layout="constrained")
     axes = fig.subplots(rows, columns, squeeze=False, sharey=True)
     for ax in axes.flat[len(arrays) :]:
@@ -177,7 +178,7 @@ def success_heatmaps(arrays: dict[str, SuccessArray]) -> Figure:
         mean, seeds = _mean_over_seeds(array.values)
         image = ax.imshow(mean, vmin=0, vmax=1, cmap=HEATMAP, aspect="auto")
         ax.set_title(f"{arm} (n={seeds.max()})")
-        ax.set_xticks(range(len(tasks)), [_wrapped(task) for task in tasks], fontsize=8.5)
+        ax.set_xticks(range(len(tasks)), names, fontsize=8.5)
         ax.set_yticks(range(visits), [f"{i + 1}: {tasks[task]}" for i, task in enumerate(order.order)], fontsize=8.5)
         ax.grid(visible=False)
         ax.spines[:].set_visible(False)

@@ -42,7 +42,7 @@ EVALUATION_COLUMNS: dict[str, str] = {
     "mean_return": "mean return of the episodes; NaN if it was not finite",
     "per_episode": "list with return, length and success of each episode",
     "policy": "deterministic or stochastic",
-    "wall_s": "seconds since the run started",
+    "wall_s": "seconds that this evaluation took",
 }
 """Columns of `load_evaluations`: a row is one task evaluated once."""
 
@@ -68,7 +68,7 @@ TRAINING_COLUMNS: dict[str, str] = {
     "updates_per_s": "speed of the interval",
     "masked_frac": "share of hidden neurons with a mask below 1",
     "dormant_frac": "share of dormant hidden neurons",
-    "wall_s": "seconds since the run started",
+    "wall_s": "seconds since the run, or its resumed part, began",
 }
 """Columns of `load_training`: a row is one reporting interval. Further keys of the file become further columns."""
 
@@ -119,6 +119,7 @@ MAX_NEURON_BYTES = 1_000_000_000
 PHASES = ("periodic", "boundary")
 
 _INTEGERS = ("seed", "visit", "env_steps")
+_NAMES = {"sequence", "arm", "eval_task"}
 _NUMBERS = {"success_rate", "episodes", *TRAINING_COLUMNS} - {"sequence", "arm", "task", *_INTEGERS}
 _SEED_FOLDER = re.compile(r"seed_(\d+)")
 _NEURON_FILE = re.compile(r"visit_(\d+)\.npz")
@@ -348,20 +349,20 @@ def read_rows(path: Path, required: Iterable[str], notes: list[str] | None = Non
         if not text:
             continue
         total += 1
-        row = _parse(text, required)
-        if row is not None:
-            rows.append(row)
-        elif number == torn_at:
-            _say(notes, f"{_place(path)}: the last line is torn; it was left out")
-        else:
-            bad.append(number + 1)
+        try:
+            rows.append(_parse(text, required))
+        except (ValueError, RecursionError) as error:
+            if number == torn_at:
+                _say(notes, f"{_place(path)}: the last line is torn; it was left out")
+            else:
+                bad.append(f"line {number + 1}: {error}")
     if len(bad) > MAX_BAD_LINES * total:
         raise DataError(
-            f"{path}: {len(bad)} of {total} lines are unreadable (first: line {bad[0]}; at most 1 % may be); "
+            f"{path}: {len(bad)} of {total} lines are unreadable, at most 1 % may be (first: {bad[0]}); "
             "mend the file, or name its folder *.stale"
         )
     if bad:
-        _say(notes, f"{_place(path)}: {_count(len(bad), 'unreadable line')} left out (first: line {bad[0]})")
+        _say(notes, f"{_place(path)}: {_count(len(bad), 'unreadable line')} left out (first: {bad[0]})")
     return rows
 
 
@@ -381,35 +382,38 @@ def _decompressed(path: Path) -> tuple[bytes, bool]:
     return b"".join(parts), whole
 
 
-def _parse(text: bytes, required: list[str]) -> dict[str, Any] | None:
-    """One row with finite numbers or NaN, or None if the line is not a row."""
-    try:
-        row = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(row, dict) or any(row.get(key) is None for key in required):
-        return None
+def _parse(text: bytes, required: list[str]) -> dict[str, Any]:
+    """One row, its numbers finite or NaN.
+
+    Raises:
+        ValueError: if the line is no row, or holds an impossible value.
+    """
+    row = json.loads(text)
+    if not isinstance(row, dict):
+        raise ValueError("it is not an object")
+    if missing := [key for key in required if row.get(key) is None]:
+        raise ValueError(f"it has no {', '.join(missing)}")
     for key in _INTEGERS:
-        if not isinstance(row[key], int) or isinstance(row[key], bool) or row[key] < 0:
-            return None
+        if type(row[key]) is not int or row[key] < (key == "visit"):
+            raise ValueError(f"{key} is {row[key]!r}")
+    for key in _NAMES & row.keys():
+        if not isinstance(row[key], str):
+            raise ValueError(f"{key} is {row[key]!r}")
     for key in _NUMBERS & row.keys():
-        value = row[key]
-        if value is None:
-            row[key] = float("nan")
-        elif isinstance(value, str | list | dict | bool):
-            return None
-        elif not math.isfinite(value):
-            row[key] = float("nan")
-    return row if row["visit"] >= 1 and _is_rate(row.get("success_rate")) and _is_named(row) else None
+        row[key] = _number(key, row[key])
+    if "eval_task" in required and row["phase"] not in PHASES:
+        raise ValueError(f"phase is {row['phase']!r}, not {' or '.join(PHASES)}")
+    if not (0.0 <= row.get("success_rate", 0.0) <= 1.0 or math.isnan(row["success_rate"])):
+        raise ValueError(f"success_rate is {row['success_rate']!r}")
+    return row
 
 
-def _is_rate(value: float | None) -> bool:
-    return value is None or math.isnan(value) or 0.0 <= value <= 1.0
-
-
-def _is_named(row: dict[str, Any]) -> bool:
-    names = [row[key] for key in ("sequence", "arm", "eval_task") if key in row]
-    return all(isinstance(name, str) for name in names) and row.get("phase", "periodic") in PHASES
+def _number(key: str, value: Any) -> float:
+    if value is None:
+        return float("nan")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{key} is {value!r}")
+    return value if math.isfinite(value) else float("nan")
 
 
 # Frames
@@ -539,18 +543,21 @@ def _read_neurons(run: Run, notes: list[str] | None) -> Iterator[pd.DataFrame]:
     for path in sorted(folder.glob("visit_*.npz")) if folder.is_dir() else []:
         if match := _NEURON_FILE.fullmatch(path.name):
             try:
-                yield _neuron_frame(run, int(match[1]), path)
+                yield from _neuron_frames(run, int(match[1]), path)
             except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile, zlib.error) as error:
                 _say(notes, f"{run.label}/neurons/{path.name}: left out, it cannot be read ({error})")
 
 
-def _neuron_frame(run: Run, visit: int, path: Path) -> pd.DataFrame:
+def _neuron_frames(run: Run, visit: int, path: Path) -> list[pd.DataFrame]:
+    """A frame per network and layer."""
     with zipfile.ZipFile(path) as archive:
         size = sum(member.file_size for member in archive.infolist())
     if size > MAX_NEURON_BYTES:
         raise ValueError(f"{size} bytes unpacked; at most {MAX_NEURON_BYTES}")
     frames = []
     with np.load(path, allow_pickle=False) as arrays:
+        if "label_rate" not in arrays:
+            return []  # A method's own arrays, without scores.
         layers = sorted({tuple(name.split("/")[:2]) for name in arrays.files if name.count("/") == 2})
         task, label_rate = str(arrays["task"]), float(arrays["label_rate"])
         env_steps = int(arrays["env_steps"])
@@ -576,13 +583,14 @@ def _neuron_frame(run: Run, visit: int, path: Path) -> pd.DataFrame:
                         "n01": counts[:, 2],
                         "n00": counts[:, 3],
                         "mean_activation": arrays[get("mean_activation")],
-                        "mask": arrays[get("mask")],
+                        # Without masks every neuron learns freely.
+                        "mask": arrays[get("mask")] if get("mask") in arrays else 1.0,
                         "label_rate": label_rate,
                         "env_steps": env_steps,
                     }
                 )
             )
-    return pd.concat(frames, ignore_index=True)
+    return frames
 
 
 # Folders and small files

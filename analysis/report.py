@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def write_report(
     thresholds = tables.threshold_values(loaded)
     styles = figures.arm_styles(tables.arm_order(loaded))
     sections = [_section(loaded, sequence, values, thresholds, styles) for sequence in loaded.orders]
-    notes = _notes(loaded, values, table, comparison, protocol, asked=compare is not None)
+    notes = collect_notes(loaded, values, table, comparison if compare else None)
 
     folder = Path(results) / "report" if out is None else Path(out)
     texts = {
@@ -199,16 +200,18 @@ def _in_order(frame: pd.DataFrame, styles: dict[str, figures.ArmStyle]) -> pd.Da
 # Notes
 
 
-def _notes(
-    results: Results,
-    values: pd.DataFrame,
-    table: pd.DataFrame,
-    comparison: pd.DataFrame,
-    protocol: str,
-    *,
-    asked: bool,
+def collect_notes(
+    results: Results, values: pd.DataFrame, table: pd.DataFrame, comparison: pd.DataFrame | None = None
 ) -> list[str]:
-    """What a reader must know before believing the numbers; damage in the files comes first."""
+    """What a reader must know before believing the numbers; damage in the files comes first.
+
+    Args:
+        results: a loaded study.
+        values: `tables.metric_values`.
+        table: `tables.metric_table`.
+        comparison: `tables.compare_with_paper`; None if it was not asked for.
+    """
+    protocol = str(values["protocol"].iloc[0])
     notes = [*results.notes]
     notes += _partial_notes(results, table, protocol)
     notes += _seed_notes(table)
@@ -221,9 +224,9 @@ def _notes(
             )
         if len(order.tasks) == 1:
             notes.append(f"{sequence}: with one task nothing can be forgotten, so FM is not defined.")
-    notes += _unequal_budgets(results)
+    notes += _unequal_budgets(results, values)
     notes += _mixed_versions(results)
-    if asked:
+    if comparison is not None:
         notes += _paper_notes(results, comparison, protocol)
     return notes
 
@@ -239,11 +242,10 @@ def _partial_notes(results: Results, table: pd.DataFrame, protocol: str) -> list
                 f"{row.sequence}/{row.arm}: {row.n_complete} of {row.n_expected} seeds are complete"
                 + (f"; not started: seed {', '.join(map(str, absent))}." if absent else ".")
             )
-        extra = row.n_found + len(absent) - row.n_expected
-        if extra > 0:
-            notes.append(
-                f"{row.sequence}/{row.arm}: has runs ({extra}) that study.yaml does not list; they are included."
-            )
+    study = results.study
+    listed = set(itertools.product(study.sequences, study.arms, study.seeds)) if study else found
+    for sequence, arm, seed in sorted(found - listed):
+        notes.append(f"{sequence}/{arm}/seed_{seed}: study.yaml does not list this run; it is included.")
     arms = results.evaluations[["sequence", "arm"]].drop_duplicates()
     for sequence, arm in arms.itertuples(index=False):
         success = tables.success_array(results, sequence, arm)
@@ -294,9 +296,10 @@ def _never_learned(results: Results, sequence: str) -> list[str]:
     return notes
 
 
-def _unequal_budgets(results: Results) -> list[str]:
+def _unequal_budgets(results: Results, values: pd.DataFrame) -> list[str]:
     notes = []
-    costs = tables.cost_values(results)
+    finished = values.loc[values["complete"], ["sequence", "arm", "seed"]]
+    costs = tables.cost_values(results).merge(finished, on=["sequence", "arm", "seed"])
     for sequence, rows in costs.groupby("sequence"):
         steps = rows.groupby("arm")["env_steps"].mean()
         if len(steps) > 1 and steps.max() > 1.05 * steps.min():

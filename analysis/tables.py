@@ -185,18 +185,17 @@ def is_partial(table: pd.DataFrame) -> bool:
 
 def cost_values(results: Results) -> pd.DataFrame:
     """What each run used: sequence, arm, seed, env_steps, updates, wall_s, env_steps_per_s."""
-    wanted = ["sequence", "arm", "seed", "env_steps", "updates", "wall_s"]
+    counts = ["env_steps", "updates"]
     rows = []
     for run in results.runs:
         own = [
             frame.loc[(frame["sequence"] == run.sequence) & (frame["arm"] == run.arm) & (frame["seed"] == run.seed)]
             for frame in (results.training, results.evaluations)
         ]
-        used = pd.concat([frame[wanted] for frame in own if len(frame)]) if any(map(len, own)) else None
+        used = pd.concat([frame[counts] for frame in own if len(frame)]) if any(map(len, own)) else None
         if used is None:
             continue
-        clock = next((frame["wall_s"] for frame in own if frame["wall_s"].notna().any()), pd.Series(dtype=float))
-        steps, seconds = int(used["env_steps"].max()), _elapsed(clock.dropna().to_numpy(dtype=float))
+        steps, seconds = int(used["env_steps"].max()), _elapsed(own[0]["wall_s"].dropna())
         rows.append(
             {
                 "sequence": run.sequence,
@@ -208,7 +207,7 @@ def cost_values(results: Results) -> pd.DataFrame:
                 "env_steps_per_s": steps / seconds if seconds > 0 else float("nan"),
             }
         )
-    return pd.DataFrame(rows, columns=[*wanted, "env_steps_per_s"])
+    return pd.DataFrame(rows, columns=["sequence", "arm", "seed", *counts, "wall_s", "env_steps_per_s"])
 
 
 def threshold_values(results: Results, threshold: float = THRESHOLD) -> pd.DataFrame:

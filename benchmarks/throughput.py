@@ -249,7 +249,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own_ray = not ray.is_initialized()
     if own_ray:
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    for name in ("ray", "ray.rllib"):  # RLlib warns, twice an algorithm, that its default is its default
+        logging.getLogger(name).setLevel(logging.ERROR)
     sizes = {size: measure_size(size, plan) for size in plan.sizes}
     report: dict[str, Any] = {
         "ratios": {name: value for size in sizes for name, value in ratios_of(size, sizes[size]).items()},

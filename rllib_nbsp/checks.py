@@ -31,6 +31,12 @@ def check_run(run: RunSettings) -> list[str]:
             f"training.batch_size is {run.training.batch_size}; it must be a multiple of resources.num_learners, "
             f"{learners}"
         )
+    beside = method.replay_request(method_config, run.replay).prior_rows_per_update
+    if beside % learners:
+        errors.append(
+            f"method {run.method!r} asks for {beside} rows of D_pre beside every batch; that must be a multiple of "
+            f"resources.num_learners, {learners}"
+        )
     if method.max_learners is not None and learners > method.max_learners:
         errors.append(
             f"resources.num_learners is {learners}; method {run.method!r} is exact on at most {method.max_learners}"
@@ -39,6 +45,11 @@ def check_run(run: RunSettings) -> list[str]:
         errors.append(
             f"visit.warmup_env_steps is {run.visit.warmup_env_steps}; it must be below visit.max_env_steps, "
             f"{run.visit.max_env_steps}, or the task is never learned"
+        )
+    if run.replay.split == "reservoir" and run.replay.pick != "uniform":
+        errors.append(
+            f"replay.pick is {run.replay.pick!r}; replay.split 'reservoir' is a uniform sample of all transitions and "
+            "needs pick 'uniform'"
         )
     if run.training.batch_size > run.replay.capacity:
         errors.append(

@@ -197,8 +197,12 @@ class _Reader:
             )
             self._check_runs(study)
         if self.problems:
-            raise ConfigError(dict.fromkeys(self.problems))
+            raise ConfigError(sorted(dict.fromkeys(self.problems), key=self._line))
         return study
+
+    def _line(self, problem: str) -> int:
+        match = re.match(rf"{re.escape(self.tree.source)}:(\d+): ", problem)
+        return int(match[1]) if match else 0
 
     def _mapping(self, key: str) -> dict[str, Any]:
         value = self.tree.data.get(key)

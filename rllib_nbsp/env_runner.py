@@ -18,6 +18,7 @@ are built from one fixed seed. Nothing here draws from the global random streams
 from __future__ import annotations
 
 import secrets
+import warnings
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
@@ -529,6 +530,9 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
 def _process_tag() -> int:
     """0, or for an actor that Ray restarted a random number, so that its episodes' numbers are new ones."""
     context = ray.get_runtime_context() if ray.is_initialized() else None
-    if context is None or context.get_actor_id() is None or not context.was_current_actor_reconstructed:
+    if context is None or context.get_actor_id() is None:
         return 0
-    return secrets.randbelow(255) + 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray calls a deprecated property of its own here.
+        restarted = context.was_current_actor_reconstructed
+    return secrets.randbelow(255) + 1 if restarted else 0

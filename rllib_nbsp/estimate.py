@@ -22,6 +22,7 @@ CALIBRATION_ENVS = 2
 SAMPLING_S, UPDATING_S = 2.0, 1.0
 UPDATES_PER_CALL = 4
 DEFAULT_HORIZON = 500
+TRIAL_START_S = 8.0  # a process that imports Ray and torch and builds environments
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def trial_seconds(run: RunSettings, speed: Speed) -> float:
     measured = visits * (tasks * episodes * speed.horizon + (scoring.score_env_steps if scoring else 0))
     # With rollout workers, sampling and updates overlap.
     train = max(sampling, learning) if workers else sampling + learning
-    return train + measured * speed.env_step_s / max(1, workers)
+    return TRIAL_START_S + train + measured * speed.env_step_s / max(1, workers)
 
 
 def study_seconds(trial_times: Sequence[float], concurrent: int) -> float:

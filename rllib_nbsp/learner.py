@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core import COMPONENT_OPTIMIZER, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
@@ -311,6 +312,9 @@ class ContinualSACTorchLearner(TorchLearner):
     def set_state(self, state: dict[str, Any]) -> None:
         """Take a state back, an older one too: RLlib by itself keeps whichever weights are newer, silently."""
         self._weights_seq_no = 0
+        if COMPONENT_OPTIMIZER in state:
+            # A copy: optimizers would otherwise step inside the caller's arrays, read-only ones of Ray included.
+            state = {**state, COMPONENT_OPTIMIZER: copy.deepcopy(state[COMPONENT_OPTIMIZER])}
         super().set_state(state)
         if CONTINUAL in state:
             ours = state[CONTINUAL]

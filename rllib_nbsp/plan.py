@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
+from rllib_nbsp.algorithm import ContinualSAC
 from rllib_nbsp.envs import EnvironmentFailure
 from rllib_nbsp.estimate import Speed, calibrate, duration, study_seconds, trial_seconds
 from rllib_nbsp.preflight import (
@@ -21,28 +25,62 @@ from rllib_nbsp.preflight import (
     gigabytes,
     memory_bytes,
     needs,
+    total,
 )
 from rllib_nbsp.settings import RunSettings
-from rllib_nbsp.study import local_resources, trial_bundles
 
 MAX_TABLE_ROWS = 40
 
 
+def trial_bundles(run: RunSettings) -> list[dict[str, float]]:
+    """The resource bundles that Tune reserves for a trial."""
+    request = ContinualSAC.default_resource_request({"run": run.model_dump()})
+    return [dict(bundle) for bundle in request.bundles]
+
+
+def local_resources() -> dict[str, float]:
+    """What a cluster of this machine alone would offer."""
+    return {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}
+
+
+def quiet_ray() -> None:
+    """Ray's and Tune's own displays and advice off; errors stay."""
+    os.environ.update(
+        RAY_AIR_NEW_OUTPUT="0",
+        RAY_CHDIR_TO_TRIAL_DIR="0",
+        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+        TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S="0",
+    )
+    for name in ("ray", "ray.rllib"):  # each has a level of its own
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Tune logs every failed trial; the end of a study says which failed and why.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+
+
 @dataclass(frozen=True)
 class Plan:
-    """A checked plan.
+    """A study checked against where it will run.
 
     Attributes:
         runs: the trials.
         bundles: Ray's resource bundles of the largest trial.
         concurrent: trials side by side.
-        seconds: of the whole study if no visit stops early.
+        problems: why the study cannot run here, one line each.
     """
 
     runs: Sequence[RunSettings]
     bundles: Sequence[Bundle]
     concurrent: int
-    seconds: float
+    problems: list[str]
+
+    def seconds(self) -> float:
+        """Of the whole study if no visit stops early, by a calibration of about three seconds.
+
+        Raises:
+            PreflightError: if a task's environment does not run here.
+        """
+        speeds: dict[str, Speed] = {}
+        return study_seconds([trial_seconds(run, _speed(run, speeds)) for run in self.runs], self.concurrent)
 
     def show(self, console: Console, folder: Path) -> None:
         """Print the trial table and what it takes."""
@@ -60,39 +98,34 @@ class Plan:
         lines = (
             f"trials:     {len(self.runs)}, {self.concurrent} at once",
             f"resources:  {bundles} a trial, {self.runs[0].resources.placement_strategy}",
-            f"memory:     {gigabytes(largest.memory)} a trial, {gigabytes(largest.buffer)} of it replay",
+            f"memory:     {gigabytes(largest.memory)} a trial, {gigabytes(largest.replay)} of it replay",
             f"disk:       {gigabytes(disk)} in {folder}",
-            f"time:       at most {duration(self.seconds)}, by a short calibration on this machine",
+            f"time:       at most {duration(self.seconds())}, by a short calibration on this machine",
         )
         for line in lines:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def make_plan(runs: Sequence[RunSettings], cluster: bool, max_concurrent: int | None, folder: Path) -> Plan:
-    """Check what a study needs against this machine, and time it.
+    """Check what a study needs against this machine.
 
     Args:
         runs: the trials to come, at least one.
         cluster: whether they run on a cluster, whose processors and memory are not this machine's.
         max_concurrent: the user's limit of trials side by side.
         folder: of the results.
-
-    Raises:
-        PreflightError: if the study cannot run here.
     """
+    quiet_ray()
     available = local_resources()
-    largest: list[dict[str, float]] = []
-    for bundles in _distinct_bundles(runs):
-        if not cluster:
-            check_resources(bundles, available, "this machine")
-        largest = max(largest, bundles, key=lambda b: sum(amount for bundle in b for amount in bundle.values()))
-    concurrent = min(len(runs), max_concurrent or len(runs) if cluster else concurrent_trials(largest, available, max_concurrent))
+    bundles = _distinct_bundles(runs)
+    largest = max(bundles, key=lambda bundle: sum(total(bundle).values()))
+    concurrent = min(len(runs), max_concurrent or len(runs))
+    problems = check_disk(runs, folder)
     if not cluster:
-        check_memory(runs, concurrent, memory_bytes())
-    check_disk(runs, folder)
-    speeds: dict[str, Speed] = {}
-    times = [trial_seconds(run, _speed(run, speeds)) for run in runs]
-    return Plan(runs, largest, concurrent, study_seconds(times, concurrent))
+        concurrent = min(concurrent, concurrent_trials(largest, available))
+        lacking = [line for bundle in bundles for line in check_resources(bundle, available, "this machine")]
+        problems = [*dict.fromkeys(lacking), *check_memory(runs, concurrent, memory_bytes()), *problems]
+    return Plan(runs, largest, concurrent, problems)
 
 
 def _distinct_bundles(runs: Sequence[RunSettings]) -> list[list[dict[str, float]]]:

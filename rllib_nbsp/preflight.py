@@ -53,30 +53,24 @@ def total(bundles: Iterable[Bundle]) -> dict[str, float]:
     return dict(sums)
 
 
-def concurrent_trials(bundles: Iterable[Bundle], available: Mapping[str, float], most: int | None) -> int:
-    """How many trials of these bundles run side by side, at most `most`."""
-    limits = [available.get(name, 0.0) / amount for name, amount in total(bundles).items() if amount > 0]
-    return max(1, min(int(min(limits, default=1.0) + 1e-9), most or 1_000_000))
+def concurrent_trials(bundles: Iterable[Bundle], available: Mapping[str, float]) -> int:
+    """How many trials of these bundles fit at once."""
+    fits = [available.get(name, 0.0) / amount for name, amount in total(bundles).items() if amount > 0]
+    return max(1, int(min(fits, default=1.0) + 1e-9))
 
 
-def check_resources(bundles: Sequence[Bundle], available: Mapping[str, float], where: str) -> None:
-    """Refuse a trial that could never start: Ray would let it wait for ever.
-
-    Raises:
-        PreflightError: naming what is missing and the options that lower the need.
-    """
+def check_resources(bundles: Sequence[Bundle], available: Mapping[str, float], where: str) -> list[str]:
+    """What a trial needs and will never get, one line each: Ray would let it wait for ever."""
     advice = {
         "CPU": "lower --num-env-runners or --num-learners, or set resources.num_cpus_per_env_runner below 1",
         "GPU": "use --num-gpus-per-learner 0, or --address for a cluster that has them",
     }
-    problems = [
+    return [
         f"a trial needs {amount:g} {name}, and {where} has {available.get(name, 0.0):g}: "
         + advice.get(name, "resources.custom_resources_per_env_runner names a resource that no node offers")
         for name, amount in total(bundles).items()
         if amount > available.get(name, 0.0) + 1e-9
     ]
-    if problems:
-        raise PreflightError(problems, 4)
 
 
 # Memory and disk
@@ -86,7 +80,7 @@ def check_resources(bundles: Sequence[Bundle], available: Mapping[str, float], w
 class Needs:
     """Bytes that one trial takes."""
 
-    buffer: int
+    replay: int
     networks: int
     processes: int
     disk: int
@@ -94,7 +88,7 @@ class Needs:
     @property
     def memory(self) -> int:
         """Bytes of main memory."""
-        return self.buffer + self.networks + self.processes
+        return self.replay + self.networks + self.processes
 
 
 def needs(run: RunSettings) -> Needs:
@@ -115,7 +109,7 @@ def needs(run: RunSettings) -> Needs:
     learner_bytes = 4 * (4 * (actor + 2 * critic) + 2 * critic)
     learners, workers = max(1, run.resources.num_learners), run.resources.num_env_runners
     return Needs(
-        buffer=rows * row,
+        replay=rows * row,
         networks=learners * learner_bytes + workers * 4 * actor,
         processes=TRIAL_PROCESS_BYTES + (run.resources.num_learners + workers) * WORKER_PROCESS_BYTES,
         disk=_disk(run, visits, tasks, 4 * (actor + 4 * critic)),
@@ -137,36 +131,27 @@ def _disk(run: RunSettings, visits: int, tasks: int, weights: int) -> int:
     return visits * (rows + neurons + weights)
 
 
-def check_memory(trials: Sequence[RunSettings], concurrent: int, available: int) -> None:
-    """Refuse what would end in the out-of-memory killer.
-
-    Raises:
-        PreflightError: with the numbers.
-    """
+def check_memory(trials: Sequence[RunSettings], concurrent: int, available: int) -> list[str]:
+    """A line with the numbers if the largest trials together would end in the out-of-memory killer."""
     largest = sorted((needs(run) for run in trials), key=lambda need: need.memory)[-concurrent:]
     wanted = sum(need.memory for need in largest)
-    if wanted > MAX_MEMORY_FRAC * available:
-        one = largest[-1]
-        parts = {"buffer": one.buffer, "networks": one.networks, "processes": one.processes}
-        shares = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())
-        raise PreflightError(
-            [
-                f"memory: {concurrent} trials at once need {gigabytes(wanted)}, more than {MAX_MEMORY_FRAC:.0%} of the "
-                f"{gigabytes(available)} here (one: {shares}); lower replay.capacity or --max-concurrent"
-            ],
-            4,
-        )
+    if wanted <= MAX_MEMORY_FRAC * available:
+        return []
+    one = largest[-1]
+    parts = {"replay": one.replay, "networks": one.networks, "processes": one.processes}
+    shares = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())
+    return [
+        f"memory: {concurrent} trials at once need {gigabytes(wanted)}, more than {MAX_MEMORY_FRAC:.0%} of the "
+        f"{gigabytes(available)} here (one: {shares}); lower replay.capacity or --max-concurrent"
+    ]
 
 
-def check_disk(trials: Sequence[RunSettings], folder: Path) -> None:
-    """Refuse a study whose results would not fit.
-
-    Raises:
-        PreflightError: with the numbers.
-    """
+def check_disk(trials: Sequence[RunSettings], folder: Path) -> list[str]:
+    """A line with the numbers if the results would not fit."""
     wanted, free = sum(needs(run).disk for run in trials), shutil.disk_usage(existing(folder)).free
-    if wanted > free:
-        raise PreflightError([f"disk: the results need {gigabytes(wanted)}, {folder} has {gigabytes(free)} free"], 4)
+    if wanted <= free:
+        return []
+    return [f"disk: the results need {gigabytes(wanted)}, and {folder} has {gigabytes(free)} free"]
 
 
 def memory_bytes() -> int:

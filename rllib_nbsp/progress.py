@@ -50,6 +50,10 @@ class LiveProgress(tune.Callback):
         if self._live:
             self._live.stop()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune files a copy of all it was given; a screen cannot be filed."""
+        return {}
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune's hook."""
         self._set(trial, "starting")

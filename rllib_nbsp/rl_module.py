@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rllib_nbsp.losses import sample_action, squashed_gaussian
 from rllib_nbsp.networks import Network
-from rllib_nbsp.seeding import seed_int, torch_generator
+from rllib_nbsp.seeding import torch_generator
 
 
 class ContinualSACModule(TorchRLModule, InferenceOnlyAPI):
@@ -95,11 +95,18 @@ class ContinualSACModule(TorchRLModule, InferenceOnlyAPI):
         return out
 
     def _normal(self, like: Tensor) -> Tensor:
+        """Standard normal noise for the rows of `like`, (B, A).
+
+        Every Learner draws the noise of the whole batch and takes its shard's rows: shards do not share noise, the
+        number of Learners does not change what is learned, and one generator's state is the state of all.
+        """
+        ranks, rank, rows = 1, 0, len(like)
+        if torch.distributed.is_initialized():
+            ranks, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
         if self._noise is None or self._noise.device != like.device:
-            # One stream a Learner: the ranks' shards of a batch must not share their noise.
-            rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-            self._noise = torch_generator(self.model_config["seed"], "updates", rank, device=like.device)
-        return torch.empty_like(like).normal_(generator=self._noise)
+            self._noise = torch_generator(self.model_config["seed"], "updates", device=like.device)
+        noise = torch.empty((ranks * rows, *like.shape[1:]), dtype=like.dtype, device=like.device)
+        return noise.normal_(generator=self._noise)[rank * rows : (rank + 1) * rows]
 
     def noise_state(self) -> np.ndarray | None:
         """State of the update noise's generator, for checkpoints."""
@@ -107,6 +114,7 @@ class ContinualSACModule(TorchRLModule, InferenceOnlyAPI):
 
     def set_noise_state(self, state: np.ndarray | None, device: torch.device) -> None:
         """Take back what `noise_state` gave."""
+        self._noise = None  # a state from before the first update has none
         if state is not None:
-            self._noise = torch.Generator(device).manual_seed(seed_int(self.model_config["seed"], "updates"))
+            self._noise = torch.Generator(device)
             self._noise.set_state(torch.from_numpy(np.ascontiguousarray(state)))

@@ -28,6 +28,8 @@ class ConfigError(ValueError):
         problems: one line each: place, key, value, what is allowed.
     """
 
+    exit_code = 2
+
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = list(problems)
         super().__init__("\n".join(self.problems))

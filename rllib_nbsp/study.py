@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 import rllib_nbsp
 from rllib_nbsp.algorithm import ContinualSAC
-from rllib_nbsp.preflight import PreflightError
+from rllib_nbsp.estimate import duration
+from rllib_nbsp.plan import local_resources, make_plan
+from rllib_nbsp.preflight import PreflightError, check_resources
 from rllib_nbsp.progress import LiveProgress, trial_label
 from rllib_nbsp.settings import RunSettings
 from rllib_nbsp.stop_signal import StopSignal
@@ -48,15 +49,39 @@ class Outcome:
     seconds: float
 
 
-def trial_bundles(run: RunSettings) -> list[dict[str, float]]:
-    """The resource bundles that Tune reserves for a trial."""
-    request = ContinualSAC.default_resource_request({"run": run.model_dump()})
-    return [dict(bundle) for bundle in request.bundles]
+def run_study(
+    runs: Sequence[RunSettings],
+    folder: Path,
+    *,
+    address: str | None,
+    max_concurrent: int | None,
+    stop: StopSignal,
+    console: Console,
+) -> Outcome:
+    """Plan, start Ray, run the trials to their ends, and say how it went.
 
+    SIGTERM and Ctrl-C stop all trials; the study can then be resumed.
 
-def local_resources() -> dict[str, float]:
-    """What a cluster of this machine alone would offer."""
-    return {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}
+    Raises:
+        PreflightError: if the study cannot run here.
+    """
+    plan = make_plan(runs, address is not None, max_concurrent, folder)
+    if plan.problems:
+        raise PreflightError(plan.problems, 4)
+    seconds = plan.seconds()
+    console.print(f"{len(runs)} trials, {plan.concurrent} at once, at most {duration(seconds)}", highlight=False)
+    with ray_session(address, max(run.resources.torch_threads for run in runs), stop) as resources:
+        if address is not None:
+            problems = check_resources(plan.bundles, resources, f"the cluster at {address}") or check_shared(folder)
+            if problems:
+                raise PreflightError(problems, 4)
+        outcome = run_trials(runs, folder, max_concurrent, console)
+    for label, error in outcome.failed.items():
+        console.print(f"failed: {label}: {error}", markup=False, highlight=False, soft_wrap=True)
+    if not outcome.stopped and not outcome.failed:
+        share = f"{outcome.seconds / seconds:.0%} of the estimate, which knows no early stop"
+        console.print(f"took {duration(outcome.seconds)}, {share}", highlight=False)
+    return outcome
 
 
 @contextlib.contextmanager
@@ -66,7 +91,6 @@ def ray_session(address: str | None, torch_threads: int, stop: StopSignal) -> It
     Raises:
         PreflightError: if there is no cluster at the address.
     """
-    quiet_ray()
     threads = {"OMP_NUM_THREADS": str(torch_threads)}
     os.environ.update(threads)  # inherited by the workers of a local cluster
     quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
@@ -87,34 +111,15 @@ def ray_session(address: str | None, torch_threads: int, stop: StopSignal) -> It
         ray.shutdown()
 
 
-def quiet_ray() -> None:
-    """Ray's and Tune's own displays and advice off; errors stay."""
-    os.environ.update(
-        RAY_AIR_NEW_OUTPUT="0",
-        RAY_CHDIR_TO_TRIAL_DIR="0",
-        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
-        TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S="0",
-    )
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    # Tune logs every failed trial; the end of a study says which failed and why.
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-
-
 def _protect_token() -> None:
     """Ray writes its authentication token readable by everybody."""
     with contextlib.suppress(OSError):
         (Path.home() / ".ray" / "auth_token").chmod(0o600)
 
 
-def check_shared(folder: Path) -> None:
-    """Every node must see the result folder, since trials write their rows themselves.
-
-    Raises:
-        PreflightError: naming the nodes that do not.
-    """
+def check_shared(folder: Path) -> list[str]:
+    """A line if some nodes do not see the result folder, to which the trials write their rows themselves."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    if len(nodes) < 2:
-        return
     marker = folder / f".shared-{uuid.uuid4().hex}"
     marker.touch()
     try:
@@ -127,10 +132,9 @@ def check_shared(folder: Path) -> None:
         blind = [host for host, there in seen.items() if not ray.get(there, timeout=SHARED_FOLDER_TIMEOUT_S)]
     finally:
         marker.unlink()
-    if blind:
-        raise PreflightError(
-            [f"--results-dir: {folder} is not shared with {', '.join(blind)}; use a folder that all nodes see"], 4
-        )
+    if not blind:
+        return []
+    return [f"--results-dir: {folder} is not shared with {', '.join(blind)}; use a folder that all nodes see"]
 
 
 @ray.remote(num_cpus=0)

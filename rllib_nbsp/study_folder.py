@@ -133,6 +133,19 @@ def _difference(path: Path, run: RunSettings) -> str:
     return "\n".join(f"  {line}" for line in changed if not line.startswith(unimportant))
 
 
+class _Block(str):
+    """Text to be written as it stands, over several lines."""
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+_Dumper.add_representer(
+    _Block, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style="|")
+)
+
+
 def write_study(study: Study, overrides: Sequence[str], folder: Path, resume: bool) -> None:
     """Write `study.yaml`: which trials the folder should hold, for the analysis, and the study's own text."""
     earlier = _earlier_study(folder) if resume else {}
@@ -144,10 +157,10 @@ def write_study(study: Study, overrides: Sequence[str], folder: Path, resume: bo
         "seeds": list(dict.fromkeys([*earlier.get("seeds", []), *study.seeds])),
         "overrides": list(overrides),
         "file": study.path.name,
-        "text": study.text,
+        "text": _Block(study.text),
     }
     temporary = folder / "study.yaml.tmp"
-    temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    temporary.write_text(yaml.dump(content, Dumper=_Dumper, sort_keys=False), encoding="utf-8")
     os.replace(temporary, folder / "study.yaml")
 
 

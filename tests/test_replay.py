@@ -163,7 +163,9 @@ def test_image_observations_stay_bytes():
     store.store_prior(0)
     for drawn in (store.sample(range(1, 2), 0, "current"), store.sample(range(1, 2), 0, "prior")):
         assert drawn["obs"].dtype == drawn["new_obs"].dtype == np.uint8
-        assert all(np.array_equal(image, images[int(r)]) for image, r in zip(drawn["obs"], drawn["rewards"], strict=True))
+        assert all(
+            np.array_equal(image, images[int(r)]) for image, r in zip(drawn["obs"], drawn["rewards"], strict=True)
+        )
 
 
 # Eq. 7: which update samples where

@@ -39,7 +39,9 @@ def build_config(
     return config.replay(**(replay or {})).boundary(**(boundary or {})).debugging(seed=seed)
 
 
-def build_learner(method: str = "sac", keys: Mapping[str, Any] | None = None, **sections: Any) -> ContinualSACTorchLearner:
+def build_learner(
+    method: str = "sac", keys: Mapping[str, Any] | None = None, **sections: Any
+) -> ContinualSACTorchLearner:
     """A built Learner of that configuration."""
     spaces = {DEFAULT_MODULE_ID: (Box(-1, 1, (OBS,), np.float32), Box(-1, 1, (ACT,), np.float32))}
     learner = build_config(method, keys, **sections).build_learner(spaces=spaces)

@@ -19,7 +19,7 @@ from rllib_nbsp.envs.base import Env, Suite
 HORIZON = 50
 DRAG = 0.5  # Share of the velocity that is left after a step.
 FORCE = 0.05  # Full force ends at FORCE / (1 - DRAG) = 0.1 per step.
-GOAL_DISTANCE = 0.5
+GOAL_DISTANCE = 0.4
 SPREAD = 0.1  # Half width of the squares in which start and goal are drawn.
 SUCCESS_RADIUS = 0.1
 

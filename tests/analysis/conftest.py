@@ -81,7 +81,7 @@ class StudyBuilder:
                             "mean_return": None if rate is None else 1000.0 * rate,
                             "per_episode": [{"return": 1.0, "length": 500, "success": bool(rate)}],
                             "policy": "deterministic",
-                            "wall_s": env_steps / 100,
+                            "wall_s": 0.5,
                         }
                     )
                 intervals.append(
@@ -89,6 +89,7 @@ class StudyBuilder:
                         **common,
                         "visit": visit,
                         "task": trained,
+                        "phase": "train",
                         "env_steps": env_steps,
                         "visit_env_steps": env_steps - visit_env_steps * (visit - 1),
                         "updates": env_steps // 2,

@@ -42,7 +42,7 @@ def test_evaluations_have_the_documented_columns_and_values(study):
 def test_training_rows_keep_unknown_keys_as_further_columns(study):
     study.run()
     frame = load_training(study.root)
-    assert set(frame.columns) == set(analysis.TRAINING_COLUMNS) | {"rank"}
+    assert set(frame.columns) == set(analysis.TRAINING_COLUMNS) | {"rank", "phase"}
     assert frame["rank"].eq(7).all() and frame["success_window"].isna().sum() == 4
     assert frame["qf_loss"].isna().all()  # The file has no such key.
 
@@ -56,6 +56,17 @@ def test_neurons_have_the_documented_columns_and_values(study):
     found = best[["task", "score", "n11", "n10", "n01", "n00", "label_rate", "env_steps"]].iloc[0].tolist()
     assert found == ["window-close-v3", 0.96, 58, 2, 2, 38, 0.6, 2000]
     assert best["mask"].item() == pytest.approx(0.008)
+
+
+def test_neurons_scored_without_masks_have_mask_1_and_files_without_scores_are_passed_over(study):
+    folder = study.run(neurons=True)
+    for visit, leave_out in ((1, "/mask"), (2, "label_rate")):
+        path = folder / "neurons" / f"visit_{visit:02d}.npz"
+        np.savez(path, **{name: array for name, array in np.load(path).items() if not name.endswith(leave_out)})
+    notes: list[str] = []
+    frame = load_neurons(study.root, notes=notes)
+    assert frame.groupby("visit")["mask"].min().to_dict() == pytest.approx({1: 1.0, 3: 0.008, 4: 0.008})
+    assert notes == []
 
 
 def test_neurons_can_be_loaded_for_one_arm(study):
@@ -185,9 +196,9 @@ def test_gzipped_rows_are_read_and_a_cut_archive_keeps_its_whole_rows(study):
         b'{"seed": 0\0\0}',
         b'{"seed": 0}',
         b"[" * 100_000,
-        b'{"sequence": "pair", "arm": "sac", "seed": "0", "visit": 1, "phase": "boundary", "eval_task": "a", "env_steps": 1}',
+        b'{"sequence": "pair", "arm": "sac", "seed": 0, "visit": 1, "phase": "periodic", "eval_task": "a"}',
     ],
-    ids=["cut", "no object", "no utf-8", "nul inside", "keys missing", "deep", "seed is text"],
+    ids=["cut", "no object", "no utf-8", "nul inside", "keys missing", "deep", "no steps"],
 )
 def test_few_unreadable_lines_are_left_out_and_counted(study, line):
     path = many_rows(study)
@@ -195,7 +206,7 @@ def test_few_unreadable_lines_are_left_out_and_counted(study, line):
     path.write_bytes(b"\n".join([*lines[:50], line, *lines[50:], b""]))
     notes: list[str] = []
     assert len(load_evaluations(study.root, notes)) == 200
-    assert "pair/sac/seed_0/evaluations.jsonl: 1 unreadable line left out (first: line 51)" in notes
+    assert "pair/sac/seed_0/evaluations.jsonl: 1 unreadable line left out (first: line 51: " in notes[0]
 
 
 @pytest.mark.parametrize(
@@ -205,6 +216,7 @@ def test_few_unreadable_lines_are_left_out_and_counted(study, line):
         {"success_rate": "high"},
         {"visit": 0},
         {"env_steps": -1},
+        {"seed": "0"},
         {"phase": "bondary"},
         {"eval_task": 3},
     ],
@@ -222,7 +234,7 @@ def test_more_than_one_percent_of_unreadable_lines_is_refused(study):
     path = many_rows(study)
     with path.open("ab") as file:
         file.write(b"rubbish\n" * 3)
-    with pytest.raises(DataError, match=r"evaluations\.jsonl: 3 of 203 lines are unreadable \(first: line 201"):
+    with pytest.raises(DataError, match=r"evaluations\.jsonl: 3 of 203 lines are unreadable, .* \(first: line 201: "):
         load_evaluations(study.root)
 
 
@@ -296,7 +308,7 @@ def test_trials_without_a_row_are_refused(study):
 def test_mixed_settings_in_one_arm_are_refused_with_the_groups(study):
     for seed, config_hash in enumerate(("aaa", "aaa", "bbb")):
         study.run(seed=seed, config_hash=config_hash)
-    with pytest.raises(DataError, match="pair/sac mixes runs of different settings.*: aaa: seeds 0, 1; bbb: seeds 2"):
+    with pytest.raises(DataError, match=r"pair/sac mixes runs of different settings.*: aaa: seeds 0, 1; bbb: seeds 2"):
         load_evaluations(study.root)
 
 
@@ -316,7 +328,7 @@ def test_a_copied_run_does_not_pass_for_another_seed(study):
 def test_two_folders_of_one_seed_are_refused(study):
     folder = study.run(seed=0)
     folder.with_name("seed_00").mkdir()
-    with pytest.raises(DataError, match="2 folders .* are pair/sac/seed_0"):
+    with pytest.raises(DataError, match=r"2 folders .* are pair/sac/seed_0"):
         load_evaluations(study.root)
 
 

@@ -69,7 +69,7 @@ def test_protocol_nbsp_visits_gives_the_specified_table(success, expected):
         (only_first_visit(2), (0.25, 0.72222, 0.25)),
         # After visit i <= 4 one of i positions is solved, after 4 + m two of them:
         # ASR = (1 + 1/2 + 1/3 + 1/4 + 2/5 + 2/6 + 2/7 + 2/8) / 8 = 0.41905. Lost: all but the current task, i - 1
-        # positions before i = 2-4, i - 2 of the i - 1 earlier ones for i = 5-8: (3 + 3/4 + 4/5 + 5/6 + 6/7) / 7 = 0.89150
+        # positions before i = 2-4, i - 2 of i - 1 for i = 5-8: FM = (3 + 3/4 + 4/5 + 5/6 + 6/7) / 7 = 0.89150
         (total_forgetting(4), (0.41905, 0.89150, 1.0)),
     ],
     ids=["forgets-2", "only-1st-2", "forgets-4"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -13,17 +14,15 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from analysis import load_results, metrics, success_array
+from analysis import figures, load_results, metrics, success_array, tables
 from analysis.__main__ import main
-from analysis.report import write_report
-from tests.analysis.conftest import FORGETFUL, PAIR, PERFECT
+from analysis.report import collect_notes, write_report
+from tests.analysis.conftest import FORGETFUL, PERFECT, StudyBuilder
 
 
 @pytest.fixture(scope="module")
 def small_study(tmp_path_factory):
     """A complete study of two arms and two seeds, and its report."""
-    from tests.analysis.conftest import StudyBuilder
-
     study = StudyBuilder(tmp_path_factory.mktemp("small"))
     for seed in range(2):
         study.run(FORGETFUL, arm="sac", seed=seed, visit_env_steps=1000 + 100 * seed)
@@ -117,11 +116,18 @@ def test_names_from_results_cannot_inject_markup(study):
     assert name not in page and "&lt;script&gt;" in page
 
 
+def notes_of(study, protocol="nbsp-visits"):
+    results = load_results(study.root)
+    values = tables.metric_values(results, protocol)
+    table = tables.metric_table(results, values)
+    return "\n".join(collect_notes(results, values, table, tables.compare_with_paper(results, table)))
+
+
 def test_notes_name_what_weakens_the_numbers(study):
     study.run([[0.2, 0.0], [0.1, 1.0], [0.3, 0.5], [0.0, 1.0]], arm="sac", visit_env_steps=1000)
     study.run(FORGETFUL, arm="nbsp", visit_env_steps=2000)
     (study.root / "pair" / "nbsp" / "seed_0" / "versions.json").write_text('{"ray": "2.61.0"}')
-    notes = "\n".join(write_report(study.root).notes)
+    notes = notes_of(study)
     for text in (
         "One seed per arm says what happened once",
         "pair: in a pair of tasks the relation between these two decides",
@@ -137,18 +143,18 @@ def test_notes_name_missing_seeds_and_cells(study):
     study.run(seed=1, visits=3)
     study.run(arm="extra")
     study.study(["sac"], [0, 1, 2])
-    notes = "\n".join(write_report(study.root).notes)
+    notes = notes_of(study)
     assert "pair/sac: 1 of 3 seeds are complete; not started: seed 2." in notes
     assert "pair/sac/seed_1: 2 of the needed results are missing (after visit 4)" in notes
-    assert "pair/extra: has runs (1) that study.yaml does not list" in notes
+    assert "pair/extra/seed_0: study.yaml does not list this run; it is included." in notes
+    assert "env steps, as visits may end early" not in notes  # Only seed 1 has fewer, and it is not done.
 
 
 def test_comparison_notes_name_other_budgets_and_networks(study):
     study.run(config={"visit": {"max_env_steps": 90_000}, "model": {"hidden": [256, 256, 256]}})
-    notes = "\n".join(write_report(study.root, compare="paper").notes)
+    notes = notes_of(study)
     assert "these runs were given 90.0k" in notes and "these have [256, 256, 256]" in notes
-    notes = "\n".join(write_report(study.root, compare="paper", protocol="positions").notes)
-    assert "fit the protocol nbsp-visits, not positions" in notes
+    assert "fit the protocol nbsp-visits, not positions" in notes_of(study, "positions")
 
 
 def test_a_study_in_its_first_visit_has_a_report(study):
@@ -158,14 +164,12 @@ def test_a_study_in_its_first_visit_has_a_report(study):
     assert report.partial and "incomplete" in report.summary
 
 
-@pytest.mark.parametrize("arms", [1, 9])
-def test_one_and_many_arms_and_eight_visits_are_drawn(study, arms):
-    tasks = [*PAIR, "drawer-open-v3", "drawer-close-v3"]
-    success = [[1.0] * 4] * 8
-    for number in range(arms):
-        study.run(success, arm=f"arm{number}", tasks=tasks, visits=8 - number % 2)
+def test_many_arms_keep_their_own_colour_or_dash(study):
+    for number in range(9):
+        study.run(FORGETFUL, arm=f"arm{number}", visits=4 - number % 2)
     report = write_report(study.root)
     assert len(list((report.html.parent / "figures").iterdir())) == 3
+    assert len(set(figures.arm_styles(tables.arm_order(load_results(study.root))).values())) == 9
 
 
 # The command line
@@ -219,6 +223,18 @@ def test_a_report_that_cannot_be_written_exits_with_4(study, capsys, tmp_path):
     (tmp_path / "file").write_text("in the way")
     assert main(["report", str(study.root), "--out", str(tmp_path / "file")]) == 4
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_terminal_without_unicode_gets_the_table_too(study):
+    study.run()
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis", "report", str(study.root)],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"| Sequence | Arm | ASR ?")
 
 
 def test_analysis_needs_neither_ray_nor_torch_nor_the_package():

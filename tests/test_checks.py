@@ -1,0 +1,129 @@
+"""What the sections of a run get wrong together is said before anything starts, all of it at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from rllib_nbsp.checks import check_run, method_of, scoring_of
+from rllib_nbsp.methods import METHODS
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings, ReplayRequest
+from rllib_nbsp.methods.nbsp import NBSPSettings, NeuronMasking
+from rllib_nbsp.settings import ReplaySettings, RunSettings, ScoringSettings
+
+
+def run(method: str = "nbsp", keys: dict[str, Any] | None = None, **sections: Any) -> RunSettings:
+    return RunSettings.model_validate(
+        {"suite": "point_mass", "tasks": ["a", "b"], "method": method, "method_settings": keys or {}, **sections}
+    )
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_defaults_fit_together(method):
+    assert check_run(run(method)) == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (run("ewcc"), "method is 'ewcc'; known methods: "),
+        (run(training={"batch_size": 255}, resources={"num_learners": 2}), "training.batch_size is 255"),
+        (run(visit={"max_env_steps": 100, "warmup_env_steps": 100}), "visit.warmup_env_steps is 100"),
+        (run(replay={"capacity": 255}), "replay.capacity is 255"),
+        (run(replay={"split": "reservoir", "pick": "last"}), "replay.pick is 'last'"),
+        (run(keys={"mask_on": "grad_rescale"}), "boundary.reset_optimizer: false"),
+        (run(replay={"scope": "same_module", "mode": "mix"}), "replay.mode is 'mix'"),
+        (run(keys={"skill_frac": 1e-4}), "skill_frac is 0.0001: it selects 0 of 2304 neurons"),
+    ],
+)
+def test_each_mistake_has_one_line_that_names_it(bad, message):
+    errors = check_run(bad)
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "\n" not in errors[0]
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        run(training={"batch_size": 256}, resources={"num_learners": 2}),
+        run(visit={"max_env_steps": 100, "warmup_env_steps": 99}),
+        run(replay={"capacity": 256}),
+        run(replay={"split": "reservoir"}),
+        run(keys={"mask_on": "grad_rescale"}, boundary={"reset_optimizer": False}),
+        run(replay={"scope": "same_module"}),
+        run(keys={"skill_frac": 0.0}),
+        run("sac", replay={"mode": "mix"}),
+    ],
+)
+def test_what_fits_is_not_refused(good):
+    assert check_run(good) == []
+
+
+def test_every_mistake_is_said_in_one_pass():
+    bad = run(
+        keys={"mask_on": "grad_rescale"},
+        training={"batch_size": 255},
+        visit={"max_env_steps": 5},
+        replay={"capacity": 10},
+        resources={"num_learners": 2},
+    )
+    assert len(check_run(bad)) == 4
+
+
+def test_a_method_can_limit_the_learners_and_its_rows_must_divide_among_them(monkeypatch):
+    class Limited(ContinualMethod):
+        max_learners = 1
+
+        @classmethod
+        def replay_request(cls, config: Any, replay: ReplaySettings) -> ReplayRequest:
+            return ReplayRequest(prior_rows_per_update=3)
+
+    monkeypatch.setitem(METHODS, "limited", Limited)
+    assert check_run(run("limited")) == []
+    beside, limit = check_run(run("limited", resources={"num_learners": 2}))
+    assert "asks for 3 rows of D_pre beside every batch" in beside
+    assert "method 'limited' is exact on at most 1" in limit
+
+
+def test_the_methods_keys_are_validated():
+    method, config = method_of(run(keys={"mask_alpha": 0.5}))
+    assert method is NeuronMasking
+    assert isinstance(config, NBSPSettings)
+    assert config.mask_alpha == 0.5
+    for keys in ({"mask_alhpa": 0.5}, {"mask_alpha": 1.5}, {"mask_alpha": "0.5"}, {"skill_frac": float("nan")}):
+        with pytest.raises(ValidationError):
+            method_of(run(keys=keys))
+
+
+def test_neurons_are_scored_as_the_method_says_or_else_as_the_run_says():
+    for_analysis = ScoringSettings(score_env_steps=7)
+    assert scoring_of(run("sac")) is None
+    assert scoring_of(run("sac", score_all_methods=for_analysis)) == for_analysis
+    scoring = scoring_of(run("nbsp", {"score_env_steps": 9, "gpm": "return"}, score_all_methods=for_analysis))
+    assert scoring is not None
+    assert (scoring.score_env_steps, scoring.gpm) == (9, "return")
+
+
+def test_replay_alone_needs_no_scores():
+    assert scoring_of(run("nbsp", {"skill_frac": 0.0})) is None
+    assert scoring_of(run("nbsp", {"skill_frac": 0.0, "uniform_lr": 0.5})) is not None
+
+
+@pytest.mark.parametrize(
+    ("method", "keys", "interval"),
+    [
+        ("sac", {}, None),
+        ("sac", {"with_replay": True}, 7),
+        ("nbsp", {}, 7),
+        ("nbsp", {"with_replay": False}, None),
+        ("nbsp", {"skill_frac": 0.0}, 7),
+    ],
+)
+def test_only_who_asks_for_replay_gets_it(method, keys, interval):
+    replay = ReplaySettings(interval=7)
+    chosen, config = method_of(run(method, keys))
+    assert isinstance(config, MethodSettings)
+    assert chosen.replay_request(config, replay) == ReplayRequest(interval)

@@ -1,0 +1,396 @@
+"""Configs: what a file means, and what it says when it is wrong."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rllib_nbsp.config import SECTIONS, Study, check_name, load_study, resolved_yaml
+from rllib_nbsp.methods import METHODS
+from rllib_nbsp.settings import ConfigError, RunSettings, config_hash
+from rllib_nbsp.yaml_tree import MAX_BYTES
+
+PRESETS = sorted(Path("tune_configs").rglob("*.yaml"))
+
+STUDY: dict[str, Any] = {
+    "experiment": "pair",
+    "suite": "point_mass",
+    "sequences": {"left_right": ["reach-left", "reach-right"]},
+    "cycles": 2,
+    "seeds": [0, 1],
+    "arms": {"sac": {"method": "sac"}, "nbsp": {"method": "nbsp", "skill_frac": 0.2}},
+    "replay": {"capacity": 1000},
+    "visit": {"max_env_steps": 500, "warmup_env_steps": 100, "early_stop": None},
+    "model": {"hidden": [8, 8]},
+}
+
+Load = Callable[..., Study]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Loads a study from text, or from `STUDY` with some keys changed."""
+
+    def load(content: str | dict[str, Any], *overrides: str, **selections: Any) -> Study:
+        path = tmp_path / "study.yaml"
+        text = content if isinstance(content, str) else yaml.safe_dump(STUDY | content, sort_keys=False)
+        path.write_text(text, encoding="utf-8")
+        return load_study(path, overrides, **selections)
+
+    return load
+
+
+def problems_of(load: Load, content: str | dict[str, Any], *overrides: str, **selections: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(content, *overrides, **selections)
+    return [re.sub(r"^\S*/(?=study\.yaml)", "", problem) for problem in caught.value.problems]
+
+
+# What a file means
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=str)
+def test_every_preset_is_valid(path: Path) -> None:
+    study = load_study(path)
+    assert len(study.trials()) == len(study.sequences) * len(study.arms) * len(study.seeds)
+
+
+@pytest.mark.parametrize("path", [p for p in PRESETS if p.parent.name == "metaworld"], ids=str)
+def test_the_paper_presets_are_table_6(path: Path) -> None:
+    for run in load_study(path).trials():
+        training = run.training
+        assert (run.cycles, run.visit.max_env_steps, run.visit.warmup_env_steps) == (2, 1_000_000, 10_000)
+        assert (run.replay.capacity, run.replay.prior_capacity, run.replay.interval) == (1_000_000, 100_000, 10)
+        assert (training.updates_per_env_step, training.batch_size) == (2.0, 256)
+        assert (training.gamma, training.tau, training.target_update_env_steps) == (0.99, 0.005, 0)
+        assert (training.actor_lr, training.critic_lr) == (3e-4, 1e-3)
+        assert run.model.hidden == [768, 768, 768]
+        assert run.visit.early_stop is not None
+        assert (run.visit.early_stop.success_rate, run.visit.early_stop.window_episodes) == (0.9, 10)
+        if run.method == "nbsp":
+            keys = run.method_settings
+            assert (keys["skill_frac"], keys["mask_alpha"], keys["score_env_steps"]) == (0.2, 0.2, 100_000)
+
+
+def test_table_1_has_the_sequences_of_the_single_presets() -> None:
+    table = load_study("tune_configs/metaworld/table1.yaml")
+    singles = [load_study(p) for p in PRESETS if p.parent.name == "metaworld" and p.stem != "table1"]
+    assert table.sequences == {name: tasks for study in singles for name, tasks in study.sequences.items()}
+    assert len(table.sequences) == 5
+
+
+def test_a_trial_is_a_sequence_an_arm_and_a_seed_with_a_folder_of_its_own(load: Load) -> None:
+    trials = load({}).trials(Path("/results/pair"))
+    assert [(run.arm, run.seed) for run in trials] == [("sac", 0), ("nbsp", 0), ("sac", 1), ("nbsp", 1)]
+    assert trials[3].results_dir == "/results/pair/left_right/nbsp/seed_1"
+    assert trials[3].tasks == ["reach-left", "reach-right"]
+
+
+def test_a_run_holds_every_key_of_its_method(load: Load) -> None:
+    run = load({}).trials()[1]
+    assert run.method_settings == METHODS["nbsp"].Config.model_validate({"skill_frac": 0.2}).model_dump()
+
+
+def test_an_arm_changes_single_keys_of_a_section(load: Load) -> None:
+    arms = {"plain": {"method": "sac"}, "reset": {"method": "sac", "replay": {"prior_capacity": 0}}}
+    plain, reset = load({"arms": arms, "replay": {"capacity": 777}}, seeds=[0]).trials()
+    assert (plain.replay.capacity, plain.replay.prior_capacity) == (777, 100_000)
+    assert (reset.replay.capacity, reset.replay.prior_capacity) == (777, 0)
+
+
+def test_an_arm_may_bring_back_an_early_stop_that_the_study_turned_off(load: Load) -> None:
+    arms = {"stops": {"method": "sac", "visit": {"early_stop": {"min_env_steps": 200}}}}
+    run = load({"arms": arms}).trials()[0]
+    assert run.visit.early_stop is not None
+    assert (run.visit.early_stop.min_env_steps, run.visit.early_stop.success_rate) == (200, 0.9)
+
+
+def test_overrides_replace_what_the_file_says(load: Load) -> None:
+    study = load({}, "cycles=3", "training.batch_size=32", "arms.nbsp.skill_frac=0.5", "visit.early_stop=null")
+    run = study.trials()[1]
+    assert (run.cycles, run.training.batch_size, run.method_settings["skill_frac"]) == (3, 32, 0.5)
+
+
+def test_selections_narrow_a_study(load: Load) -> None:
+    trials = load({}, sequences=["left_right"], arms=["nbsp"], seeds=[7, 5]).trials()
+    assert [(run.arm, run.seed) for run in trials] == [("nbsp", 7), ("nbsp", 5)]
+
+
+def test_the_config_hash_leaves_out_seed_names_storage_and_resources(load: Load) -> None:
+    one = load({}).trials()[0]
+    other = load({"experiment": "other", "resources": {"num_env_runners": 2}}).trials(Path("/elsewhere"))[2]
+    assert config_hash(one) == config_hash(other)
+    assert config_hash(one) != config_hash(load({}, "training.gamma=0.98").trials()[0])
+
+
+def test_the_config_hash_does_not_depend_on_whether_a_default_is_written_out(load: Load) -> None:
+    terse = load({"arms": {"a": {"method": "nbsp"}}}).trials()[0]
+    wordy = load({"arms": {"a": {"method": "nbsp", "mask_alpha": 0.2, "boundary": {"reset_alpha": False}}}}).trials()[0]
+    assert config_hash(terse) == config_hash(wordy)
+
+
+def test_the_resolved_yaml_is_the_run(load: Load) -> None:
+    for run in load({}).trials(Path("/results")):
+        assert RunSettings(**yaml.safe_load(resolved_yaml(run))) == run
+
+
+def test_a_config_error_does_not_wait_for_ray() -> None:
+    code = "import sys, rllib_nbsp.config, rllib_nbsp.study_folder; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+# What a wrong file says: place, value, what is allowed
+
+FIELDS = [  # (override, what the message must say)
+    ("suite=metawrld", ["suite is 'metawrld'", "did you mean 'metaworld'?", "known suites: gymnasium, metaworld"]),
+    ("sequences.left_right=[reach-lft, reach-up]", ["unknown point_mass task 'reach-lft'", "'reach-left'"]),
+    ("sequences.left_right=[]", ["sequences.left_right is []", "a list of at least 1: text"]),
+    ("sequences.left_right=", ["sequences.left_right is null", "a list of at least 1: text"]),
+    ("sequences={}", ["sequences is {}", "a mapping"]),
+    (
+        "sequences.left_right=[reach-up, reach-up, reach-left]",
+        ["visits 'reach-up' twice in a row (at 0 and 1)", "allow_repeats"],
+    ),
+    ("sequences.left_right=[reach-up]", ["twice in a row (at the turn of the cycle)", "allow_repeats: true"]),
+    ("experiment=../../x", ["experiment is '../../x'", "a name of 1 to 64 letters"]),
+    ("experiment=", ["experiment is null", "a name of 1 to 64 letters"]),
+    (f"experiment={'a' * 300}", ["experiment is 'aaaa", "a name of 1 to 64 letters"]),
+    ("cycles=0", ["cycles is 0", "a whole number >= 1 and <= 10000"]),
+    ("cycles=1000000000000", ["cycles is 1000000000000", "a whole number >= 1 and <= 10000"]),
+    ("seeds=[]", ["seeds is []", "a list of at least 1: a whole number >= 0 and < 4294967296"]),
+    ("seeds=[0, 0, 1]", ["seeds has 0 2 times", "the same run again"]),
+    ("seeds=[abc]", ["seeds[0] is 'abc'", "a whole number >= 0 and < 4294967296"]),
+    ("seeds=[1.5]", ["seeds[0] is 1.5", "a whole number >= 0 and < 4294967296"]),
+    ("seeds=[-1]", ["seeds[0] is -1", "a whole number >= 0 and < 4294967296"]),
+    ("seeds=[1099511627776]", ["seeds[0] is 1099511627776", "a whole number >= 0 and < 4294967296"]),
+    ("arms={}", ["arms is {}", "a mapping"]),
+    ("arms.sac=", ["arms.sac is null", "a mapping"]),
+    ("arms.sac.method=nbps", ["arms.sac.method is 'nbps'", "did you mean 'nbsp'?", "known methods: nbsp, sac"]),
+    ("arms.sac.method=", ["arms.sac.method is null", "known methods: nbsp, sac"]),
+    ("arms.new={skill_frac: 0.1}", ["arms.new.method is missing", "known methods: nbsp, sac"]),
+    ("arms.sac.skill_frac=0.1", ["unknown key 'arms.sac.skill_frac' for method 'sac'", "known keys: boundary"]),
+    ("arms.nbsp.skill_frc=0.1", ["unknown key 'arms.nbsp.skill_frc'", "did you mean 'skill_frac'?"]),
+    ("arms.nbsp.skill_frac=1.2", ["arms.nbsp.skill_frac is 1.2", "a number >= 0 and <= 1"]),
+    ("arms.nbsp.skill_frac=-0.1", ["arms.nbsp.skill_frac is -0.1", "a number >= 0 and <= 1"]),
+    ("arms.nbsp.skill_frac=.nan", ["arms.nbsp.skill_frac is nan", "a number >= 0 and <= 1"]),
+    ("arms.nbsp.skill_frac=half", ["arms.nbsp.skill_frac is 'half'", "a number >= 0 and <= 1"]),
+    ("arms.nbsp.skill_frac=0.01", ["arms.nbsp.skill_frac is 0.01", "selects 0 of 16 neurons"]),
+    ("arms.nbsp.uniform_lr=fast", ["arms.nbsp.uniform_lr is 'fast'", "'off', 'mean', 'skill' or a number >= 0"]),
+    ("arms.nbsp.mask_on=grad_rescale", ["arms.nbsp.mask_on is 'grad_rescale'", "boundary.reset_optimizer: false"]),
+    ("arms.nbsp.boundary={reset_alfa: true}", ["'arms.nbsp.boundary.reset_alfa'", "did you mean 'reset_alpha'?"]),
+    ("arms.nbsp.boundary=3", ["arms.nbsp.boundary is 3", "a mapping with keys clear_buffer, reset_optimizer"]),
+    ("arms.nbsp.replay={interval: 0}", ["arms.nbsp.replay.interval is 0", "a whole number >= 1"]),
+    ("replay.interval=2.5", ["replay.interval is 2.5", "a whole number >= 1"]),
+    ("replay.intervall=10", ["unknown key 'replay.intervall'", "did you mean 'interval'?"]),
+    ("replay.capacity=-1", ["replay.capacity is -1", "a whole number >= 1"]),
+    ("replay.capacity=100", ["replay.capacity is 100", "training.batch_size 256"]),
+    ("replay.split=equl", ["replay.split is 'equl'", "'equal', 'per_task', 'reservoir'"]),
+    ("replays.capacity=1", ["unknown key 'replays'", "did you mean 'replay'?"]),
+    ("training.initial_alpha=-1", ["training.initial_alpha is -1", "a number > 0"]),
+    ("training.gamma=5", ["training.gamma is 5", "a number > 0 and <= 1"]),
+    ("training.tau=-3", ["training.tau is -3", "a number > 0 and <= 1"]),
+    (
+        "training.actor_lr=1e-3",
+        ["training.actor_lr is '1e-3'", "a number > 0", "YAML reads 1e-3 as text: write 1.0e-3"],
+    ),
+    ("training.actor_lr=yes", ["training.actor_lr is true", "a number > 0", "YAML reads yes"]),
+    ("training.actor_lr=", ["training.actor_lr is null", "a number > 0"]),
+    ("training.critic_lr=0", ["training.critic_lr is 0", "a number > 0"]),
+    ("training.critic_lr=.inf", ["training.critic_lr is inf", "a number > 0, finite"]),
+    ("training.alpha_lr=.nan", ["training.alpha_lr is nan", "a number > 0"]),
+    ("visit.max_env_steps=1e6", ["visit.max_env_steps is '1e6'", "a whole number >= 1", "write 1000000"]),
+    ("visit.max_env_steps=1.0e+6", ["visit.max_env_steps is 1000000.0", "a whole number >= 1", "write 1000000"]),
+    ("visit.max_env_steps=0", ["visit.max_env_steps is 0", "a whole number >= 1"]),
+    ("visit.warmup_env_steps=500", ["visit.warmup_env_steps is 500", "below visit.max_env_steps, 500"]),
+    ("visit.early_stop={success_rate: 2}", ["visit.early_stop.success_rate is 2", "a number >= 0 and <= 1"]),
+    ("visit.early_stop={min_env_steps: 500}", ["min_env_steps is 500", "below visit.max_env_steps, 500"]),
+    ("model.hidden=[]", ["model.hidden is []", "a list of at least 1: a whole number >= 1"]),
+    ("model.hidden=[8, 0]", ["model.hidden[1] is 0", "a whole number >= 1"]),
+    ("model.hidden=[-8]", ["model.hidden[0] is -8", "a whole number >= 1"]),
+    ("evaluation.periodic_env_steps=501", ["periodic_env_steps is 501", "at most visit.max_env_steps, 500"]),
+    ("evaluation.boundary_episodes=0", ["evaluation.boundary_episodes is 0", "a whole number >= 1"]),
+    ("resources.num_env_runners=-1", ["resources.num_env_runners is -1", "a whole number >= 0"]),
+    ("resources.num_envs_per_env_runner=0", ["num_envs_per_env_runner is 0", "a whole number >= 1"]),
+    ("resources.num_gpus_per_learner=1.5", ["resources.num_gpus_per_learner is 1.5", "below 1"]),
+    ("resources.num_learners=3", ["training.batch_size is 256", "a multiple of resources.num_learners, 3"]),
+    ("score_all_methods={score_env_steps: 0}", ["score_all_methods.score_env_steps is 0", "a whole number >= 1"]),
+]
+
+
+@pytest.mark.parametrize(("override", "said"), FIELDS, ids=[override[:60] for override, _ in FIELDS])
+def test_a_wrong_value_is_named_with_its_place_and_what_is_allowed(load: Load, override: str, said: list[str]) -> None:
+    problems = problems_of(load, {}, override)
+    assert len(problems) == 1
+    for words in said:
+        assert words in problems[0]
+
+
+def test_the_line_of_a_wrong_value_is_named(load: Load) -> None:
+    text = yaml.safe_dump(STUDY, sort_keys=False).replace("capacity: 1000", "capacity: none")
+    line = next(i for i, content in enumerate(text.splitlines(), 1) if "capacity" in content)
+    assert problems_of(load, text) == [f"study.yaml:{line}: replay.capacity is 'none'; allowed: a whole number >= 1"]
+
+
+def test_an_option_that_replaces_a_key_is_named_instead_of_the_line(load: Load) -> None:
+    [problem] = problems_of(load, {}, "training={gamma: 2}")
+    assert problem.startswith("--set training={gamma: 2}: training.gamma is 2")
+
+
+def test_all_problems_come_at_once_and_in_the_order_of_the_file(load: Load) -> None:
+    problems = problems_of(
+        load,
+        {
+            "suite": "atari",
+            "seeds": [0, 0, -1],
+            "arms": {"a": {"method": "nbps"}, "b": {"method": "nbsp", "mask_alpha": 7, "replay": {"intervall": 1}}},
+            "visit": {"max_env_steps": -1, "early_stop": {"window": 3}},
+        },
+    )
+    told = ["suite", "seeds has 0", "seeds[2]", "arms.a.method", "arms.b.mask_alpha", "arms.b.replay.intervall"]
+    told += ["visit.max_env_steps", "visit.early_stop.window"]
+    assert len(problems) == len(told)
+    assert all(any(words in problem for problem in problems) for words in told)
+    lines = [int(problem.split(":")[1]) for problem in problems]
+    assert lines == sorted(lines)
+
+
+def test_tasks_whose_spaces_differ_are_refused_together(load: Load) -> None:
+    tasks = ["Pendulum-v1@return>=-200", "MountainCarContinuous-v0@return>=90"]
+    [problem] = problems_of(load, {"suite": "gymnasium", "sequences": {"mix": tasks}})
+    assert all(task in problem for task in tasks)
+    assert "observation space" in problem
+
+
+def test_repeated_tasks_are_allowed_when_they_are_meant(load: Load) -> None:
+    study = load({"sequences": {"same": ["reach-up", "reach-up"]}, "allow_repeats": True})
+    assert study.sequences["same"] == ["reach-up", "reach-up"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "", ".hidden", "~", "a" * 65, "a\n", "%2e%2e", "a\0b", "\u2170\u2024\u2024", "/abs"]
+)
+def test_a_name_that_could_leave_the_results_folder_is_refused(load: Load, name: str) -> None:
+    with pytest.raises(ConfigError, match="1 to 64 letters"):
+        check_name("--name", name)
+    assert "1 to 64 letters" in problems_of(load, {"sequences": {name: ["reach-left", "reach-right"]}})[0]
+    assert "1 to 64 letters" in problems_of(load, {"arms": {name: {"method": "sac"}}})[0]
+
+
+@pytest.mark.parametrize(
+    ("option", "selection", "near"),
+    [
+        ("--sequences left_rigt", {"sequences": ["left_rigt"]}, "left_right"),
+        ("--arms nbps", {"arms": ["nbps"]}, "nbsp"),
+    ],
+)
+def test_an_unknown_selection_names_the_nearest(load: Load, option: str, selection: Any, near: str) -> None:
+    [problem] = problems_of(load, {}, **selection)
+    assert problem.startswith(option)
+    assert f"did you mean '{near}'?" in problem
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [("cycles", "not of the form key.path=value"), ("=3", "not of the form"), ("cycles.x=3", "has no keys to set")],
+)
+def test_a_malformed_option_is_refused(load: Load, override: str, said: str) -> None:
+    assert said in problems_of(load, {}, override)[0]
+
+
+# YAML itself
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("experiment: x\n\tsuite: y\n", "study.yaml:2: not valid YAML: "),
+        ("experiment: [x\n", "not valid YAML"),
+        ("cycles: 2\nsuite: x\ncycles: 3\n", "study.yaml:3: key 'cycles' is given twice; first at line 1"),
+        ("suite: !!python/object/apply:os.system [exit]\n", "study.yaml:1: tag tag:yaml.org,2002:python/object"),
+        ("suite: !!binary aGk=\n", "tag tag:yaml.org,2002:binary is not allowed"),
+        ("yes: 1\n", "study.yaml:1: key 'yes' is not text; put it in quotes"),
+        ("? [a, b]\n: 1\n", "key a list or mapping is not text"),
+        ("[1, 2]\n", "a mapping of keys to values is needed, got list"),
+        ("a: " + "[" * 3000, "nested deeper than 20 levels"),
+        ("a: " + "[" * 30 + "]" * 30, "more than 20 levels"),
+        ("a: &a [*a]\n", "more than 20 levels"),
+        ("cycles: " + "9" * 5000, "longer than 40 characters"),
+        ("a: 1\n--- \nb: 2\n", "not valid YAML"),
+        ("a: \x07\n", "not valid YAML"),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else None,
+)
+def test_yaml_that_hides_a_mistake_is_refused(load: Load, text: str, said: str) -> None:
+    assert said in problems_of(load, text)[0]
+
+
+def test_an_alias_bomb_is_refused(load: Load) -> None:
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    bomb += "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9))
+    assert "more than 10000 values" in problems_of(load, bomb)[0]
+
+
+def test_a_file_that_is_no_small_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "big.yaml").write_text("#" * (MAX_BYTES + 1))
+    (tmp_path / "binary.yaml").write_bytes(b"experiment: \xff\xfe")
+    for name, said in (("big.yaml", "at most 1000000"), ("binary.yaml", "byte 12 is not UTF-8"), (".", "directory")):
+        with pytest.raises(ConfigError, match=said):
+            load_study(tmp_path / name)
+
+
+def test_a_missing_file_names_the_nearest_preset() -> None:
+    with pytest.raises(ConfigError, match=r"no such file; did you mean 'tune_configs/quickstart\.yaml'"):
+        load_study("tune_configs/quickstrat.yaml")
+
+
+def test_a_byte_order_mark_and_windows_line_ends_do_not_matter(tmp_path: Path) -> None:
+    text = yaml.safe_dump(STUDY, sort_keys=False).replace("\n", "\r\n")
+    (tmp_path / "windows.yaml").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert load_study(tmp_path / "windows.yaml").settings.experiment == "pair"
+
+
+# Any value in any field
+
+PATHS = [("experiment",), ("suite",), ("cycles",), ("seeds",), ("sequences",), ("sequences", "left_right"), ("arms",)]
+PATHS += [
+    ("allow_repeats",),
+    ("score_all_methods",),
+    ("arms", "nbsp"),
+    ("arms", "sac", "method"),
+    ("visit", "early_stop"),
+]
+PATHS += [(name,) for name in SECTIONS]
+PATHS += [(name, key) for name, section in SECTIONS.items() for key in section.model_fields]
+PATHS += [("arms", "nbsp", name, key) for name, section in SECTIONS.items() for key in section.model_fields]
+PATHS += [("arms", "nbsp", key) for key in METHODS["nbsp"].Config.model_fields]
+SCALARS = st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats() | st.text(max_size=30)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3)
+)
+
+
+@given(path=st.sampled_from(PATHS), value=VALUES)
+def test_any_value_in_any_field_is_accepted_or_named(
+    tmp_path_factory: pytest.TempPathFactory, path: tuple[str, ...], value: Any
+) -> None:
+    study = deepcopy(STUDY)
+    inner = study
+    for key in path[:-1]:
+        inner = inner.setdefault(key, {})
+    inner[path[-1]] = value
+    file = tmp_path_factory.getbasetemp() / "any.yaml"
+    file.write_text(yaml.safe_dump(study, allow_unicode=True), encoding="utf-8")
+    try:
+        load_study(file).trials()
+    except ConfigError as error:
+        assert any(path[-1] in problem for problem in error.problems)
