@@ -148,7 +148,11 @@ class BareUpdate:
 
     def __init__(self, learner: ContinualSACTorchLearner) -> None:
         agent = learner.agent
-        self._module = learner.module[DEFAULT_MODULE_ID]
+        module = learner.module[DEFAULT_MODULE_ID]
+        # Behind RLlib's `forward_train`, which walks all submodules to set their training mode.
+        self._forward = module._forward_train
+        self._log_alpha = agent.log_alpha
+        self._parameters = [p for network in agent.networks.values() for p in network.parameters()] + [agent.log_alpha]
         self._optimizers = list(agent.optimizers.values())
         self._targets: list[torch.Tensor] = [p for name in ("qf", "qf_twin") for p in agent.targets[name].parameters()]
         self._critics: list[torch.Tensor] = [p for name in ("qf", "qf_twin") for p in agent.networks[name].parameters()]
@@ -157,17 +161,16 @@ class BareUpdate:
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> None:
         """Update on one batch of tensors by RLlib's column names."""
-        out = self._module.forward_train(batch)
-        log_alpha = self._module.log_alpha
-        alpha = log_alpha.detach().exp()
+        out = self._forward(batch)
+        alpha = self._log_alpha.detach().exp()
         target = losses.critic_target(
             batch["rewards"], batch["terminateds"], out["next_q"], out["next_logp"], alpha, self._gamma
         )
         loss = losses.actor_loss(out["logp"], out["q_policy"], alpha)
         loss = loss + losses.critic_loss(out["q"], target) + losses.critic_loss(out["q_twin"], target)
-        loss = loss + losses.temperature_loss(log_alpha, out["logp"], self._target_entropy)
-        for optimizer in self._optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        loss = loss + losses.temperature_loss(self._log_alpha, out["logp"], self._target_entropy)
+        for parameter in self._parameters:
+            parameter.grad = None
         loss.backward()
         for optimizer in self._optimizers:
             optimizer.step()

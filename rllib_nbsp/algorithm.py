@@ -21,7 +21,7 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV
 from ray.tune.registry import register_trainable
 
 from rllib_nbsp.callbacks import ContinualCallback, SkillNeuronCallback
-from rllib_nbsp.checks import check_run, method_of, scoring_of
+from rllib_nbsp.checks import check_run, check_tasks, method_of, scoring_of
 from rllib_nbsp.curriculum import Curriculum, Task, Visit, VisitProgress
 from rllib_nbsp.env_runner import ContinualEnvRunner
 from rllib_nbsp.evaluation import evaluate_tasks
@@ -193,17 +193,17 @@ class ContinualSACConfig(SACConfig):
             ValueError: listing every problem, one a line.
         """
         run = self.settings
-        errors = check_run(run)
+        errors = [*check_tasks(run), *check_run(run)]
+        if errors:
+            raise ValueError("\n".join(errors))
         method, method_config = method_of(run)
         needs_callback = scoring_of(run) is not None or method.replay_request(method_config, run.replay).needs_store
         callbacks = self.callbacks_class if isinstance(self.callbacks_class, list) else [self.callbacks_class]
         if needs_callback and not any(issubclass(callback, ContinualCallback) for callback in callbacks):
-            errors.append(
+            raise ValueError(
                 f"method {run.method!r} needs a ContinualCallback that scores neurons and files prior data, such as "
                 "SkillNeuronCallback; callbacks() was given none"
             )
-        if errors:
-            raise ValueError("\n".join(errors))
         self.gamma = run.training.gamma
         super().validate()
 
@@ -302,7 +302,6 @@ class ContinualSAC(SAC):
         self._phases: list[Phase] = []
         self._phase_updates = 0
         self._next_evaluation = 0
-        self._last_reply = time.monotonic()
         self._throughput = Throughput()
 
     # A training iteration
@@ -369,7 +368,7 @@ class ContinualSAC(SAC):
             "sample", kwargs=request, tag="sample", timeout_seconds=timeout
         )
         now = time.monotonic()
-        if replies or self.env_steps == 0:
+        if replies:
             self._last_reply = now
         elif now - self._last_reply > STALLED_TIMEOUTS * timeout:
             raise RuntimeError(
@@ -420,6 +419,7 @@ class ContinualSAC(SAC):
         warmup = data is None or self.boundary_policy.warmup_each_visit
         self.progress = VisitProgress(self.run.visit, warmup)
         self._updates_due = 0.0
+        self._last_reply = time.monotonic()
         self._next_evaluation = self.env_steps + self._evaluation_interval()
         self._on_every_learner("visit_start", visit, data)
         self._phases = self.method.phases(self.method_config, visit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rllib_nbsp.envs import SUITES
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
 from rllib_nbsp.settings import RunSettings, ScoringSettings
@@ -17,6 +18,13 @@ def scoring_of(run: RunSettings) -> ScoringSettings | None:
     """How neurons are scored after each visit: the method's way, or the run's for methods that need no scores."""
     method, method_config = method_of(run)
     return method.scoring(method_config) or run.score_all_methods
+
+
+def check_tasks(run: RunSettings) -> list[str]:
+    """Whether the suite and its tasks exist, one line each."""
+    if run.suite not in SUITES:
+        return [f"suite is {run.suite!r}; known suites: {', '.join(sorted(SUITES))}"]
+    return SUITES[run.suite].check_tasks(run.tasks)
 
 
 def check_run(run: RunSettings) -> list[str]:

@@ -46,8 +46,9 @@ from rllib_nbsp.settings import RunSettings
 
 EVALUATION_SEED = 2504_08000
 """Takes the place of the run's seed in evaluation, so that all runs are judged on the same episodes."""
-MIN_ACTING_ROWS = 4
-"""From this batch size on, BLAS gives a row the same result wherever in the batch it stands."""
+MIN_ROWS = 4
+"""Deterministic actions are computed on at least so many rows: from there on, a matrix product gives a row the same
+bits wherever in the batch it stands (seen with torch 2.13 on x86), so an episode does not depend on its neighbours."""
 
 Rows = dict[str, np.ndarray]
 EpisodeSummary = dict[str, Any]
@@ -116,7 +117,8 @@ class Sampler:
         Returns:
             Columns of N = num_vector_steps * E rows, ordered by step, then sub-environment: `obs`, `actions`,
             `rewards`, `new_obs`, `terminateds`, `truncateds`, `success`, and `episode`, a number that no other episode
-            of the run has. And a summary of each episode that ended (not of one that a failed environment cut).
+            of the run has. And a summary of each episode that ended. An episode that a failed environment cut has no
+            summary; its last row is marked truncated if it is in the same request.
         """
         self._check_request(task, version)
         _check_at_least("num_vector_steps", num_vector_steps, 1)
@@ -234,7 +236,7 @@ class Sampler:
         """Roll the policy out for scoring, in environments of its own.
 
         Up to `evaluation.num_envs` environments share the steps equally, so that the episodes that run when the steps
-        are used up are incomplete; with fewer steps than these environments' horizons together, all of them are.
+        are used up are incomplete: all of them, if the steps do not reach for one episode in each environment.
 
         Args:
             task: one of the run's tasks.
@@ -309,8 +311,8 @@ class Sampler:
     def _actions(self, obs: np.ndarray, task: str, *, explore: bool, generator: torch.Generator) -> np.ndarray:
         """The policy's actions, shape (E, A)."""
         num_envs = len(obs)
-        if num_envs < MIN_ACTING_ROWS:
-            obs = np.concatenate([obs, np.zeros((MIN_ACTING_ROWS - num_envs, *obs.shape[1:]), obs.dtype)])
+        if not explore and num_envs < MIN_ROWS:
+            obs = np.concatenate([obs, np.zeros((MIN_ROWS - num_envs, *obs.shape[1:]), obs.dtype)])
         actions = self._act(torch.from_numpy(obs), explore=explore, generator=generator).numpy()[:num_envs]
         if not np.isfinite(actions).all():
             raise FloatingPointError(f"the policy's actions in task {task!r} are not finite; training has diverged")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -113,12 +115,19 @@ class ContinualSACTorchLearner(TorchLearner):
         }
         rows = len(columns["rewards"])
         size = minibatch_size or rows
-        for start in range(0, rows, size):
-            part = {name: column[start : start + size] for name, column in columns.items()}
-            self._update({DEFAULT_MODULE_ID: self._split_off_prior(part)})
+        with self._synchronisation():
+            for start in range(0, rows, size):
+                part = {name: column[start : start + size] for name, column in columns.items()}
+                self._update({DEFAULT_MODULE_ID: self._split_off_prior(part)})
         self._weights_seq_no += 1
         self._check_finite()
         return {}
+
+    def _synchronisation(self) -> AbstractContextManager[None]:
+        # DistributedDataParallel waits for the gradient of every parameter; without SAC's losses some have none.
+        if self._phase.sac_losses or not self.distributed:
+            return contextlib.nullcontext()
+        return self.module[DEFAULT_MODULE_ID].no_sync()
 
     def _split_off_prior(self, columns: dict[str, Tensor]) -> dict[str, Any]:
         """Take the rows of D_pre that stand beside a batch off its end."""
@@ -165,6 +174,10 @@ class ContinualSACTorchLearner(TorchLearner):
         for optimizer in self._optimizer_parameters:
             optimizer.zero_grad(set_to_none=True)
         loss_per_module[DEFAULT_MODULE_ID].backward()
+        if not self._phase.sac_losses:
+            for param in self._params:
+                if param.grad is not None:
+                    self.agent.all_reduce_mean(param.grad)
         return {param: param.grad for param in self._params}
 
     def postprocess_gradients_for_module(

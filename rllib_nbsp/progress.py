@@ -16,7 +16,7 @@ from rllib_nbsp.settings import RunSettings
 
 PLAIN_INTERVAL_S = 15.0
 HEADINGS = ("trial", "state", "visit", "task", "env steps", "success", "steps/s", "left at most")
-PLAIN_LINE = "{}: {}, visit {}, {}, {} env steps, success {}, {} steps/s, at most {} left"
+PLAIN_LINE = "{}: {}, visit {}, {}, {} env steps, success {}, {} steps/s"
 
 
 def trial_label(run: RunSettings) -> str:
@@ -92,6 +92,8 @@ class LiveProgress(tune.Callback):
                 if row != self._printed[label]:
                     self._printed[label] = row
                     line = PLAIN_LINE.format(*row) if len(row) == len(HEADINGS) else ": ".join(row)
+                    if row[1] == "running":
+                        line += f", at most {row[-1]} left"
                     self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -105,5 +107,5 @@ def _cells(result: dict[str, Any]) -> tuple[str, ...]:
         f"{result['visit_env_steps']:,}/{length:,}",
         "-" if success is None else f"{success:.2f}",
         f"{speed:.0f}",
-        duration(0 if result["done"] else left / max(speed, 1e-9)),
+        "" if result["done"] else duration(left / max(speed, 1e-9)),
     )

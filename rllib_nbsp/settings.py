@@ -203,10 +203,10 @@ class RunSettings(CommonSettings):
 
 
 # Where a run is filed and on what it runs do not change what it computes.
-_NOT_HASHED = {"experiment", "sequence", "arm", "seed", "results_dir", "resources"}
+NOT_HASHED = {"experiment", "sequence", "arm", "seed", "results_dir", "resources"}
 
 
 def config_hash(run: RunSettings) -> str:
     """Twelve hex digits that two runs share iff they differ at most in seed, names, storage and resources."""
-    text = json.dumps(run.model_dump(exclude=_NOT_HASHED), sort_keys=True)
+    text = json.dumps(run.model_dump(exclude=NOT_HASHED), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

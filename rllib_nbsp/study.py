@@ -79,8 +79,8 @@ def run_study(
     for label, error in outcome.failed.items():
         console.print(f"failed: {label}: {error}", markup=False, highlight=False, soft_wrap=True)
     if not outcome.stopped and not outcome.failed:
-        share = f"{outcome.seconds / seconds:.0%} of the estimate, which knows no early stop"
-        console.print(f"took {duration(outcome.seconds)}, {share}", highlight=False)
+        ratio = f"{outcome.seconds / seconds:.2g} times the estimate, which knows no early stop"
+        console.print(f"took {duration(outcome.seconds)}, {ratio}", highlight=False)
     return outcome
 
 

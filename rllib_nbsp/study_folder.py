@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import fcntl
 import json
 import os
@@ -14,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from rllib_nbsp.config import Study, resolved_yaml
+from rllib_nbsp.config import Study
 from rllib_nbsp.preflight import PreflightError, existing
-from rllib_nbsp.settings import RunSettings, config_hash
+from rllib_nbsp.settings import NOT_HASHED, RunSettings, config_hash
 
 
 def study_folder(results_dir: str, name: str, resume: bool) -> Path:
@@ -116,21 +115,30 @@ def _check_unchanged(trials: Sequence[RunSettings], statuses: Mapping[Path, Mapp
     for arm_folder, run in {_trial_folder(run).parent: run for run in trials}.items():
         for path, status in statuses.items():
             if path.parent == arm_folder and status["done"] and status["config_hash"] != config_hash(run):
-                problems.append(f"--resume: {path} was finished under other settings:\n{_difference(path, run)}")
+                problems.append(
+                    f"--resume: {path} was finished under other settings ({_difference(path, run)}); put them back, or "
+                    "use another --name"
+                )
                 break
     if problems:
-        raise PreflightError([*problems, "give the changed study another --name, or put the settings back"], 3)
+        raise PreflightError(problems, 3)
 
 
 def _difference(path: Path, run: RunSettings) -> str:
     try:
-        old = (path / "config.yaml").read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        return f"  config.yaml: {error.strerror}"
-    new = resolved_yaml(run).splitlines()
-    changed = difflib.unified_diff(old, new, "finished", "now", n=0, lineterm="")
-    unimportant = ("@@", "---", "+++", "+seed:", "-seed:", "+results_dir:", "-results_dir:")
-    return "\n".join(f"  {line}" for line in changed if not line.startswith(unimportant))
+        old = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        return f"which ones is not known: {error}"
+    was, now = _flat(old), _flat(run.model_dump(exclude=NOT_HASHED))
+    return ", ".join(f"{key} was {was.get(key)!r} and is {now[key]!r}" for key in now if was.get(key) != now[key])
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {name: value}
+    return {
+        key: leaf for part, inner in value.items() for key, leaf in _flat(inner, f"{name}.{part}".lstrip(".")).items()
+    }
 
 
 class _Block(str):

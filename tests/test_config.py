@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rllib_nbsp.config import SECTIONS, Study, check_name, load_study, resolved_yaml
@@ -379,6 +379,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(max_examples=300)
 @given(path=st.sampled_from(PATHS), value=VALUES)
 def test_any_value_in_any_field_is_accepted_or_named(
     tmp_path_factory: pytest.TempPathFactory, path: tuple[str, ...], value: Any

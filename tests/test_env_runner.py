@@ -6,7 +6,7 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED, NUM_EPISODES, WEIGHTS_SEQ_NO
 from torch import Tensor
+from torch.nn.functional import linear
 
 from rllib_nbsp.algorithm import ContinualSACConfig
 from rllib_nbsp.env_runner import ContinualEnvRunner, Rows, Sampler
@@ -35,20 +36,27 @@ class Policy:
         generator = torch.Generator().manual_seed(seed)
         sizes = [obs_size, width, width, 2]
         self.weights = [
-            torch.empty(i, o).normal_(0, i**-0.5, generator=generator) for i, o in itertools.pairwise(sizes)
+            torch.empty(o, i).normal_(0, i**-0.5, generator=generator) for i, o in itertools.pairwise(sizes)
         ]
 
     def __call__(self, obs: Tensor, *, explore: bool, generator: torch.Generator | None) -> Tensor:
         for weight in self.weights[:-1]:
-            obs = torch.relu(obs @ weight)
-        mean = obs @ self.weights[-1]
+            obs = torch.relu(linear(obs, weight))
+        mean = linear(obs, self.weights[-1])
         if explore:
             mean = mean + torch.empty_like(mean).normal_(generator=generator)
         return torch.tanh(mean)
 
 
 def make_sampler(
-    suite: Suite | None = None, *, seed: int = 0, worker: int = 0, num_envs: int = 3, act: Any = None, **kwargs: Any
+    suite: Suite | None = None,
+    *,
+    seed: int = 0,
+    worker: int = 0,
+    num_envs: int = 3,
+    evaluation_envs: int = 5,
+    act: Any = None,
+    process_tag: int = 0,
 ) -> Sampler:
     suite = suite or SUITES["point_mass"]
     run = RunSettings(
@@ -56,11 +64,11 @@ def make_sampler(
         tasks=["a", "b"] if isinstance(suite, ToySuite) else TASKS,
         seed=seed,
         resources=ResourceSettings(num_envs_per_env_runner=num_envs),
-        evaluation=EvaluationSettings(num_envs=kwargs.pop("evaluation_envs", 5)),
+        evaluation=EvaluationSettings(num_envs=evaluation_envs),
     )
     observation_space, action_space = suite.spaces(run.tasks)
     act = act or Policy(observation_space.shape[0])
-    return Sampler(suite, observation_space, action_space, act, run, worker_index=worker, **kwargs)
+    return Sampler(suite, observation_space, action_space, act, run, worker_index=worker, process_tag=process_tag)
 
 
 def sample(sampler: Sampler, task: str = LEFT, version: int = 1, steps: int = 60, **kwargs: Any) -> Rows:
@@ -279,15 +287,16 @@ def test_evaluation_does_not_touch_training():
     assert equal(sample(undisturbed), sample(evaluated))
 
 
+@pytest.mark.parametrize("num_envs", [2, 5])
 @pytest.mark.parametrize(
     "split", [[range(11)], [range(5), range(5, 11)], [[i] for i in range(11)], [[10, 3], range(3)]]
 )
-def test_an_evaluation_episode_is_the_same_in_any_split_on_any_worker_of_any_run(split: list[Any]):
-    expected = make_sampler().evaluate(task=LEFT, version=1, episode_indices=range(11))
+def test_an_evaluation_episode_is_the_same_in_any_split_on_any_worker_of_any_run(split: list[Any], num_envs: int):
+    expected = make_sampler(evaluation_envs=num_envs).evaluate(task=LEFT, version=1, episode_indices=range(11))
     assert [e["episode"] for e in expected] == list(range(11))
     assert len({e["return"] for e in expected}) == 11
     for i, indices in enumerate(split):
-        sampler = make_sampler(seed=9, worker=i + 1, num_envs=2)
+        sampler = make_sampler(seed=9, worker=i + 1, num_envs=2, evaluation_envs=num_envs)
         sample(sampler, steps=5)
         assert sampler.evaluate(task=LEFT, version=i, episode_indices=list(indices)) == [expected[j] for j in indices]
 
@@ -477,17 +486,21 @@ def test_an_idle_killed_env_runner_brings_no_wrong_task_transition(cluster):
     config.training(batch_size=8, rollout_fragment_length=5, updates_per_env_step=0.1)
     algo = config.build_algo()
 
-    def on_the_worker(function: Callable[[ContinualEnvRunner], Any]) -> Any:
-        return algo.env_runner_group.foreach_env_runner(function, local_env_runner=False)[0]
-
     while algo.train()["visit"] == 1:
         pass
     algo.train()
-    pid = on_the_worker(lambda _: os.getpid())
+    # Behind RLlib's back: it notices nothing, since Ray has restarted the actor when it is next asked.
+    worker = algo.env_runner_group._worker_manager.actors()[1]
+    pid = ray.get(worker.apply.remote(lambda runner: os.getpid()))
     os.kill(pid, signal.SIGKILL)
-    time.sleep(5.0)  # Ray restarts the actor before anybody asks for it: RLlib does not notice.
-    assert on_the_worker(lambda _: os.getpid()) != pid
-    assert on_the_worker(lambda runner: runner._sampler._process_tag) > 0
+    while True:
+        try:
+            time.sleep(0.5)
+            new_pid, tag = ray.get(worker.apply.remote(lambda runner: (os.getpid(), runner._sampler._process_tag)))
+            break
+        except ray.exceptions.RayActorError:
+            continue
+    assert new_pid != pid and tag > 0
     result = algo.train()
     while not result["done"]:
         goals = algo.replay.newest_obs(len(algo.replay))[:, 4]

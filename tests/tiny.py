@@ -43,8 +43,13 @@ def build_learner(
     method: str = "sac", keys: Mapping[str, Any] | None = None, **sections: Any
 ) -> ContinualSACTorchLearner:
     """A built Learner of that configuration."""
+    return build_learner_of(build_config(method, keys, **sections))
+
+
+def build_learner_of(config: ContinualSACConfig) -> ContinualSACTorchLearner:
+    """A built Learner for observations and actions of the tests' size."""
     spaces = {DEFAULT_MODULE_ID: (Box(-1, 1, (OBS,), np.float32), Box(-1, 1, (ACT,), np.float32))}
-    learner = build_config(method, keys, **sections).build_learner(spaces=spaces)
+    learner = config.build_learner(spaces=spaces)
     assert isinstance(learner, ContinualSACTorchLearner)
     return learner
 

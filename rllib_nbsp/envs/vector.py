@@ -125,6 +125,9 @@ class EnvVector:
         self._episodes = episodes
         self._finished = [0] * self.num_envs
         self.active = [e for e in range(self.num_envs) if episodes is None or episodes[e] > 0]
+        # What a failure left in a row must not reach the policy through a sub-environment that does not play.
+        for rows in (self.obs, self._next_obs, self._rewards):
+            rows.fill(0)
         for e in self.active:
             self._reset(e)
 

@@ -37,7 +37,7 @@ class Batch:
         prior: extra rows of D_pre beside this batch, if the method's `ReplayRequest` asks for them.
         activations: per network the hidden layers' activations in the loss pass, with gradients after the backward
             pass; filled for methods with `needs_activations`. Never the actor's pass through the critics, never next
-            observations.
+            observations. The gradients are those of the mean loss over this Learner's B rows.
     """
 
     obs: Tensor

@@ -190,29 +190,31 @@ class NeuronMasking(ContinualMethod):
             ranking = torch.rand(len(stats.score), generator=self.agent.generator, dtype=torch.float64)
         else:
             ranking = self._value(stats)
-        ranking = ranking.to(self.agent.device)
+        return self._eligible(stats, ranking.to(self.agent.device))
+
+    def _eligible(self, stats: LayerStatistics, ranking: Tensor) -> Tensor:
         return torch.where(stats.is_constant, -torch.inf, ranking) if self.config.exclude_constant else ranking
 
     def _random_masks(
         self, value: NeuronMasks, skill: NeuronMasks, layers: dict[str, list[LayerStatistics]]
     ) -> NeuronMasks:
-        """Mask values for a random set of neurons (Table 3; methods.md 2.11)."""
-        ranking = {name: [s.score for s in stats] for name, stats in layers.items()}
+        """Mask values for a random set of neurons, as many as the real selection has (Table 3; methods.md 2.11)."""
+        ranking = {name: [self._eligible(s, s.score) for s in stats] for name, stats in layers.items()}
         real = select_top(ranking, self.config.skill_frac, self.config.pool)
-        masks = {}
-        for name, values in value.items():
-            sizes = [len(v) for v in values]
-            flat_skill = torch.cat(skill[name])
-            flat = skill_mask(torch.cat(values), flat_skill, self.config.mask_alpha)
-            pool = skill_mask(torch.cat(values), torch.cat(real[name]), self.config.mask_alpha)[torch.cat(real[name])]
+        masks: NeuronMasks = {}
+        # Networks that compete for one share also exchange their mask values.
+        for names in [list(value)] if self.config.pool == "global" else [[name] for name in value]:
+            values, random, chosen = (
+                torch.cat([layer for name in names for layer in table[name]]) for table in (value, skill, real)
+            )
+            flat = skill_mask(values, random, self.config.mask_alpha)
+            wanted = skill_mask(values, chosen, self.config.mask_alpha)[chosen]
             if self.config.random_mask_value == "constant":
-                flat[flat_skill] = pool.mean()
+                flat[random] = wanted.mean()
             elif self.config.random_mask_value == "permute":
-                shuffled = torch.randperm(len(pool), generator=self.agent.generator).to(pool.device)
-                # With a global pool the two sets may differ in size inside one network: then values repeat.
-                repeats = torch.arange(int(flat_skill.sum()), device=pool.device) % max(len(pool), 1)
-                flat[flat_skill] = pool[shuffled][repeats]
-            masks[name] = list(flat.split(sizes))
+                flat[random] = wanted[torch.randperm(len(wanted), generator=self.agent.generator).to(wanted.device)]
+            parts = iter(flat.split([len(layer) for name in names for layer in value[name]]))
+            masks |= {name: [next(parts) for _ in value[name]] for name in names}
         return masks
 
     def _uniform(self, masks: list[Tensor], skill: list[Tensor]) -> list[Tensor]:
@@ -265,7 +267,8 @@ class NeuronMasking(ContinualMethod):
             for (param, before), (_, after) in pairs:
                 if param in state:
                     # A mask of 0 leaves moments of 0, from which no scale can be read: the floor keeps them small.
-                    ratio = (after / before.clamp(min=1e-3)).expand_as(_rows(param)).reshape(param.shape)
+                    ratio = torch.where(after == before, 1.0, after / before.clamp(min=1e-3))
+                    ratio = ratio.expand_as(_rows(param)).reshape(param.shape)
                     state[param]["exp_avg"] *= ratio
                     state[param]["exp_avg_sq"] *= ratio.square()
 

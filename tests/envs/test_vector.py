@@ -216,6 +216,17 @@ def test_observations_that_stay_nan_end_the_run_and_say_where():
         vector.step(ZERO)
 
 
+def test_what_a_failure_left_behind_is_gone_after_a_reset():
+    broken = [True]
+    vector = make_vector(ToySuite(on_step=altered(lambda env: broken[0] and env.number >= 2, obs=NAN_OBS)))
+    with pytest.raises(NonFiniteObservation):
+        vector.step(ZERO)
+    broken[0] = False
+    vector.reset(lambda env, episode, incarnation: None, [1, 1, 0])
+    vector.step(ZERO)
+    assert np.isfinite(vector.obs).all()
+
+
 def test_rewards_that_stay_infinite_end_the_run_and_say_where():
     vector = make_vector(ToySuite(on_step=altered(lambda env: env.number >= 2, reward=float("inf"))))
     with pytest.raises(NonFiniteReward, match=r"sub-environment 2, .*the reward is inf"):

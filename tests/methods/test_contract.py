@@ -1,0 +1,315 @@
+"""What every method owes: finite losses, a state to go on from, the same result on every Learner."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rllib_nbsp.checks import method_of, scoring_of
+from rllib_nbsp.learner import ContinualSACTorchLearner
+from rllib_nbsp.methods import METHODS
+from rllib_nbsp.methods.base import NETWORKS, Acting, ContinualMethod, MethodSettings, Phase, ReplayRequest, VisitData
+from rllib_nbsp.neurons import goal_labels
+from rllib_nbsp.replay import RowSpec, TaskReplayBuffer
+from rllib_nbsp.settings import BoundarySettings, ModelSettings, ReplaySettings, ScoringSettings
+from tests.methods.probes import PROBES
+from tests.tiny import (
+    ACT,
+    HIDDEN,
+    OBS,
+    ROWS,
+    assert_same,
+    build_config,
+    build_learner,
+    build_learner_of,
+    parameters,
+    train,
+    transitions,
+    update,
+    visit,
+)
+
+EVERY_METHOD = [*sorted(METHODS), *PROBES]
+
+
+@pytest.fixture(autouse=True)
+def _probes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name, method in PROBES.items():
+        monkeypatch.setitem(METHODS, name, method)
+    yield
+
+
+class Run:
+    """One Learner's part of a run: what the driver does, without environments and without Ray.
+
+    Visits alternate between two tasks. Each adds 60 transitions and makes 20 updates in calls of several, with a real
+    replay buffer; then comes the boundary.
+    """
+
+    def __init__(self, method: str, *, ranks: int = 1, rank: int = 0, seed: int = 0) -> None:
+        self.config = build_config(method, seed=seed).learners(num_learners=ranks if ranks > 1 else 0)
+        self.learner: ContinualSACTorchLearner = build_learner_of(self.config)
+        self.run = self.config.settings
+        self.method, self.keys = method_of(self.run)
+        self.ranks, self.rank = ranks, rank
+        self.buffer = TaskReplayBuffer(
+            ReplaySettings(capacity=200, prior_capacity=40, interval=5),
+            self.method.replay_request(self.keys, self.run.replay),
+            RowSpec((OBS,), np.dtype(np.float32), (ACT,), np.dtype(np.float32)),
+            batch_size=ROWS,
+            num_shards=ranks,
+            seed=seed,
+        )
+        self.updates = 0
+        self.data: VisitData | None = None
+
+    def visit(self, number: int) -> None:
+        """A whole visit and the boundary after it."""
+        self.start(number)
+        self.train(number, 20)
+        self.end(number)
+
+    def start(self, number: int) -> None:
+        """Up to the first update."""
+        self.learner.visit_start(visit(number), self.data)
+        fresh = transitions(number, 60)
+        self.buffer.add({**fresh, "episode": np.arange(60) // 10})
+        self.phases = self.method.phases(self.keys, visit(number))
+        for phase in self.phases[:-1]:
+            self.learner.phase_start(visit(number), phase)
+            self._update(number, phase.updates)
+            self.learner.phase_end(visit(number), phase, VisitData(visit(number)))
+        self.learner.phase_start(visit(number), self.phases[-1])
+
+    def train(self, number: int, updates: int) -> None:
+        """So many updates, four a call."""
+        for _ in range(updates // 4):
+            self._update(number, 4)
+
+    def _update(self, number: int, count: int) -> None:
+        numbers = range(self.updates + 1, self.updates + count + 1)
+        columns = self.buffer.sample(numbers, visit(number).task.index)
+        size = len(columns["rewards"]) // self.ranks
+        # As RLlib shards a batch: contiguous parts.
+        shard = {name: column[self.rank * size : (self.rank + 1) * size] for name, column in columns.items()}
+        update(self.learner, shard, size // count)
+        self.updates += count
+
+    def end(self, number: int) -> None:
+        """The boundary: scores of the first Learner, the method, D_pre, the resets."""
+        self.learner.phase_end(visit(number), self.phases[-1], VisitData(visit(number)))
+        rows = self.buffer.current_rows(self.method.visit_data_rows, np.random.default_rng(number))
+        count = len(rows["rewards"])
+        rows = {**rows, "task": np.zeros(count, np.int64), "from_prior": np.zeros(count, bool)}
+        self.data = VisitData(visit(number), rows=rows, scores=self._scores(number))
+        self.learner.visit_end(visit(number), self.data)
+        self.buffer.store_prior(visit(number).task.index)
+        self.buffer.clear()
+        exceptions = self.method.boundary_exceptions(self.keys)
+        self.learner.boundary_reset(BoundarySettings(**{**BoundarySettings().model_dump(), **exceptions}))
+
+    def _scores(self, number: int) -> Any:
+        if scoring_of(self.run) is None:
+            return None
+        rollout = transitions(100 + number, 80)
+        labels = goal_labels((rollout["obs"][:, 0] > 0.2).astype(float))
+        chunk = {"obs": rollout["obs"], "actions": rollout["actions"], "labels": labels}
+        # On two Learners the first one scores, on its own weights, and everybody gets its scores.
+        message = [self.learner.score_neurons([chunk], None, float(labels.mean()))] if self.rank == 0 else [None]
+        if self.ranks > 1:
+            torch.distributed.broadcast_object_list(message)
+        return message[0]
+
+
+# One Learner
+
+
+@pytest.mark.parametrize("method", EVERY_METHOD)
+def test_three_visits_have_finite_losses_and_weights(method):
+    run = Run(method)
+    for number in range(1, 4):
+        run.visit(number)
+        report = run.learner.report(transitions(0)["obs"])
+        assert all(np.isfinite(value) for value in report.values()), report
+        assert all(bool(torch.isfinite(value).all()) for value in parameters(run.learner).values())
+
+
+@pytest.mark.parametrize("method", EVERY_METHOD)
+def test_state_round_trip_in_the_middle_of_a_visit(method):
+    run = Run(method)
+    run.visit(1)
+    run.start(2)
+    run.train(2, 8)
+    state = pickle.loads(pickle.dumps(run.learner.get_state()))
+    batches = [transitions(k) for k in range(12)]
+    other = Run(method, seed=77)
+    other.learner.set_state(state)
+    for one in (run, other):
+        for batch in batches:
+            update(one.learner, batch)
+        one.data = VisitData(visit(2), rows=transitions(5, 64), scores=one._scores(2))
+        one.learner.visit_end(visit(2), one.data)
+        one.learner.boundary_reset(BoundarySettings())
+        one.learner.visit_start(visit(3), one.data)
+        train(one.learner, range(12, 20))
+    assert_same(parameters(other.learner), parameters(run.learner))
+    assert other.learner.checksum() == run.learner.checksum()
+    assert other.learner.report() == run.learner.report()
+
+
+def plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and plain(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(plain(item) for item in value)
+    return isinstance(value, Tensor | np.ndarray | bool | int | float | str)
+
+
+@pytest.mark.parametrize("method", EVERY_METHOD)
+def test_states_are_tensors_arrays_numbers_and_strings_in_dicts_and_lists(method):
+    run = Run(method)
+    run.visit(1)
+    run.start(2)
+    assert plain(run.learner.method.get_state())
+
+
+@pytest.mark.parametrize("method", EVERY_METHOD)
+def test_recorded_arrays_are_named_by_network_layer_and_quantity(method):
+    run = Run(method)
+    run.visit(1)
+    for name, array in run.learner.method_arrays().items():
+        network, layer, quantity = name.split("/")
+        assert network in NETWORKS
+        assert len(array) == HIDDEN[int(layer)]
+        assert re.fullmatch(r"[a-z_]+", quantity)
+
+
+@pytest.mark.parametrize("method", EVERY_METHOD)
+def test_declarations_are_what_the_driver_reads(method):
+    cls = METHODS[method]
+    assert issubclass(cls.Config, MethodSettings)
+    config = cls.Config()
+    assert isinstance(cls.scoring(config), ScoringSettings | None)
+    assert isinstance(cls.replay_request(config, ReplaySettings()), ReplayRequest)
+    assert isinstance(cls.acting(config), Acting)
+    assert set(cls.boundary_exceptions(config)) <= set(BoundarySettings.model_fields)
+    assert set(cls.model_config(config)) <= set(ModelSettings.model_fields)
+    for number in range(1, 5):
+        phases = cls.phases(config, visit(number))
+        assert all(isinstance(phase, Phase) for phase in phases)
+        assert any(phase.collect for phase in phases)
+    assert cls.check(config, build_config(method).settings) == []
+
+
+@pytest.mark.parametrize("method", EVERY_METHOD)
+def test_a_seed_gives_one_run(method):
+    checksums = []
+    for _ in range(2):
+        run = Run(method, seed=5)
+        run.visit(1)
+        run.visit(2)
+        checksums.append(run.learner.checksum())
+    assert checksums[0] == checksums[1]
+
+
+def test_the_base_method_is_fine_tuning_and_draws_no_random_number():
+    assert METHODS["sac"] is ContinualMethod
+    run = Run("sac")
+    before = run.learner.agent.generator.get_state()
+    run.visit(1)
+    run.visit(2)
+    assert torch.equal(run.learner.agent.generator.get_state(), before)
+    assert run.buffer.prior_size == 0
+    assert run.learner.method.get_state() == {}
+
+
+# What a method may touch
+
+
+def test_a_snapshot_is_a_copy_and_restores_everything():
+    learner = build_learner()
+    train(learner, range(4))
+    snapshot, before = learner.agent.snapshot(), learner.checksum()
+    train(learner, range(4, 8))
+    after = learner.checksum()
+    for _ in range(2):
+        learner.agent.restore(snapshot)
+        assert learner.checksum() == before
+        learner._sac.set_noise_state(None, torch.device("cpu"))
+        train(learner, range(4))
+        learner._sac.set_noise_state(None, torch.device("cpu"))
+    assert after != before
+    assert {float(s["step"]) for o in learner.agent.optimizers.values() for s in o.state.values()} == {8.0}
+
+
+def test_the_mean_over_one_learner_is_the_value_itself():
+    value = torch.tensor([1.0, 2.0])
+    assert build_learner().agent.all_reduce_mean(value) is value
+    assert value.tolist() == [1.0, 2.0]
+
+
+def test_batches_of_a_visit_are_uniform_and_the_same_for_one_generator_state():
+    data = VisitData(visit(1), rows=transitions(0, 50))
+    drawn = [
+        [b.obs for b in data.batches(40, 25, torch.Generator().manual_seed(seed), torch.device("cpu"))]
+        for seed in (0, 0, 1)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(drawn[0], drawn[1], strict=True))
+    assert not torch.equal(drawn[0][0], drawn[2][0])
+    rows, counts = torch.cat(drawn[0]).unique(dim=0, return_counts=True)
+    # 1000 draws of 50 rows: 20 each, standard deviation 4.4.
+    assert len(rows) == 50
+    assert int((counts - 20).abs().max()) < 5 * 4.4
+
+
+# Two Learners
+
+
+def learn_on_rank(rank: int, folder: str) -> None:
+    """One of two processes: every method through two visits, each rank on its own shard of every batch."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    METHODS.update(PROBES)
+    for method in EVERY_METHOD:
+        run = Run(method, ranks=2, rank=rank)
+        run.visit(1)
+        boundary = run.learner.checksum()
+        run.visit(2)
+        result = {"boundary": boundary, "end": run.learner.checksum(), "report": run.learner.report()}
+        Path(folder, f"{method}-{rank}.pickle").write_bytes(pickle.dumps((result, run.learner.weights())))
+        own = torch.tensor([float(rank)])
+        assert run.learner.agent.all_reduce_mean(own).item() == 0.5
+    torch.distributed.destroy_process_group()
+
+
+def test_sac_and_nbsp_stay_bit_equal_across_two_processes_through_a_boundary(tmp_path: Path):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=learn_on_rank, args=(rank, str(tmp_path))) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=240)
+    assert [process.exitcode for process in processes] == [0, 0]
+    for method in EVERY_METHOD:
+        (first, weights), (second, other) = (
+            pickle.loads((tmp_path / f"{method}-{rank}.pickle").read_bytes()) for rank in range(2)
+        )
+        assert first["boundary"] == second["boundary"], method
+        assert first["end"] == second["end"], method
+        assert all(np.array_equal(weights[name], other[name]) for name in weights), method
+        # The same rows and noise on one Learner: gradients are means over the batch, however it is sharded.
+        alone = Run(method)
+        alone.visit(1)
+        alone.visit(2)
+        for name, value in alone.learner.weights().items():
+            np.testing.assert_allclose(weights[name], value, atol=2e-4, err_msg=f"{method}: {name}")
+        assert first["report"].get("masked_frac") == alone.learner.report()["masked_frac"]

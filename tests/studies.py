@@ -1,0 +1,36 @@
+"""Tiny studies on the point mass that several tests run or refuse to run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rllib_nbsp.config import Study, load_study
+
+TINY: dict[str, Any] = {
+    "experiment": "tiny",
+    "suite": "point_mass",
+    "sequences": {"left_right": ["reach-left", "reach-right"]},
+    "cycles": 2,
+    "seeds": [0],
+    "arms": {"sac": {"method": "sac"}, "nbsp": {"method": "nbsp", "score_env_steps": 200}},
+    "replay": {"capacity": 2000, "prior_capacity": 200},
+    "visit": {"max_env_steps": 400, "warmup_env_steps": 100, "early_stop": None},
+    "training": {"updates_per_env_step": 0.1, "batch_size": 16},
+    "model": {"hidden": [8, 8]},
+    "evaluation": {"boundary_episodes": 2, "periodic_episodes": 0, "report_env_steps": 100},
+}
+
+
+def write_config(folder: Path, **changes: Any) -> Path:
+    """The study's file, with some top-level keys changed."""
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY | changes, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def tiny_study(folder: Path, *overrides: str, **selections: Any) -> Study:
+    """The loaded study."""
+    return load_study(write_config(folder), overrides, **selections)

@@ -1,0 +1,223 @@
+"""A study's result folder: locks, what is finished, what may be resumed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from analysis import load_study as load_written_study
+from rllib_nbsp.config import Study, resolved_yaml
+from rllib_nbsp.preflight import PreflightError
+from rllib_nbsp.settings import RunSettings, config_hash
+from rllib_nbsp.study_folder import open_trials, study_folder, study_lock, write_study
+from tests.studies import tiny_study
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "results" / "tiny"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return tiny_study(tmp_path, seeds=[0, 1])
+
+
+def leave(run: RunSettings, *, done: bool) -> None:
+    """What a trial leaves behind."""
+    assert run.results_dir is not None
+    path = Path(run.results_dir)
+    path.mkdir(parents=True)
+    (path / "evaluations.jsonl").write_text("{}\n")
+    (path / "config.yaml").write_text(resolved_yaml(run))
+    (path / "status.json").write_text(json.dumps({"done": done, "config_hash": config_hash(run)}))
+
+
+def refusal(study: Study, folder: Path, resume: bool) -> PreflightError:
+    with pytest.raises(PreflightError) as caught:
+        open_trials(study, study.trials(folder), folder, resume)
+    return caught.value
+
+
+# The folder
+
+
+def test_a_relative_folder_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert study_folder("results", "tiny", resume=False) == tmp_path / "results" / "tiny"
+
+
+def test_a_results_dir_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PreflightError, match=r"--results-dir .*/file: .*/file is a file, not a folder") as caught:
+        study_folder(str(tmp_path / "file"), "tiny", resume=False)
+    assert caught.value.exit_code == 4
+
+
+def test_an_unwritable_results_dir_is_refused() -> None:
+    # Not even root makes a folder in /proc, though the kernel says that root may.
+    with (
+        pytest.raises(PreflightError, match="/proc") as caught,
+        study_lock(study_folder("/proc/results", "tiny", resume=False)),
+    ):
+        pass
+    assert caught.value.exit_code == 4
+
+
+def test_a_study_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tiny").symlink_to(tmp_path.parent)
+    with pytest.raises(PreflightError, match="symbolic link"):
+        study_folder(str(tmp_path), "tiny", resume=False)
+
+
+def test_resuming_where_nothing_is_says_so(tmp_path: Path) -> None:
+    with pytest.raises(PreflightError, match=r"there is no study in .*; leave --resume out") as caught:
+        study_folder(str(tmp_path), "tiny", resume=True)
+    assert caught.value.exit_code == 2
+
+
+# The lock
+
+
+def hold(folder: Path, held: multiprocessing.synchronize.Event, done: multiprocessing.synchronize.Event) -> None:
+    with study_lock(folder):
+        held.set()
+        done.wait(30)
+
+
+def test_a_folder_in_use_names_who_holds_it(folder: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    held, done = context.Event(), context.Event()
+    holder = context.Process(target=hold, args=(folder, held, done))
+    holder.start()
+    try:
+        assert held.wait(30)
+        with (
+            pytest.raises(PreflightError, match=f"in use by {socket.gethostname()}:{holder.pid}") as caught,
+            study_lock(folder),
+        ):
+            pass
+        assert caught.value.exit_code == 4
+    finally:
+        done.set()
+        holder.join(30)
+
+
+def test_a_killed_process_leaves_no_lock(folder: Path) -> None:
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom rllib_nbsp.study_folder import study_lock\n"
+        "with study_lock(Path(sys.argv[1])):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(folder)], timeout=60).returncode == -9
+    with study_lock(folder):
+        assert (folder / ".lock").read_text() == f"{socket.gethostname()}:{os.getpid()}\n"
+
+
+# What is left to run
+
+
+def test_a_new_study_runs_every_trial(study: Study, folder: Path) -> None:
+    trials = study.trials(folder)
+    assert open_trials(study, trials, folder, resume=False) == trials
+
+
+def test_earlier_results_are_never_overwritten_and_both_ways_out_are_named(study: Study, folder: Path) -> None:
+    for run, done in zip(study.trials(folder)[:2], (True, False), strict=True):
+        leave(run, done=done)
+    error = refusal(study, folder, resume=False)
+    assert error.exit_code == 2
+    assert "has 2 runs of an earlier start, 1 of them finished: go on with --resume, or" in error.problems[0]
+    assert "--name" in error.problems[0]
+
+
+def test_resuming_skips_finished_trials_and_repeats_the_others(study: Study, folder: Path) -> None:
+    trials = study.trials(folder)
+    write_study(study, [], folder, resume=False)
+    leave(trials[0], done=True)
+    leave(trials[1], done=False)
+    assert open_trials(study, trials, folder, resume=True) == trials[1:]
+
+
+@pytest.mark.parametrize("status", ["", "{", "[]", "null", '{"done": fal'])
+def test_a_torn_status_is_an_unfinished_trial(study: Study, folder: Path, status: str) -> None:
+    trials = study.trials(folder)
+    write_study(study, [], folder, resume=False)
+    leave(trials[0], done=True)
+    (Path(str(trials[0].results_dir)) / "status.json").write_text(status)
+    assert open_trials(study, trials, folder, resume=True) == trials
+
+
+def test_results_of_other_settings_are_refused_with_what_changed(study: Study, folder: Path, tmp_path: Path) -> None:
+    write_study(study, [], folder, resume=False)
+    leave(study.trials(folder)[0], done=True)
+    error = refusal(tiny_study(tmp_path, "training.gamma=0.9", "model.hidden=[9]"), folder, resume=True)
+    assert error.exit_code == 3
+    assert "training.gamma was 0.99 and is 0.9" in error.problems[0]
+    assert "model.hidden was [8, 8] and is [9]" in error.problems[0]
+    assert "sac/seed_0" in error.problems[0]
+
+
+def test_a_new_seed_of_changed_settings_is_refused_beside_finished_ones(
+    study: Study, folder: Path, tmp_path: Path
+) -> None:
+    write_study(study, [], folder, resume=False)
+    leave(study.trials(folder)[0], done=True)
+    error = refusal(tiny_study(tmp_path, "training.gamma=0.9", seeds=[5]), folder, resume=True)
+    assert "training.gamma was 0.99 and is 0.9" in error.problems[0]
+
+
+def test_an_unfinished_trial_of_other_settings_is_run_again(study: Study, folder: Path, tmp_path: Path) -> None:
+    write_study(study, [], folder, resume=False)
+    leave(study.trials(folder)[0], done=False)
+    changed = tiny_study(tmp_path, "training.gamma=0.9")
+    assert len(open_trials(changed, changed.trials(folder), folder, resume=True)) == 2
+
+
+def test_the_folder_of_another_experiment_is_not_resumed(study: Study, folder: Path, tmp_path: Path) -> None:
+    write_study(study, [], folder, resume=False)
+    error = refusal(tiny_study(tmp_path, "experiment=other"), folder, resume=True)
+    assert error.exit_code == 3
+    assert "holds the experiment 'tiny', not 'other'" in error.problems[0]
+
+
+def test_an_unreadable_study_file_is_named(study: Study, folder: Path) -> None:
+    (folder / "study.yaml").write_text("a: [")
+    error = refusal(study, folder, resume=True)
+    assert error.exit_code == 3
+    assert "study.yaml cannot be read" in error.problems[0]
+
+
+# study.yaml
+
+
+def test_the_analysis_reads_what_the_study_should_hold(study: Study, folder: Path) -> None:
+    write_study(study, ["cycles=2"], folder, resume=False)
+    written = load_written_study(folder)
+    assert written is not None
+    assert written.sequences == {"left_right": ["reach-left", "reach-right"]}
+    assert (written.arms, written.seeds) == (["sac", "nbsp"], [0, 1])
+
+
+def test_the_study_keeps_its_own_text(study: Study, folder: Path) -> None:
+    write_study(study, ["cycles=2"], folder, resume=False)
+    content = yaml.safe_load((folder / "study.yaml").read_text())
+    assert content["text"] == study.text
+    assert content["overrides"] == ["cycles=2"]
+
+
+def test_resuming_with_other_seeds_adds_them(study: Study, folder: Path, tmp_path: Path) -> None:
+    write_study(study, [], folder, resume=False)
+    write_study(tiny_study(tmp_path, seeds=[7], arms=["nbsp"]), [], folder, resume=True)
+    written = load_written_study(folder)
+    assert written is not None
+    assert (written.arms, written.seeds) == (["sac", "nbsp"], [0, 1, 7])
