@@ -96,7 +96,8 @@ def ray_session(address: str | None, torch_threads: int, stop: StopSignal) -> It
     quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
-            ray.init(num_cpus=int(local_resources()["CPU"]), **quiet)
+            # "local": a cluster that happens to run on this machine is not joined unasked
+            ray.init(address="local", num_cpus=int(local_resources()["CPU"]), **quiet)
         else:
             package = str(Path(rllib_nbsp.__file__).parent)
             runtime_env = {"py_modules": [package], "env_vars": threads}

@@ -300,7 +300,7 @@ def test_rollout_workers_run_on_another_node_of_a_cluster(tmp_path: Path) -> Non
         cluster.wait_for_nodes()
         done = call(
             write_config(tmp_path, arms={"nbsp": TINY["arms"]["nbsp"]}),
-            "--results-dir", tmp_path / "results", "--address", cluster.address, "--num-env-runners", 1,
+            "--results-dir", tmp_path / "results", "--address", cluster.address, "--num-env-runners", "1",
             "--set", "resources.custom_resources_per_env_runner={rollout: 1}", "resources.num_envs_per_env_runner=4",
         )  # fmt: skip
     finally:
