@@ -12,7 +12,7 @@ run: $(STAMP)  ## The quickstart study and its report; started again, it goes on
 	$(PY) run_tune.py $(if $(wildcard results/quickstart/study.yaml),--resume)
 
 test: $(STAMP)  ## The fast tests, then the smoke study through the command line.
-	$(PY) -m pytest -q -n 2 -m "not slow"
+	$(PY) -m pytest -q -n 2 --dist loadfile -m "not slow"
 	rm -rf .smoke
 	$(PY) run_tune.py tune_configs/smoke.yaml --results-dir .smoke
 

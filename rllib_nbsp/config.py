@@ -212,7 +212,7 @@ class _Reader:
         known = list(known)
         for name in names or ():
             if name not in known:
-                self.problems.append(f"{option} {name}: {unknown(name, known)}")
+                self.problems.append(f"{option} {name}: {unknown(name, known, option.strip('-'))}")
         return list(dict.fromkeys(names)) if names is not None else known
 
     # Single values

@@ -171,8 +171,8 @@ class ContinualSACTorchLearner(TorchLearner):
 
     def compute_gradients(self, loss_per_module: dict[str, Tensor], **kwargs: Any) -> dict[Any, Tensor]:
         """One backward pass for everything; with several Learners their mean is taken in here."""
-        for optimizer in self._optimizer_parameters:
-            optimizer.zero_grad(set_to_none=True)
+        for param in self._params:
+            param.grad = None
         loss_per_module[DEFAULT_MODULE_ID].backward()
         if not self._phase.sac_losses:
             for param in self._params:

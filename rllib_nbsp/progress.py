@@ -9,13 +9,13 @@ from typing import Any
 from ray import tune
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 
 from rllib_nbsp.estimate import duration
 from rllib_nbsp.settings import RunSettings
 
 PLAIN_INTERVAL_S = 15.0
-HEADINGS = ("trial", "state", "visit", "task", "env steps", "success", "steps/s", "left at most")
+HEADINGS = ("trial", "state", "visit", "task", "env steps", "success", "steps/s", "left")
 PLAIN_LINE = "{}: {}, visit {}, {}, {} env steps, success {}, {} steps/s"
 
 
@@ -34,7 +34,8 @@ class LiveProgress(tune.Callback):
 
     def __init__(self, runs: Sequence[RunSettings], console: Console) -> None:
         self._console = console
-        self._labels = {run.results_dir: trial_label(run) for run in runs}
+        many = len({run.sequence for run in runs}) > 1
+        self._labels = {run.results_dir: trial_label(run) if many else f"{run.arm}/seed_{run.seed}" for run in runs}
         self._rows: dict[str, tuple[str, ...]] = {label: (label, "waiting") for label in self._labels.values()}
         self._printed = dict(self._rows)
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
@@ -82,7 +83,7 @@ class LiveProgress(tune.Callback):
 
     def _show(self, at_once: bool = False) -> None:
         if self._live:
-            table = Table(*HEADINGS, box=None, pad_edge=False)
+            table = Table(Column(HEADINGS[0], overflow="fold"), *HEADINGS[1:], box=None, pad_edge=False)
             for row in self._rows.values():
                 table.add_row(*row)
             self._live.update(table, refresh=True)

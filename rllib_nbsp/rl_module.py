@@ -56,8 +56,7 @@ class ContinualSACModule(TorchRLModule, InferenceOnlyAPI):
         mean, log_std = squashed_gaussian(self.policy(obs))
         if not explore:
             return torch.tanh(mean)
-        noise = torch.empty_like(mean).normal_(generator=generator)
-        return sample_action(mean, log_std, noise)[0]
+        return torch.tanh(mean + log_std.exp() * torch.empty_like(mean).normal_(generator=generator))
 
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return {Columns.ACTIONS: self.act(batch[Columns.OBS], explore=False)}

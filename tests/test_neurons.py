@@ -233,6 +233,14 @@ def test_the_mean_keeps_what_a_float32_sum_would_lose():
     assert float(statistics(table, LABELS, [1, 1, 1, 1]).mean_activation) == 2.0**22 + 1.0
 
 
+def test_a_mean_between_two_float32_numbers_is_not_rounded_to_one_of_them():
+    # 1 once and the next float32 after 1 three times: the three are above their mean, which in float32 they equal.
+    above = torch.tensor([False, True, True, True])
+    table = torch.where(above, 1.0 + 2.0**-23, 1.0).unsqueeze(1)
+    assert table.dtype == torch.float32
+    assert statistics(table, above).accuracy.tolist() == [1.0]
+
+
 def test_scoring_reads_the_activations_twice_and_a_second_rollout_gives_the_means_alone():
     # Means 2 from the second rollout instead of 1: the first neuron value 1.5 is then not above.
     calls = {"comparison": 0, "means": 0}

@@ -104,13 +104,16 @@ def test_buffer_holds_what_a_list_would_hold(history):
         assert sorted(everything) == oracle
 
 
-def test_every_transition_is_drawn_equally_often():
+@pytest.mark.parametrize(("added", "left"), [(33, range(13, 33)), (13, range(13))])
+def test_every_transition_is_drawn_equally_often(added, left):
+    # The ring of 20 has turned over, or is not full yet.
     store = buffer(capacity=20, batch_size=100)
-    store.add(rows(0, 33))  # the ring has turned over: 13 to 32 are left
+    store.add(rows(0, added))
     counts = Counter(numbers(store.sample(range(1, 401), task=0)))
-    assert sorted(counts) == list(range(13, 33))
-    # 40,000 draws of 20 rows: 2,000 each with standard deviation sqrt(40,000 * 0.05 * 0.95) = 44.
-    assert all(abs(count - 2000) < 5 * 44 for count in counts.values())
+    assert sorted(counts) == list(left)
+    # 40,000 draws of n rows: 40,000 / n each, with standard deviation below sqrt(40,000 / n).
+    expected = 40_000 / len(left)
+    assert all(abs(count - expected) < 5 * expected**0.5 for count in counts.values())
 
 
 def test_one_seed_draws_one_sequence_and_another_seed_another():

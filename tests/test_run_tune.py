@@ -59,7 +59,7 @@ def main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         (["--set", "training.gama=1"], 2, "did you mean 'gamma'?"),
         (["--set", "training.gama=1", "--set", "cycles=0"], 2, "cycles is 0"),
         (["--name", "../../x"], 2, "--name is '../../x'; allowed: 1 to 64 letters"),
-        (["--arms", "nope"], 2, "--arms nope: known keys: nbsp, sac"),
+        (["--arms", "nope"], 2, "--arms nope: known arms: nbsp, sac"),
         (["--num-env-runners", "-1"], 2, "resources.num_env_runners is -1; allowed: a whole number >= 0"),
         (["--num-gpus-per-learner", "half"], 2, "resources.num_gpus_per_learner is 'half'; allowed: a number >= 0"),
         (["--resume"], 2, "--resume: there is no study in"),
@@ -175,7 +175,7 @@ def shown(runs: list[RunSettings], terminal: bool) -> str:
         "visit_max_env_steps": 400, "success_window": 0.25, "env_steps_per_s": 10.0, "done": False,
     }  # fmt: skip
     sac, nbsp = (SimpleNamespace(config={"run": run.model_dump()}) for run in runs)
-    with LiveProgress(runs, Console(file=screen, force_terminal=terminal, width=120)) as progress:
+    with LiveProgress(runs, Console(file=screen, force_terminal=terminal, width=80)) as progress:
         progress.on_trial_start(0, [], sac)
         progress.on_trial_result(0, [], sac, result)
         progress.on_trial_error(0, [], nbsp)
@@ -186,16 +186,16 @@ def shown(runs: list[RunSettings], terminal: bool) -> str:
 def test_progress_is_a_line_per_trial_where_there_is_no_terminal(tmp_path: Path) -> None:
     text = shown(tiny_study(tmp_path).trials(tmp_path), terminal=False)
     assert text.splitlines() == [
-        "left_right/sac/seed_0: running, visit 2/4, reach-right, 100/400 env steps, success 0.25, 10 steps/s, "
+        "sac/seed_0: running, visit 2/4, reach-right, 100/400 env steps, success 0.25, 10 steps/s, "
         "at most 2 min left",  # 1,100 steps
-        "left_right/nbsp/seed_0: failed",
+        "nbsp/seed_0: failed",
     ]
 
 
 def test_progress_is_a_table_on_a_terminal(tmp_path: Path) -> None:
     text = shown(tiny_study(tmp_path).trials(tmp_path), terminal=True)
-    assert re.search(r"trial +state +visit +task +env steps +success +steps/s +left at most", text)
-    assert re.search(r"left_right/sac/seed_0 +running +2/4 +reach-right +100/400 +0.25 +10 +2 min", text)
+    assert re.search(r"trial +state +visit +task +env steps +success +steps/s +left", text)
+    assert re.search(r"sac/seed_0 +running +2/4 +reach-right +100/400 +0.25 +10 +2 min", text)
 
 
 # Real trials
