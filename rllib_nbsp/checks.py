@@ -64,4 +64,28 @@ def check_run(run: RunSettings) -> list[str]:
             f"replay.capacity is {run.replay.capacity}; it must hold at least one batch, training.batch_size "
             f"{run.training.batch_size}"
         )
+    return [*errors, *_check_schedule(run)]
+
+
+def _check_schedule(run: RunSettings) -> list[str]:
+    """What would silently never happen in a run, or never end; each line begins with a key."""
+    errors = []
+    length = run.visit.max_env_steps
+    stop = run.visit.early_stop
+    if stop is not None and stop.min_env_steps >= length:
+        errors.append(
+            f"visit.early_stop.min_env_steps is {stop.min_env_steps}; it must be below visit.max_env_steps, {length}, "
+            "or no visit ever stops early; lower it or write early_stop: null"
+        )
+    interval = run.evaluation.periodic_env_steps
+    if interval is not None and run.evaluation.periodic_episodes and interval > length:
+        errors.append(
+            f"evaluation.periodic_env_steps is {interval}; it must be at most visit.max_env_steps, {length}, or write "
+            "periodic_episodes: 0"
+        )
+    gpus = run.resources.num_gpus_per_learner
+    if gpus > 1 and gpus != int(gpus):
+        errors.append(
+            f"resources.num_gpus_per_learner is {gpus}; a share of one GPU is below 1, more are whole numbers"
+        )
     return errors

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import yaml
 from pydantic import Field, ValidationError
 
 from rllib_nbsp.checks import check_run
@@ -155,11 +154,6 @@ def check_name(option: str, name: str) -> str:
     if not re.fullmatch(NAME_PATTERN, name) or name.endswith("\n"):
         raise ConfigError([f"{option} is {show(name)}; allowed: {NAME_WORDS}"])
     return name
-
-
-def resolved_yaml(run: RunSettings) -> str:
-    """A run with every default filled in, as `config.yaml` beside its results holds it."""
-    return yaml.safe_dump(run.model_dump(), sort_keys=False)
 
 
 def to_algorithm_config(run: RunSettings) -> ContinualSACConfig:
@@ -343,7 +337,7 @@ class _Reader:
         for sequence in study.sequences:
             for arm in study.arms:
                 run = study.run(sequence, arm, study.seeds[0])
-                self.problems += [self._placed(line, arm) for line in [*check_run(run), *check_schedule(run)]]
+                self.problems += [self._placed(line, arm) for line in check_run(run)]
 
     def _placed(self, line: str, arm: Arm) -> str:
         """A line that begins with a key, with that key's place."""
@@ -354,30 +348,6 @@ class _Reader:
         if keys[0] in SECTIONS:
             return f"{self.tree.place(keys)}: {line}"
         return f"{self.tree.place(('arms', arm.label))}: arms.{arm.label}: {line}"
-
-
-def check_schedule(run: RunSettings) -> list[str]:
-    """What would silently never happen in a run, or never end; each line begins with a key."""
-    errors = []
-    length = run.visit.max_env_steps
-    stop = run.visit.early_stop
-    if stop is not None and stop.min_env_steps >= length:
-        errors.append(
-            f"visit.early_stop.min_env_steps is {stop.min_env_steps}; it must be below visit.max_env_steps, {length}, "
-            "or no visit ever stops early; lower it or write early_stop: null"
-        )
-    interval = run.evaluation.periodic_env_steps
-    if interval is not None and run.evaluation.periodic_episodes and interval > length:
-        errors.append(
-            f"evaluation.periodic_env_steps is {interval}; it must be at most visit.max_env_steps, {length}, or write "
-            "periodic_episodes: 0"
-        )
-    gpus = run.resources.num_gpus_per_learner
-    if gpus > 1 and gpus != int(gpus):
-        errors.append(
-            f"resources.num_gpus_per_learner is {gpus}; a share of one GPU is below 1, more are whole numbers"
-        )
-    return errors
 
 
 def _reaches(data: Any, path: KeyPath) -> bool:

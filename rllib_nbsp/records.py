@@ -49,7 +49,7 @@ class TrialFolder:
             "config_hash": self.config_hash,
             "seed": run.seed,
         }
-        (path / "config.yaml").write_text(yaml.safe_dump(run.model_dump(), sort_keys=False))
+        (path / "config.yaml").write_text(resolved_yaml(run))
         (path / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n")
         self._status(done=False)
 
@@ -96,6 +96,11 @@ class TrialFolder:
         temporary = self.path / "status.json.tmp"
         temporary.write_text(json.dumps({"done": done, "config_hash": self.config_hash}) + "\n")
         os.replace(temporary, self.path / "status.json")
+
+
+def resolved_yaml(run: RunSettings) -> str:
+    """A run with every default filled in; `RunSettings` reads it back."""
+    return yaml.safe_dump(run.model_dump(), sort_keys=False)
 
 
 def versions() -> dict[str, str]:

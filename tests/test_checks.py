@@ -30,7 +30,12 @@ def test_defaults_fit_together(method):
     [
         (run("ewcc"), "method is 'ewcc'; known methods: "),
         (run(training={"batch_size": 255}, resources={"num_learners": 2}), "training.batch_size is 255"),
-        (run(visit={"max_env_steps": 100, "warmup_env_steps": 100}), "visit.warmup_env_steps is 100"),
+        (
+            run(visit={"max_env_steps": 100, "warmup_env_steps": 100, "early_stop": None}),
+            "visit.warmup_env_steps is 100",
+        ),
+        (run(visit={"max_env_steps": 50_000}), "visit.early_stop.min_env_steps is 100000"),
+        (run(evaluation={"periodic_env_steps": 2_000_000}), "evaluation.periodic_env_steps is 2000000"),
         (run(replay={"capacity": 255}), "replay.capacity is 255"),
         (run(replay={"split": "reservoir", "pick": "last"}), "replay.pick is 'last'"),
         (run(keys={"mask_on": "grad_rescale"}), "boundary.reset_optimizer: false"),
@@ -49,7 +54,7 @@ def test_each_mistake_has_one_line_that_names_it(bad, message):
     "good",
     [
         run(training={"batch_size": 256}, resources={"num_learners": 2}),
-        run(visit={"max_env_steps": 100, "warmup_env_steps": 99}),
+        run(visit={"max_env_steps": 100, "warmup_env_steps": 99, "early_stop": None}),
         run(replay={"capacity": 256}),
         run(replay={"split": "reservoir"}),
         run(keys={"mask_on": "grad_rescale"}, boundary={"reset_optimizer": False}),

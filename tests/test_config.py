@@ -15,8 +15,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rllib_nbsp.config import SECTIONS, Study, check_name, load_study, resolved_yaml
+from rllib_nbsp.config import SECTIONS, Study, check_name, load_study
 from rllib_nbsp.methods import METHODS
+from rllib_nbsp.records import resolved_yaml
 from rllib_nbsp.settings import ConfigError, RunSettings, config_hash
 from rllib_nbsp.yaml_tree import MAX_BYTES
 

@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from analysis import load_study as load_written_study
-from rllib_nbsp.config import Study, resolved_yaml
+from rllib_nbsp.config import Study
 from rllib_nbsp.preflight import PreflightError
+from rllib_nbsp.records import resolved_yaml
 from rllib_nbsp.settings import RunSettings, config_hash
 from rllib_nbsp.study_folder import open_trials, study_folder, study_lock, write_study
 from tests.studies import tiny_study
