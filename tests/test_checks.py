@@ -75,7 +75,7 @@ def test_every_mistake_is_said_in_one_pass():
         replay={"capacity": 10},
         resources={"num_learners": 2},
     )
-    assert len(check_run(bad)) == 4
+    assert len(check_run(bad)) == 5
 
 
 def test_a_method_can_limit_the_learners_and_its_rows_must_divide_among_them(monkeypatch):
