@@ -59,6 +59,11 @@ def check_run(run: RunSettings) -> list[str]:
             f"replay.pick is {run.replay.pick!r}; replay.split 'reservoir' is a uniform sample of all transitions and "
             "needs pick 'uniform'"
         )
+    if run.replay.mode == "mix" and run.replay.interval > run.training.batch_size:
+        errors.append(
+            f"replay.interval is {run.replay.interval}; with replay.mode 'mix' it must be at most training.batch_size, "
+            f"{run.training.batch_size}, or no row comes from D_pre"
+        )
     if run.training.batch_size > run.replay.capacity:
         errors.append(
             f"replay.capacity is {run.replay.capacity}; it must hold at least one batch, training.batch_size "

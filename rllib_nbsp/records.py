@@ -98,6 +98,12 @@ class TrialFolder:
         os.replace(temporary, self.path / "status.json")
 
 
+def _unused(old: Path) -> Path:
+    """`NAME.stale`, or `NAME.2.stale` and so on: a trial that starts for the third time loses nothing either."""
+    names = (old.with_name(f"{old.name}{count}.stale") for count in ("", *(f".{n}" for n in range(2, 1000))))
+    return next(name for name in names if not name.exists())
+
+
 def resolved_yaml(run: RunSettings) -> str:
     """A run with every default filled in; `RunSettings` reads it back."""
     return yaml.safe_dump(run.model_dump(), sort_keys=False)

@@ -40,6 +40,8 @@ def test_defaults_fit_together(method):
         (run(replay={"split": "reservoir", "pick": "last"}), "replay.pick is 'last'"),
         (run(keys={"mask_on": "grad_rescale"}), "boundary.reset_optimizer: false"),
         (run(replay={"scope": "same_module", "mode": "mix"}), "replay.mode is 'mix'"),
+        (run(keys={"mask_last_layer": True, "mask_side": "out"}), "mask_side is 'out'"),
+        (run(replay={"mode": "mix", "interval": 257}), "replay.interval is 257"),
         (run(keys={"skill_frac": 1e-4}), "skill_frac is 0.0001: it selects 0 of 2304 neurons"),
     ],
 )

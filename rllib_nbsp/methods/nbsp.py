@@ -95,6 +95,8 @@ class NeuronMasking(ContinualMethod):
             errors.append(
                 "replay.scope 'same_module' needs whole batches from D_pre: replay.mode is 'mix', not 'batch'"
             )
+        if config.mask_last_layer and config.mask_side == "out":
+            errors.append("mask_last_layer is true, which needs incoming weights: mask_side is 'out'; use in or both")
         neurons = sum(run.model.hidden)
         if 0.0 < config.skill_frac * neurons < 1.0:
             errors.append(f"skill_frac is {config.skill_frac}: it selects 0 of {neurons} neurons; use 0 or more")
@@ -102,11 +104,16 @@ class NeuronMasking(ContinualMethod):
 
     @classmethod
     def scoring(cls, config: NBSPSettings) -> ScoringSettings | None:
-        return None if config.skill_frac == 0.0 and config.uniform_lr == "off" else config
+        if config.uniform_lr == "off":
+            return config if config.skill_frac > 0.0 else None
+        return config if isinstance(config.uniform_lr, str) else None  # a given factor needs no scores
 
     # Hooks
 
     def on_visit_end(self, visit: Visit, data: VisitData) -> None:
+        if not isinstance(self.config.uniform_lr, str):
+            self._accumulate(visit, self._uniform_masks(float(self.config.uniform_lr)))
+            return
         if self.scoring(self.config) is None:
             return
         if data.scores is None:
@@ -122,7 +129,10 @@ class NeuronMasking(ContinualMethod):
                 100 * data.scores.label_rate,
             )
             return
-        latest = self.masks_of(data.scores)
+        self._accumulate(visit, self.masks_of(data.scores))
+
+    def _accumulate(self, visit: Visit, latest: NeuronMasks) -> None:
+        """Masks over visits (methods.md A6)."""
         if self.config.accumulate == "latest":
             self._set_masks(latest)
         elif self.config.accumulate == "min":
@@ -171,7 +181,7 @@ class NeuronMasking(ContinualMethod):
             }
         self._report_selection(scores, layers, skill)
         if self.config.uniform_lr != "off":
-            masks = {name: self._uniform(masks[name], skill[name]) for name in masks}
+            masks = {name: self._mean_masks(masks[name], skill[name]) for name in masks}
         return {name: masks.get(name) or [torch.ones_like(m) for m in self.masks[name]] for name in self.masks}
 
     def _masked_networks(self) -> tuple[str, ...]:
@@ -217,16 +227,19 @@ class NeuronMasking(ContinualMethod):
             masks |= {name: [next(parts) for _ in value[name]] for name in names}
         return masks
 
-    def _uniform(self, masks: list[Tensor], skill: list[Tensor]) -> list[Tensor]:
-        """One factor for all hidden neurons of a network (methods.md 2.14)."""
+    def _mean_masks(self, masks: list[Tensor], skill: list[Tensor]) -> list[Tensor]:
+        """One factor for all hidden neurons of a network, the mean of its masks (methods.md 2.14)."""
         flat, flat_skill = torch.cat(masks), torch.cat(skill)
-        if self.config.uniform_lr == "mean":
-            factor = float(flat.mean())
-        elif self.config.uniform_lr == "skill":
-            factor = float(flat[flat_skill].mean()) if flat_skill.any() else 1.0
-        else:
-            factor = float(self.config.uniform_lr)
-        return [torch.full_like(m, factor) for m in masks]
+        if self.config.uniform_lr == "skill":
+            flat = flat[flat_skill] if flat_skill.any() else torch.ones(1)
+        return [torch.full_like(m, float(flat.mean())) for m in masks]
+
+    def _uniform_masks(self, factor: float) -> NeuronMasks:
+        masked = self._masked_networks()
+        return {
+            name: [torch.full_like(m, factor if name in masked else 1.0) for m in layers]
+            for name, layers in self.masks.items()
+        }
 
     def _report_selection(
         self, scores: NeuronScores, layers: dict[str, list[LayerStatistics]], skill: NeuronMasks

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
+from rllib_nbsp.curriculum import Curriculum
 from rllib_nbsp.methods.base import NETWORKS, Agent, Batch, VisitData
 from rllib_nbsp.methods.nbsp import NBSPSettings, NeuronMasking
 from rllib_nbsp.networks import Network
@@ -920,3 +921,14 @@ def test_the_real_selection_and_the_masks_agree():
         for mask, chosen, layer in zip(learner.method.masks[name], expected, layers, strict=True):
             assert torch.equal(mask < 1, chosen)
             assert torch.allclose(mask[chosen].double(), 0.2 * (1 - layer.score[chosen]), atol=1e-7)
+
+
+def test_a_given_factor_needs_no_scores():
+    assert NeuronMasking.scoring(NBSPSettings(uniform_lr=0.3)) is None
+    assert NeuronMasking.scoring(NBSPSettings(uniform_lr="skill")) is not None
+    learner = build_learner("nbsp", {"uniform_lr": 0.3, "modules": "actor"})
+    visit = Curriculum(["a", "b"], 1).visit(1)
+    learner.visit_end(visit, VisitData(visit))
+    assert {name: float(layers[0][0]) for name, layers in learner.method.masks.items()} == pytest.approx(
+        {"policy": 0.3, "qf": 1.0, "qf_twin": 1.0}
+    )
