@@ -237,7 +237,7 @@ def measure_replay(rows: int, calls: int = 500) -> dict[str, Any]:
         "episode": np.zeros(chunk, np.int64),
     }
     while len(replay) < rows:
-        replay.add(columns)
+        replay.add(columns, 0)
     times = []
     for update in range(1, calls + 1):
         start = time.perf_counter()

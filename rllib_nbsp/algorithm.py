@@ -352,7 +352,9 @@ class ContinualSAC(SAC):
             warm = not self.progress.in_warmup
             flag = "success" if self.run.evaluation.success == "any" else "final_success"
             episodes = reply["episodes"]
-            added = self.replay.add(reply["columns"], [e["episode"] for e in episodes if e[flag]])
+            added = self.replay.add(
+                reply["columns"], self.visit.task.index, [e["episode"] for e in episodes if e[flag]]
+            )
             self.env_steps += added
             self.progress.add(added, [(e["return"], e[flag]) for e in episodes])
             self._updates_due += warm * added * self.run.training.updates_per_env_step

@@ -42,7 +42,7 @@ class RowSpec:
     @property
     def nbytes(self) -> int:
         """Bytes of one transition in D."""
-        return sum(column.nbytes for column in self.empty(1).values()) + np.dtype(np.int64).itemsize
+        return sum(column.nbytes for column in self.empty(1).values()) + np.dtype(np.int64).itemsize + 2
 
 
 class TaskReplayBuffer:
@@ -75,6 +75,7 @@ class TaskReplayBuffer:
         self.spec = spec
         self._rows = spec.empty(settings.capacity)
         self._episode = np.empty(settings.capacity, np.int64)
+        self._task = np.empty(settings.capacity, np.int16)
         self._successful: set[int] = set()
         self._size = 0
         self._next = 0
@@ -92,13 +93,14 @@ class TaskReplayBuffer:
         """Transitions in D_pre."""
         return len(self.prior["rewards"])
 
-    def add(self, columns: Columns, successful_episodes: list[int] | None = None) -> int:
-        """Append transitions to D; the oldest leave when it is full. Returns how many were added."""
+    def add(self, columns: Columns, task: int, successful_episodes: list[int] | None = None) -> int:
+        """Append a task's transitions to D; the oldest leave when it is full. Returns how many were added."""
         count = len(columns["rewards"])
         index = (self._next + np.arange(count)) % self.settings.capacity
         for name in BATCH_COLUMNS:
             self._rows[name][index] = columns[name]
         self._episode[index] = columns["episode"]
+        self._task[index] = task
         self._successful.update(successful_episodes or ())
         self._next = (self._next + count) % self.settings.capacity
         self._size = min(self._size + count, self.settings.capacity)
@@ -125,7 +127,7 @@ class TaskReplayBuffer:
 
         Args:
             updates: lifetime numbers of the updates, from 1.
-            task: index of the task being trained; it labels rows of D.
+            task: index of the task being trained, for `exclude_current`.
             only: "current" or "prior" to sample from D or D_pre alone, whatever the interval says.
 
         Returns:
@@ -150,12 +152,12 @@ class TaskReplayBuffer:
             place = self._places(k, len(updates), per_rank, range(shard))
             start = 0
             for store, index in picks:
-                self._write(out, place[start : start + len(index)], store, index, task)
+                self._write(out, place[start : start + len(index)], store, index)
                 start += len(index)
             if beside:
                 index = self._draw_prior(beside, task)
                 place = self._places(k, len(updates), per_rank, range(shard, per_rank))
-                self._write(out, place, "prior", index, task)
+                self._write(out, place, "prior", index)
         return out
 
     def _prior_rows(self, only: str | None) -> int:
@@ -169,7 +171,7 @@ class TaskReplayBuffer:
         starts = (np.arange(self.num_shards) * updates + update) * per_rank
         return (starts[:, None] + np.asarray(rows)).ravel()
 
-    def _write(self, out: Columns, place: np.ndarray, store: str, index: np.ndarray, task: int) -> None:
+    def _write(self, out: Columns, place: np.ndarray, store: str, index: np.ndarray) -> None:
         source = self._rows if store == "current" else self.prior
         # A run of places is a slice, so that the gather writes straight into the batch.
         target: slice | np.ndarray = slice(place[0], place[-1] + 1) if place[-1] - place[0] == len(place) - 1 else place
@@ -178,7 +180,7 @@ class TaskReplayBuffer:
                 np.take(source[name], index, axis=0, out=out[name][target], mode="clip")
             else:
                 out[name][target] = source[name][index]
-        out["task"][target] = task if store == "current" else self.prior["task"][index]
+        out["task"][target] = (self._task if store == "current" else self.prior["task"])[index]
         out["from_prior"][target] = store == "prior"
 
     def _draw_current(self, rows: int) -> np.ndarray:
@@ -229,7 +231,7 @@ class TaskReplayBuffer:
             share = self.settings.prior_capacity // (len(earlier) + 1)
             shares = [self._shrink(np.flatnonzero(self.prior["task"] == t), share) for t in earlier]
             kept = np.concatenate([*shares, old[:0]])
-        new = self._pick(share)
+        new = self._pick(share, task)
         self._prior_seen += self._size
         if not len(new):
             return  # no successful episode to file, or none drawn for the reservoir: what the store has stays
@@ -249,11 +251,12 @@ class TaskReplayBuffer:
             share = total
         return self._shrink(np.arange(self.prior_size), total - share), share
 
-    def _pick(self, share: int) -> np.ndarray:
-        """Places in D that go to D_pre."""
-        places = np.arange(self._size)
+    def _pick(self, share: int, task: int) -> np.ndarray:
+        """Places in D that go to D_pre: of the finished task's transitions, should D hold others too."""
+        newest_first = (self._next - 1 - np.arange(self._size)) % self.settings.capacity
+        places = newest_first[self._task[newest_first] == task]
         if self.settings.pick == "last":
-            return (self._next - 1 - places[:share]) % self.settings.capacity
+            return places[:share]
         if self.settings.pick == "success":
-            places = places[np.isin(self._episode[: self._size], np.fromiter(self._successful, np.int64))]
+            places = places[np.isin(self._episode[places], np.fromiter(self._successful, np.int64))]
         return self._prior_rng.choice(places, size=min(share, len(places)), replace=False)

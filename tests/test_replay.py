@@ -63,7 +63,7 @@ def numbers(columns: Columns) -> list[int]:
 
 def visit(store: TaskReplayBuffer, task: int, start: int, stop: int) -> None:
     """A visit's transitions, then its end."""
-    store.add(rows(start, stop))
+    store.add(rows(start, stop), task)
     store.store_prior(task)
     store.clear()
 
@@ -87,7 +87,7 @@ def test_buffer_holds_what_a_list_would_hold(history):
     store, oracle, added = buffer(capacity=capacity), [], 0
     for operation, count in operations:
         if operation == "add":
-            assert store.add(rows(added, added + count)) == count
+            assert store.add(rows(added, added + count), 4) == count
             oracle = [*oracle, *range(added, added + count)][-capacity:]
             added += count
         elif operation == "clear":
@@ -108,7 +108,7 @@ def test_buffer_holds_what_a_list_would_hold(history):
 def test_every_transition_is_drawn_equally_often(added, left):
     # The ring of 20 has turned over, or is not full yet.
     store = buffer(capacity=20, batch_size=100)
-    store.add(rows(0, added))
+    store.add(rows(0, added), 0)
     counts = Counter(numbers(store.sample(range(1, 401), task=0)))
     assert sorted(counts) == list(left)
     # 40,000 draws of n rows: 40,000 / n each, with standard deviation below sqrt(40,000 / n).
@@ -120,14 +120,14 @@ def test_one_seed_draws_one_sequence_and_another_seed_another():
     draws = []
     for seed in (3, 3, 4):
         store = buffer(seed=seed)
-        store.add(rows(0, 50))
+        store.add(rows(0, 50), 0)
         draws.append(numbers(store.sample(range(1, 9), task=0)))
     assert draws[0] == draws[1] != draws[2]
 
 
 def test_the_visits_rows_are_a_sample_without_replacement():
     store = buffer()
-    store.add(rows(0, 60))
+    store.add(rows(0, 60), 0)
     drawn = numbers(store.current_rows(25, np.random.default_rng(0)))
     assert len(set(drawn)) == 25
     assert set(drawn) <= set(range(60))
@@ -138,7 +138,7 @@ def test_sampling_an_empty_store_says_which_one():
     store = buffer()
     with pytest.raises(ValueError, match=r"from D: it holds no transition"):
         store.sample(range(1, 2), task=0)
-    store.add(rows(0, 30))
+    store.add(rows(0, 30), 0)
     with pytest.raises(ValueError, match=r"from D_pre: it holds no transition"):
         store.sample(range(1, 2), task=0, only="prior")
 
@@ -162,7 +162,7 @@ def test_image_observations_stay_bytes():
     store = TaskReplayBuffer(ReplaySettings(capacity=10), ReplayRequest(1), spec, batch_size=4, seed=0)
     images = np.arange(24, dtype=np.uint8).reshape(6, 2, 2)
     plain = rows(0, 6)
-    store.add({**plain, "obs": images, "new_obs": images, "actions": np.zeros((6, 1), np.float32)})
+    store.add({**plain, "obs": images, "new_obs": images, "actions": np.zeros((6, 1), np.float32)}, 0)
     store.store_prior(0)
     for drawn in (store.sample(range(1, 2), 0, "current"), store.sample(range(1, 2), 0, "prior")):
         assert drawn["obs"].dtype == drawn["new_obs"].dtype == np.uint8
@@ -177,7 +177,7 @@ def test_image_observations_stay_bytes():
 def test_every_tenth_batch_and_no_other_is_from_prior_tasks():
     store = buffer(interval=10)
     visit(store, 0, 0, 50)
-    store.add(rows(50, 100))
+    store.add(rows(50, 100), 1)
     drawn = store.sample(range(1, 101), task=1)
     from_prior = drawn["from_prior"].reshape(100, 8)
     assert [k + 1 for k in range(100) if from_prior[k].any()] == list(range(10, 101, 10))
@@ -190,7 +190,7 @@ def test_the_interval_counts_lifetime_updates_however_they_are_called():
     whole, parts = buffer(interval=3), buffer(interval=3)
     for store in (whole, parts):
         visit(store, 0, 0, 50)
-        store.add(rows(50, 90))
+        store.add(rows(50, 90), 1)
     at_once = whole.sample(range(5, 15), task=1)
     calls = [parts.sample(part, task=1) for part in (range(5, 6), range(6, 10), range(10, 15))]
     for name, column in at_once.items():
@@ -200,7 +200,7 @@ def test_the_interval_counts_lifetime_updates_however_they_are_called():
 
 def test_the_first_visit_has_no_prior_batch():
     store = buffer(interval=1)
-    store.add(rows(0, 30))
+    store.add(rows(0, 30), 0)
     assert not store.sample(range(1, 30), task=0)["from_prior"].any()
     assert not store.draws_prior(1, 0)
 
@@ -208,7 +208,7 @@ def test_the_first_visit_has_no_prior_batch():
 def test_a_method_that_asks_for_no_prior_data_has_none_stored_or_drawn():
     store = buffer(interval=None)
     visit(store, 0, 0, 50)
-    store.add(rows(50, 90))
+    store.add(rows(50, 90), 1)
     assert store.prior_size == 0
     assert not store.sample(range(1, 30), task=1)["from_prior"].any()
 
@@ -217,7 +217,7 @@ def test_prior_batches_are_drawn_from_all_earlier_tasks_by_their_shares():
     store = buffer(interval=1, batch_size=100)
     visit(store, 0, 0, 100)
     visit(store, 1, 100, 110)
-    store.add(rows(200, 250))
+    store.add(rows(200, 250), 0)
     drawn = store.sample(range(1, 101), task=0)
     # 20 of task 0 (half of 40) and 10 of task 1: of 10,000 draws a third, standard deviation 47.
     assert shares(store) == {0: 20, 1: 10}
@@ -229,7 +229,7 @@ def test_prior_batches_are_drawn_from_all_earlier_tasks_by_their_shares():
 def test_only_overrules_the_interval():
     store = buffer(interval=2)
     visit(store, 0, 0, 50)
-    store.add(rows(50, 90))
+    store.add(rows(50, 90), 1)
     assert store.sample(range(1, 6), task=1, only="prior")["from_prior"].all()
     assert not store.sample(range(1, 6), task=1, only="current")["from_prior"].any()
 
@@ -238,7 +238,7 @@ def test_capacity_0_draws_the_batches_of_a_run_without_prior_data():
     plain, other = buffer(interval=None), buffer(prior_capacity=0)
     for store in (plain, other):
         visit(store, 0, 0, 70)
-        store.add(rows(70, 130))
+        store.add(rows(70, 130), 1)
     expected, drawn = plain.sample(range(1, 61), task=1), other.sample(range(1, 61), task=1)
     for name, column in expected.items():
         assert np.array_equal(column, drawn[name]), name
@@ -248,7 +248,7 @@ def test_batches_of_d_are_the_same_sequence_whatever_is_drawn_from_d_pre():
     plain, replaying = buffer(interval=None), buffer(interval=4)
     for store in (plain, replaying):
         visit(store, 0, 0, 70)
-        store.add(rows(70, 130))
+        store.add(rows(70, 130), 1)
     drawn = replaying.sample(range(1, 41), task=1)
     own = [number for number, prior in zip(numbers(drawn), drawn["from_prior"], strict=True) if not prior]
     assert own == numbers(plain.sample(range(1, 31), task=1))
@@ -257,7 +257,7 @@ def test_batches_of_d_are_the_same_sequence_whatever_is_drawn_from_d_pre():
 def test_exclude_current_leaves_the_trained_task_out():
     store = buffer(interval=1, exclude_current=True)
     visit(store, 0, 0, 50)
-    store.add(rows(50, 90))
+    store.add(rows(50, 90), 0)
     assert not store.draws_prior(1, task=0)
     assert not store.sample(range(1, 20), task=0)["from_prior"].any()
     with pytest.raises(ValueError, match="D_pre"):
@@ -271,7 +271,7 @@ def test_exclude_current_leaves_the_trained_task_out():
 def test_mix_takes_a_share_of_every_batch():
     store = buffer(interval=4, batch_size=16, mode="mix")
     visit(store, 0, 0, 50)
-    store.add(rows(50, 90))
+    store.add(rows(50, 90), 1)
     drawn = store.sample(range(1, 31), task=1)
     assert drawn["from_prior"].reshape(30, 16).sum(1).tolist() == [4] * 30
     assert all((number < 50) == prior for number, prior in zip(numbers(drawn), drawn["from_prior"], strict=True))
@@ -279,10 +279,10 @@ def test_mix_takes_a_share_of_every_batch():
 
 def test_mix_changes_nothing_without_prior_data():
     store = buffer(interval=4, batch_size=16, mode="mix")
-    store.add(rows(0, 50))
+    store.add(rows(0, 50), 0)
     assert not store.sample(range(1, 5), task=0)["from_prior"].any()
     unasked = buffer(interval=None, batch_size=16, mode="mix")
-    unasked.add(rows(0, 50))
+    unasked.add(rows(0, 50), 0)
     assert not unasked.sample(range(1, 5), task=0)["from_prior"].any()
 
 
@@ -298,7 +298,7 @@ def test_only_prior_gives_whole_batches_also_with_mix():
 def test_rows_beside_a_batch_stand_at_its_end():
     store = buffer(interval=None, beside=3)
     visit(store, 0, 0, 50)
-    store.add(rows(50, 90))
+    store.add(rows(50, 90), 1)
     drawn = store.sample(range(1, 5), task=1)
     from_prior = drawn["from_prior"].reshape(4, 11)
     assert not from_prior[:, :8].any()
@@ -308,7 +308,7 @@ def test_rows_beside_a_batch_stand_at_its_end():
 
 def test_there_are_no_rows_beside_a_batch_before_there_is_prior_data():
     store = buffer(interval=None, beside=3)
-    store.add(rows(0, 50))
+    store.add(rows(0, 50), 0)
     assert len(store.sample(range(1, 5), task=0)["rewards"]) == 4 * 8
 
 
@@ -318,7 +318,7 @@ def test_one_and_two_learners_see_the_same_rows_in_every_update(settings):
     for shards in (1, 2, 4):
         store = buffer(num_shards=shards, **settings)
         visit(store, 0, 0, 50)
-        store.add(rows(50, 90))
+        store.add(rows(50, 90), 1)
         columns = store.sample(range(1, 22), task=1)
         per_update = len(columns["rewards"]) // 21
         # [rank][update][row]: what RLlib hands to a rank is one contiguous part, cut into its updates.
@@ -331,7 +331,7 @@ def test_one_and_two_learners_see_the_same_rows_in_every_update(settings):
 def test_every_learner_has_its_rows_beside_its_own_shard():
     store = buffer(interval=None, beside=4, num_shards=2)
     visit(store, 0, 0, 50)
-    store.add(rows(50, 90))
+    store.add(rows(50, 90), 1)
     table = store.sample(range(1, 4), task=1)["from_prior"].reshape(2, 3, 6)
     assert not table[:, :, :4].any()
     assert table[:, :, 4:].all()
@@ -391,10 +391,10 @@ def test_a_visit_with_few_transitions_files_what_there_is():
 
 def test_d_pre_holds_copies():
     store = buffer(capacity=50)
-    store.add(rows(0, 50))
+    store.add(rows(0, 50), 0)
     store.store_prior(0)
     before = numbers(store.prior)
-    store.add(rows(50, 100))
+    store.add(rows(50, 100), 0)
     assert numbers(store.prior) == before
     store.clear()
     assert store.prior_size == 40
@@ -459,15 +459,15 @@ def test_pick_last_takes_the_newest_transitions():
 def test_pick_success_takes_whole_successful_episodes_alone():
     # Episodes of five: 2 and 4 succeed; the flag comes with the episode's end, after its first rows.
     store = buffer(pick="success")
-    store.add(rows(0, 12))
-    store.add(rows(12, 30), successful_episodes=[2, 4])
+    store.add(rows(0, 12), 0)
+    store.add(rows(12, 30), 0, successful_episodes=[2, 4])
     store.store_prior(0)
     assert sorted(numbers(store.prior)) == [*range(10, 15), *range(20, 25)]
 
 
 def test_pick_success_without_a_success_leaves_the_store_as_it_is():
     store = buffer(pick="success")
-    store.add(rows(0, 30), successful_episodes=[1])
+    store.add(rows(0, 30), 0, successful_episodes=[1])
     store.store_prior(0)
     store.clear()
     visit(store, 1, 30, 60)
@@ -477,7 +477,7 @@ def test_pick_success_without_a_success_leaves_the_store_as_it_is():
 
 def test_clearing_forgets_which_episodes_succeeded():
     store = buffer(pick="success")
-    store.add(rows(0, 10), successful_episodes=[0, 1])
+    store.add(rows(0, 10), 0, successful_episodes=[0, 1])
     store.clear()
     visit(store, 0, 0, 10)
     assert store.prior_size == 0
@@ -496,3 +496,20 @@ def test_an_empty_visit_changes_nothing():
     before = numbers(store.prior)
     visit(store, 1, 0, 0)
     assert numbers(store.prior) == before
+
+
+def test_a_buffer_that_is_not_cleared_still_knows_whose_its_rows_are():
+    # 30 rows of task 0 stay in D when task 1 adds 10: batches label both, and task 1 files its own rows alone.
+    store = buffer(interval=None)
+    store.add(rows(0, 30), 0)
+    store.add(rows(30, 40), 1)
+    drawn = store.sample(range(1, 51), task=1)
+    assert {(number < 30, task) for number, task in zip(numbers(drawn), drawn["task"], strict=True)} == {
+        (True, 0),
+        (False, 1),
+    }
+    filing = buffer()
+    filing.add(rows(0, 30), 0)
+    filing.add(rows(30, 40), 1)
+    filing.store_prior(1)
+    assert sorted(numbers(filing.prior)) == list(range(30, 40))

@@ -82,7 +82,7 @@ class Run:
         """Up to the first update."""
         self.learner.visit_start(visit(number), self.data)
         fresh = transitions(number, 60)
-        self.buffer.add({**fresh, "episode": np.arange(60) // 10})
+        self.buffer.add({**fresh, "episode": np.arange(60) // 10}, visit(number).task.index)
         self.phases = self.method.phases(self.keys, visit(number))
         for phase in self.phases[:-1]:
             self.learner.phase_start(visit(number), phase)
