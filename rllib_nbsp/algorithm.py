@@ -467,27 +467,22 @@ class ContinualSAC(SAC):
 
     def _finish_phase(self) -> None:
         self._on_every_learner("phase_end", self.visit, self.phase, VisitData(self.visit, rows=self._visit_rows()))
+        self._publish_weights()
         if len(self._phases) == 1:
             self._finish_visit()
             return
-        if self.phase.collect and self._phases[1].collect:
-            # The next run at the same task starts as a visit does, but for what the method keeps.
-            self.progress = VisitProgress(self.run.visit, warmup=False)
-            self._version += 1
         self._phases = self._phases[1:]
+        if self.phase.fresh:
+            self.replay.clear()
+        if self.phase.collect:
+            self.progress = VisitProgress(self.run.visit, warmup=self.phase.fresh)
+            self._updates_due = 0.0
+            self._version += 1
         self._start_phase()
 
     def _visit_rows(self) -> dict[str, np.ndarray]:
         wanted = self.method.visit_data_rows
-        if not wanted:
-            return {}
-        rows = self.replay.current_rows(wanted, self._rows_rng)
-        count = len(rows["rewards"])
-        return {
-            **rows,
-            "task": np.full(count, self.visit.task.index, np.int64),
-            "from_prior": np.zeros(count, bool),
-        }
+        return self.replay.current_rows(wanted, self._rows_rng) if wanted else {}
 
     def score_neurons(self, task: Task, scoring: ScoringSettings, *, rollout: int) -> NeuronScores:
         """Roll the policy out on a task and have the first Learner score every hidden neuron (Eq. 1-4).

@@ -203,9 +203,10 @@ class TaskReplayBuffer:
     # The boundary
 
     def current_rows(self, count: int, rng: np.random.Generator) -> Columns:
-        """A uniform sample of D without replacement, at most `count` rows, as copies."""
+        """A uniform sample of D without replacement, at most `count` rows with a batch's columns, as copies."""
         index = rng.choice(self._size, size=min(count, self._size), replace=False)
-        return {name: self._rows[name][index] for name in BATCH_COLUMNS}
+        rows = {name: self._rows[name][index] for name in BATCH_COLUMNS}
+        return {**rows, "task": self._task[index].astype(np.int64), "from_prior": np.zeros(len(index), bool)}
 
     def newest_obs(self, count: int) -> np.ndarray:
         """The observations added last, at most `count`, newest last."""

@@ -193,7 +193,7 @@ class TwoRuns(ContinualMethod):
 
     @classmethod
     def phases(cls, config: Any, visit: Visit) -> list[Phase]:
-        return [Phase("auxiliary"), Phase("main"), Phase("retrain", collect=False, updates=70)]
+        return [Phase("auxiliary"), Phase("main", fresh=True), Phase("retrain", collect=False, updates=70)]
 
     def on_phase_start(self, visit: Visit, phase: Phase) -> None:
         if phase.name == "auxiliary":
@@ -215,8 +215,9 @@ def test_phases_run_inside_a_visit_and_do_not_shift_it(monkeypatch: pytest.Monke
     assert TwoRuns.seen == [("auxiliary", True), ("main", True), ("retrain", True)] * 2
     boundary = [row for row in rows_of(tmp_path, "evaluations.jsonl") if row["phase"] == "boundary"]
     assert [row["visit"] for row in boundary] == [1, 1, 2, 2]
-    # Each visit: 40 updates of the first run after its warm-up, 60 of the second without one, 70 without collecting.
-    assert algo.updates == 2 * (40 + 60 + 70)
+    # Each visit: 40 updates of each run after its warm-up, 70 without collecting. D holds the second run alone.
+    assert algo.updates == 2 * (40 + 40 + 70)
+    assert len(algo.replay) == 240
 
 
 class RowsBeside(ContinualMethod):

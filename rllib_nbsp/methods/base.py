@@ -98,6 +98,7 @@ class Phase:
         updates: updates without collecting, if `collect` is false.
         data: where those updates sample: the current buffer D, or D_pre.
         sac_losses: whether SAC's own losses are part of the updates, beside the method's terms.
+        fresh: start with an empty D and, if collecting, the visit's warm-up, as the visit itself did.
     """
 
     name: str = "train"
@@ -105,6 +106,7 @@ class Phase:
     updates: int = 0
     data: Literal["current", "prior"] = "current"
     sac_losses: bool = True
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
