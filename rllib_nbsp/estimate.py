@@ -83,7 +83,7 @@ def _buffer(run: RunSettings, columns: Columns) -> TaskReplayBuffer:
         num_shards=1,
         seed=run.seed,
     )
-    buffer.add(columns, [])
+    buffer.add(columns, task=0)
     return buffer
 
 
