@@ -116,7 +116,7 @@ def test_neurons_are_scored_as_the_method_says_or_else_as_the_run_says():
 
 def test_replay_alone_needs_no_scores():
     assert scoring_of(run("nbsp", {"skill_frac": 0.0})) is None
-    assert scoring_of(run("nbsp", {"skill_frac": 0.0, "uniform_lr": 0.5})) is not None
+    assert scoring_of(run("nbsp", {"skill_frac": 0.0, "uniform_lr": "mean"})) is not None
 
 
 @pytest.mark.parametrize(
