@@ -16,8 +16,9 @@ from rllib_nbsp.settings import ReplaySettings
 
 Columns = dict[str, np.ndarray]
 
-# What a batch consists of; D also keeps the episode of a row, so that successful ones can be told apart.
 BATCH_COLUMNS = ("obs", "actions", "rewards", "new_obs", "terminateds")
+# What D keeps beside a batch's columns: whose a row is, and which episode's, so that successful ones can be told apart.
+LABELS = {"episode": np.dtype(np.int64), "task": np.dtype(np.int16)}
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ class RowSpec:
     @property
     def nbytes(self) -> int:
         """Bytes of one transition in D."""
-        return sum(column.nbytes for column in self.empty(1).values()) + np.dtype(np.int64).itemsize + 2
+        return sum(column.nbytes for column in self.empty(1).values()) + sum(
+            label.itemsize for label in LABELS.values()
+        )
 
 
 class TaskReplayBuffer:
@@ -74,8 +77,8 @@ class TaskReplayBuffer:
         self.num_shards = num_shards
         self.spec = spec
         self._rows = spec.empty(settings.capacity)
-        self._episode = np.empty(settings.capacity, np.int64)
-        self._task = np.empty(settings.capacity, np.int16)
+        self._episode = np.empty(settings.capacity, LABELS["episode"])
+        self._task = np.empty(settings.capacity, LABELS["task"])
         self._successful: set[int] = set()
         self._size = 0
         self._next = 0
