@@ -18,7 +18,7 @@ Columns = dict[str, np.ndarray]
 
 BATCH_COLUMNS = ("obs", "actions", "rewards", "new_obs", "terminateds")
 # What D keeps beside a batch's columns: whose a row is, and which episode's, so that successful ones can be told apart.
-LABELS = {"episode": np.dtype(np.int64), "task": np.dtype(np.int16)}
+LABELS: dict[str, np.dtype] = {"episode": np.dtype(np.int64), "task": np.dtype(np.int16)}
 
 
 @dataclass(frozen=True)
