@@ -32,7 +32,7 @@ def changed(run: RunSettings, section: str, **values: object) -> RunSettings:
 
 
 # Point mass: observations of 6 and actions of 2 float32.
-ROW = 2 * 6 * 4 + 2 * 4 + 4 + 1 + 8  # obs and new_obs, actions, reward, terminated, episode
+ROW = 2 * 6 * 4 + 2 * 4 + 4 + 1 + 8 + 2  # obs and new_obs, actions, reward, terminated, episode, task
 
 
 def test_replay_memory_is_counted_by_the_rows_that_a_visit_can_write(run: RunSettings) -> None:
