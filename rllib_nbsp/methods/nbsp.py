@@ -342,15 +342,21 @@ class Brake:
         self.rows = (self.mask < 1.0).any(1).nonzero().squeeze(1)
         self.mask = self.mask[self.rows].to(self.param.dtype)
         self.before = torch.empty(0)
+        self._version = -1
 
     def remember(self) -> None:
-        """Keep the rows as they are before the optimizer's step."""
-        self.before = _rows(self.param.detach()).index_select(0, self.rows)
+        """Keep the rows as they are before the optimizer's step.
+
+        They are what `scale_step` wrote last, unless somebody else wrote to the parameter since: its version tells.
+        """
+        if self.param._version != self._version:
+            self.before = _rows(self.param.detach()).index_select(0, self.rows)
 
     def scale_step(self) -> None:
         """`w <- old + mask (new - old)`: the step times its mask, whatever the optimizer."""
         rows = _rows(self.param.detach())
-        rows.index_copy_(0, self.rows, torch.lerp(self.before, rows.index_select(0, self.rows), self.mask))
+        rows.index_copy_(0, self.rows, self.before.lerp_(rows.index_select(0, self.rows), self.mask))
+        self._version = self.param._version
 
     def scale_gradient(self) -> None:
         """Eq. 5 to the letter."""

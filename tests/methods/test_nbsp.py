@@ -303,6 +303,20 @@ def test_each_step_of_a_braked_row_is_its_mask_times_the_unbraked_step(eps):
             assert torch.equal(braked[name][rows], unbraked[name][rows])
 
 
+def test_a_braked_row_that_somebody_else_writes_between_two_updates_goes_on_from_there():
+    bench = Bench(TWO_OF_SEVEN, optimizer=adam())
+    bench.steps(5)
+    bench.visit(1, same_scores(*FIRST))
+    bench.steps(3)
+    with torch.no_grad():
+        for parameter in bench.agent.networks["qf"].hidden.parameters():
+            parameter.fill_(5.0)
+    bench.step()
+    for name, value in bench.weights().items():
+        if name.startswith("qf.hidden"):
+            assert bool((value - 5.0).abs().max() < 0.1), name
+
+
 # Masks and optimizers (methods.md 4)
 
 
