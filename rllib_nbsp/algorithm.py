@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 import ray
+from gymnasium.spaces import Discrete
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.sac import SAC, SACConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -24,6 +25,7 @@ from rllib_nbsp.callbacks import ContinualCallback, SkillNeuronCallback
 from rllib_nbsp.checks import check_run, check_tasks, method_of, scoring_of
 from rllib_nbsp.curriculum import Curriculum, Task, Visit, VisitProgress
 from rllib_nbsp.env_runner import ContinualEnvRunner
+from rllib_nbsp.envs import SUITES
 from rllib_nbsp.evaluation import evaluate_tasks
 from rllib_nbsp.learner import CONTINUAL, ContinualSACTorchLearner, call_learner
 from rllib_nbsp.methods import METHODS
@@ -31,7 +33,7 @@ from rllib_nbsp.methods.base import Phase, VisitData
 from rllib_nbsp.neurons import NeuronScores, goal_labels, goal_proximity
 from rllib_nbsp.records import TrialFolder
 from rllib_nbsp.replay import RowSpec, TaskReplayBuffer
-from rllib_nbsp.rl_module import ContinualSACModule
+from rllib_nbsp.rl_module import ContinualSACModule, DiscreteSACModule
 from rllib_nbsp.seeding import numpy_generator
 from rllib_nbsp.settings import (
     BoundarySettings,
@@ -214,8 +216,16 @@ class ContinualSACConfig(SACConfig):
         return config
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
-        """Our module."""
-        return RLModuleSpec(module_class=ContinualSACModule)
+        """Our module for the tasks' kind of actions."""
+        _, action_space = self.shared_spaces()
+        discrete = isinstance(action_space, Discrete)
+        return RLModuleSpec(module_class=DiscreteSACModule if discrete else ContinualSACModule)
+
+    def shared_spaces(self) -> tuple[Any, Any]:
+        """Observation and action space of every task: those that `environment()` was given, or the suite's."""
+        if self.observation_space is not None and self.action_space is not None:
+            return self.observation_space, self.action_space
+        return SUITES[self.settings.suite].spaces(self.settings.tasks)
 
     def get_default_learner_class(self) -> type:
         """Our Learner."""

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import numpy as np
 import ray
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
@@ -50,12 +50,13 @@ MIN_ROWS = 4
 """Deterministic actions are computed on at least so many rows: from there on, a matrix product gives a row the same
 bits wherever in the batch it stands (seen with torch 2.13 on x86), so an episode does not depend on its neighbours."""
 
+ActionSpace = Box | Discrete[Any]
 Rows = dict[str, np.ndarray]
 EpisodeSummary = dict[str, Any]
 
 
 class Act(Protocol):
-    """A policy: observations (E, ...) to actions (E, A) in [-1, 1]."""
+    """A policy: observations (E, ...) to actions, (E, A) in [-1, 1] or (E,) in 0 ... n - 1."""
 
     def __call__(self, obs: Tensor, *, explore: bool, generator: torch.Generator | None) -> Tensor: ...
 
@@ -68,7 +69,7 @@ class Sampler:
     Args:
         suite: makes the environments.
         observation_space: of all tasks.
-        action_space: of all tasks, within [-1, 1].
+        action_space: of all tasks, within [-1, 1] or discrete.
         act: the policy.
         settings: the run.
         worker_index: 0 for the local worker.
@@ -79,7 +80,7 @@ class Sampler:
         self,
         suite: Suite,
         observation_space: Box,
-        action_space: Box,
+        action_space: ActionSpace,
         act: Act,
         settings: RunSettings,
         *,
@@ -135,7 +136,7 @@ class Sampler:
         terminateds, truncateds = columns[Columns.TERMINATEDS], columns[Columns.TRUNCATEDS]
         summaries = []
         if random_actions:
-            actions[:] = self._uniform.uniform(-1.0, 1.0, actions.shape)
+            actions[:] = self._random_actions(actions.shape)
         for t in range(num_vector_steps):
             if not random_actions:
                 actions[t] = self._actions(vector.obs, task, explore=True, generator=self._noise)
@@ -175,6 +176,11 @@ class Sampler:
         self._next_episode = 0
         self._episode = np.array([self._new_episode(version) for _ in range(vector.num_envs)], np.int64)
 
+    def _random_actions(self, shape: tuple[int, ...]) -> np.ndarray:
+        if isinstance(self._act_space, Discrete):
+            return self._uniform.integers(int(self._act_space.n), size=shape)
+        return self._uniform.uniform(-1.0, 1.0, shape)
+
     def _new_episode(self, version: int) -> int:
         """A number from the worker (11 bits), version (16), process (8) and a counter (28)."""
         self._next_episode += 1
@@ -186,7 +192,7 @@ class Sampler:
         obs = (lead + self._obs_space.shape, self._obs_space.dtype)
         return {
             Columns.OBS: np.empty(*obs),
-            Columns.ACTIONS: np.empty(lead + self._act_space.shape, self._act_space.dtype),
+            Columns.ACTIONS: np.empty(lead + (self._act_space.shape or ()), self._act_space.dtype),
             Columns.REWARDS: np.empty(lead, np.float32),
             Columns.NEXT_OBS: np.empty(*obs),
             Columns.TERMINATEDS: np.empty(lead, bool),
@@ -309,7 +315,7 @@ class Sampler:
 
     @torch.no_grad()
     def _actions(self, obs: np.ndarray, task: str, *, explore: bool, generator: torch.Generator) -> np.ndarray:
-        """The policy's actions, shape (E, A)."""
+        """The policy's actions, shape (E, A) or (E,)."""
         num_envs = len(obs)
         if not explore and num_envs < MIN_ROWS:
             obs = np.concatenate([obs, np.zeros((MIN_ROWS - num_envs, *obs.shape[1:]), obs.dtype)])
@@ -392,7 +398,7 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
         if self.worker_index > 0:
             # A process of its own; the local worker's is the Learner's too.
             torch.set_num_threads(self.settings.resources.torch_threads)
-        self._spaces: tuple[Box, Box] = self._shared_spaces()
+        self._spaces: tuple[Box, ActionSpace] = config.shared_spaces()
         self._weights_seq_no = 0
         self.make_module()
         self.make_env()
@@ -522,11 +528,6 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
     def _act(self, obs: Tensor, *, explore: bool, generator: torch.Generator | None) -> Tensor:
         # Looked up at each call: in one process, the Algorithm puts the Learner's own module here.
         return self.module.act(obs, explore=explore, generator=generator)
-
-    def _shared_spaces(self) -> tuple[Box, Box]:
-        if self.config.observation_space is not None and self.config.action_space is not None:
-            return self.config.observation_space, self.config.action_space
-        return SUITES[self.settings.suite].spaces(self.settings.tasks)
 
 
 def _process_tag() -> int:

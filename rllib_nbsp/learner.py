@@ -43,7 +43,11 @@ class ContinualSACTorchLearner(TorchLearner):
         super().build()
         module = self._sac
         target_entropy = self.run.training.target_entropy
-        self._target_entropy = -float(module.act_dim) if target_entropy is None else target_entropy
+        self._target_entropy = module.default_target_entropy if target_entropy is None else target_entropy
+        # CleanRL takes the mean over batch *and* actions of what is a sum over actions.
+        self._actor_scale = (
+            1.0 / module.act_dim if module.discrete and self.run.training.discrete_reduce == "mean" else 1.0
+        )
         self._updates = 0
         self._phase = Phase()
         self._last: dict[str, Tensor] = {}
@@ -64,6 +68,7 @@ class ContinualSACTorchLearner(TorchLearner):
             generator=torch_generator(self.run.seed, "method"),
             device=torch.device(self._device),
             act_dim=module.act_dim,
+            discrete=module.discrete,
         )
         self.method = method(method.Config(**self.run.method_settings), self.agent, self.run.replay)
 
@@ -155,10 +160,11 @@ class ContinualSACTorchLearner(TorchLearner):
                 training.gamma,
             )
             terms = {
-                "policy": losses.actor_loss(fwd_out["logp"], fwd_out["q_policy"], alpha),
+                "policy": self._actor_scale * losses.actor_loss(fwd_out["logp"], fwd_out["q_policy"], alpha),
                 "qf": losses.critic_loss(fwd_out["q"], target),
                 "qf_twin": losses.critic_loss(fwd_out["q_twin"], target),
-                "alpha": losses.temperature_loss(module.log_alpha, fwd_out["logp"], self._target_entropy),
+                "alpha": self._actor_scale
+                * losses.temperature_loss(module.log_alpha, fwd_out["logp"], self._target_entropy),
             }
         self._last = {f"{name}_loss": term.detach() for name, term in terms.items()}
         self._last["logp"], self._last["q"] = fwd_out["logp"].detach(), fwd_out["q"].detach()
@@ -274,7 +280,7 @@ class ContinualSACTorchLearner(TorchLearner):
                 obs = torch.as_tensor(chunk["obs"], device=self._device)
                 actions = torch.as_tensor(chunk["actions"], device=self._device)
                 record: list[Tensor] = []
-                network(obs if name == "policy" else torch.cat([obs, actions], -1), record=record)
+                network(obs if name == "policy" else self._sac.critic_inputs(obs, actions), record=record)
                 yield [activities(hidden) for hidden in record]
 
         return passes

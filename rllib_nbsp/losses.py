@@ -3,6 +3,9 @@
 The forms are CleanRL's, which the paper says it follows: squared error without 1/2, and a temperature loss in alpha
 itself (RLlib has a Huber loss and one linear in log alpha). Algorithm 2 leaves out the factor (1 - d) and ascends the
 actor's loss; both are slips that we do not follow. B is the batch, all tensors have shape (B,) unless said.
+
+With discrete actions the same losses take expectations over the policy in place of samples (Christodoulou 2019): the
+log-probability becomes `sum_a pi(a|s) log pi(a|s)` and a value `sum_a pi(a|s) min_j Q_j(s, a)`, both by `expectation`.
 """
 
 from __future__ import annotations
@@ -32,7 +35,10 @@ def critic_loss(q: Tensor, target: Tensor) -> Tensor:
 
 
 def actor_loss(logp: Tensor, q: Tensor, alpha: Tensor) -> Tensor:
-    """Mean of `alpha log pi(a|s) - min_j Q_j(s, a)`, a reparameterised (Algorithm 2, line 14, descended)."""
+    """Mean of `alpha log pi(a|s) - min_j Q_j(s, a)`, a reparameterised (Algorithm 2, line 14, descended).
+
+    The gradient flows through the action, or with discrete actions through the probabilities and not through Q.
+    """
     return (alpha * logp - q).mean()
 
 
@@ -64,3 +70,8 @@ def sample_action(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor,
     gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2.0 * math.pi)
     log_slope = 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))
     return torch.tanh(u), (gaussian - log_slope).sum(-1)
+
+
+def expectation(log_probs: Tensor, values: Tensor) -> Tensor:
+    """`sum_a pi(a|s) values(s, a)`, shape (B,), from log probabilities and values of shape (B, n)."""
+    return (log_probs.exp() * values).sum(-1)

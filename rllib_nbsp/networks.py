@@ -28,53 +28,65 @@ def init_layer(layer: nn.Linear | nn.Conv2d, generator: torch.Generator) -> None
 
 
 class Network(nn.Module):
-    """A perceptron: hidden layers, each followed by the activation, then the output layer ("head").
+    """Hidden layers, each followed by the activation, then the output layer ("head").
 
-    The head is the paper's "last layer": its outputs are no neurons, are never ranked and never masked. An actor's
-    mean and log standard deviation are the two halves of one head.
+    Images pass convolutions first, a channel of which is one neuron; everything else is a perceptron. The head is the
+    paper's "last layer": its outputs are no neurons, are never ranked and never masked. An actor's mean and log
+    standard deviation are the two halves of one head.
 
     Args:
-        in_features: width of the input.
-        hidden: widths of the hidden layers.
+        in_shape: shape of one input: (features,), or (channels, height, width) of an image.
+        hidden: widths of the fully connected hidden layers.
         out_features: width of the head.
         activation: a key of `ACTIVATIONS`.
+        conv: (channels, kernel size, stride) of each convolution before them, for images.
         generator: source of the initial weights.
+
+    Raises:
+        ValueError: if an image is smaller than the kernels need.
     """
 
     def __init__(
         self,
-        in_features: int,
+        in_shape: tuple[int, ...],
         hidden: Sequence[int],
         out_features: int,
         *,
         activation: str,
+        conv: Sequence[tuple[int, int, int]] = (),
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        widths = [in_features, *hidden]
-        self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in itertools.pairwise(widths))
+        layers: list[nn.Module] = []
+        channels = in_shape[0]
+        for out_channels, kernel, stride in conv:
+            layers.append(nn.Conv2d(channels, out_channels, kernel, stride))
+            channels = out_channels
+        widths = [conv_features(in_shape, conv) if conv else math.prod(in_shape), *hidden]
+        layers += [nn.Linear(i, o) for i, o in itertools.pairwise(widths)]
+        self.hidden = nn.ModuleList(layers)
         self.head = nn.Linear(widths[-1], out_features)
         self.activation = ACTIVATIONS[activation]
         for layer in self.layers():
             init_layer(layer, generator)
 
-    def layers(self) -> list[nn.Linear]:
+    def layers(self) -> list[nn.Linear | nn.Conv2d]:
         """Hidden layers in order, then the head."""
         return [*self.hidden, self.head]
 
     def num_neurons(self) -> list[int]:
-        """Neurons of each hidden layer."""
+        """Neurons of each hidden layer; a convolution's channel is one."""
         return [layer.weight.shape[0] for layer in self.layers()[:-1]]
 
     def forward(self, inputs: Tensor, *, frozen: bool = False, record: list[Tensor] | None = None) -> Tensor:
         """Outputs of the head, shape (B, out_features).
 
         Args:
-            inputs: shape (B, in_features).
+            inputs: shape (B, *in_shape); bytes are taken for pixels and scaled to [0, 1].
             frozen: treat the weights as constants; gradients still flow to `inputs`.
-            record: if given, the activations of each hidden layer are appended, each of shape (B, N).
+            record: if given, the activations of each hidden layer are appended, of shape (B, N) or (B, N, H, W).
         """
-        x = inputs
+        x = inputs / 255.0 if inputs.dtype == torch.uint8 else inputs
         for layer in self.hidden:
             x = self.activation(_apply(layer, x, frozen))
             if record is not None:
@@ -83,10 +95,27 @@ class Network(nn.Module):
 
 
 def _apply(layer: nn.Module, x: Tensor, frozen: bool) -> Tensor:
+    if x.dim() == 4 and isinstance(layer, nn.Linear):
+        x = x.flatten(1)
     # Detached views, not requires_grad flags: the flags would be shared with the pass that must train the weights.
-    if frozen:
-        return F.linear(x, layer.weight.detach(), layer.bias.detach())  # type: ignore[operator]
-    return layer(x)
+    if not frozen:
+        return layer(x)
+    weight, bias = layer.weight.detach(), layer.bias.detach()  # type: ignore[operator]
+    return F.conv2d(x, weight, bias, layer.stride) if isinstance(layer, nn.Conv2d) else F.linear(x, weight, bias)
+
+
+def conv_features(in_shape: tuple[int, ...], conv: Sequence[tuple[int, int, int]]) -> int:
+    """How many numbers the last of `conv` hands on.
+
+    Raises:
+        ValueError: naming the convolution whose kernel is larger than what it is given.
+    """
+    channels, height, width = in_shape
+    for i, (out_channels, kernel, stride) in enumerate(conv):
+        if kernel > min(height, width):
+            raise ValueError(f"model.conv[{i}] has a kernel of {kernel}, larger than its input of {height}x{width}")
+        channels, height, width = out_channels, (height - kernel) // stride + 1, (width - kernel) // stride + 1
+    return channels * height * width
 
 
 def activities(hidden: Tensor) -> Tensor:

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import Tensor, nn
 
-from rllib_nbsp.losses import sample_action, squashed_gaussian
+from rllib_nbsp.losses import expectation, sample_action, squashed_gaussian
+from rllib_nbsp.methods.base import NETWORKS
 from rllib_nbsp.networks import Network
 from rllib_nbsp.seeding import torch_generator
 
@@ -21,30 +23,58 @@ from rllib_nbsp.seeding import torch_generator
 class ContinualSACModule(TorchRLModule, InferenceOnlyAPI):
     """Everything that is trained. Actions are in [-1, 1]; the environments are made so.
 
-    `model_config` keys: `hidden`, `activation`, `initial_alpha`, `seed`, `record_activations`.
+    `model_config` keys: `hidden`, `conv`, `activation`, `initial_alpha`, `seed`, `record_activations`.
+
+    Attributes:
+        discrete: whether actions are numbers 0 ... n - 1.
+        act_dim: action dimensions A, or n.
     """
+
+    discrete = False
 
     def setup(self) -> None:
         """Build the networks; an inference-only module has the actor alone."""
-        cfg = self.model_config
-        obs_dim = int(np.prod(self.observation_space.shape))
-        self.act_dim = int(np.prod(self.action_space.shape))
-
-        def network(index: int, in_features: int, out_features: int) -> Network:
-            # A stream of its own per network: an inference-only copy draws the same actor.
-            generator = torch_generator(cfg["seed"], "initialization", index)
-            return Network(in_features, cfg["hidden"], out_features, activation=cfg["activation"], generator=generator)
-
-        self.policy = network(0, obs_dim, 2 * self.act_dim)
+        obs_shape = self.observation_space.shape
+        self._set_action_size()
+        # A stream of its own per network: an inference-only copy draws the same actor.
+        self.policy = self._network(0, obs_shape, self._actor_outputs)
         if not self.inference_only:
-            self.qf = network(1, obs_dim + self.act_dim, 1)
-            self.qf_twin = network(2, obs_dim + self.act_dim, 1)
+            self.qf = self._network(1, self._critic_in_shape(obs_shape), self._critic_outputs)
+            self.qf_twin = self._network(2, self._critic_in_shape(obs_shape), self._critic_outputs)
             self.target_qf = copy.deepcopy(self.qf).requires_grad_(False)
             self.target_qf_twin = copy.deepcopy(self.qf_twin).requires_grad_(False)
             # In the module, not in the Learner as RLlib has it: so its gradient is averaged over Learners and it is
             # part of every checkpoint.
-            self.log_alpha = nn.Parameter(torch.full((1,), math.log(cfg["initial_alpha"])))
+            log_alpha = math.log(self.model_config["initial_alpha"])
+            self.log_alpha = nn.Parameter(torch.full((1,), log_alpha))
             self._noise: torch.Generator | None = None
+
+    def _network(self, index: int, in_shape: tuple[int, ...], out_features: int) -> Network:
+        cfg = self.model_config
+        return Network(
+            in_shape,
+            cfg["hidden"],
+            out_features,
+            activation=cfg["activation"],
+            conv=cfg["conv"] if len(in_shape) == 3 else (),
+            generator=torch_generator(cfg["seed"], "initialization", index),
+        )
+
+    def _set_action_size(self) -> None:
+        self.act_dim = int(np.prod(self.action_space.shape))
+        self._actor_outputs, self._critic_outputs = 2 * self.act_dim, 1
+
+    def _critic_in_shape(self, obs_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (int(np.prod(obs_shape)) + self.act_dim,)
+
+    @property
+    def default_target_entropy(self) -> float:
+        """What the policy's entropy is held at unless the configuration says otherwise."""
+        return -float(self.act_dim)
+
+    def critic_inputs(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """What a critic is given for transitions of `obs` (B, ...) and `actions` (B, A)."""
+        return torch.cat([obs, actions], -1)
 
     def get_non_inference_attributes(self) -> list[str]:
         """What rollout workers do not need."""
@@ -70,28 +100,33 @@ class ContinualSACModule(TorchRLModule, InferenceOnlyAPI):
         Whatever yields gradients happens in here: with several Learners, this is what DistributedDataParallel wraps.
         """
         obs, next_obs, actions = batch[Columns.OBS], batch[Columns.NEXT_OBS], batch[Columns.ACTIONS]
-        record: dict[str, list[Tensor] | None] = {"policy": None, "qf": None, "qf_twin": None}
-        if self.model_config["record_activations"]:
-            record = {name: [] for name in record}
+        record = self._new_record()
         mean, log_std = squashed_gaussian(self.policy(obs, record=record["policy"]))
         new_actions, logp = sample_action(mean, log_std, self._normal(mean))
-        state_action = torch.cat([obs, actions], -1)
+        state_action = self.critic_inputs(obs, actions)
         q = self.qf(state_action, record=record["qf"]).squeeze(-1)
         q_twin = self.qf_twin(state_action, record=record["qf_twin"]).squeeze(-1)
-        on_policy = torch.cat([obs, new_actions], -1)
+        on_policy = self.critic_inputs(obs, new_actions)
         q_policy = torch.min(self.qf(on_policy, frozen=True), self.qf_twin(on_policy, frozen=True)).squeeze(-1)
         with torch.no_grad():
             next_mean, next_log_std = squashed_gaussian(self.policy(next_obs))
             next_actions, next_logp = sample_action(next_mean, next_log_std, self._normal(next_mean))
-            next_state_action = torch.cat([next_obs, next_actions], -1)
+            next_state_action = self.critic_inputs(next_obs, next_actions)
             next_q = torch.min(self.target_qf(next_state_action), self.target_qf_twin(next_state_action)).squeeze(-1)
         out = {"logp": logp, "q": q, "q_twin": q_twin, "q_policy": q_policy, "next_q": next_q, "next_logp": next_logp}
-        if self.model_config["record_activations"]:
-            for layers in record.values():
-                for hidden in layers or ():
-                    hidden.retain_grad()
-            out["activations"] = record
-        return out
+        return {**out, **self._retained(record)}
+
+    def _new_record(self) -> dict[str, list[Tensor] | None]:
+        return {name: [] if self.model_config["record_activations"] else None for name in NETWORKS}
+
+    def _retained(self, record: dict[str, list[Tensor] | None]) -> dict[str, Any]:
+        """The activations of the loss pass, which are to keep their gradients; nothing if no method needs them."""
+        if not self.model_config["record_activations"]:
+            return {}
+        for layers in record.values():
+            for hidden in layers or ():
+                hidden.retain_grad()
+        return {"activations": record}
 
     def _normal(self, like: Tensor) -> Tensor:
         """Standard normal noise for the rows of `like`, (B, A).
@@ -117,3 +152,61 @@ class ContinualSACModule(TorchRLModule, InferenceOnlyAPI):
         if state is not None:
             self._noise = torch.Generator(device)
             self._noise.set_state(torch.from_numpy(np.ascontiguousarray(state)))
+
+
+class DiscreteSACModule(ContinualSACModule):
+    """SAC for discrete actions (Christodoulou 2019): the actor's head is logits, a critic has a value per action.
+
+    Everything is an expectation over the actions, so that no pass needs noise, and the critics' values of the batch's
+    observations serve their own loss and, as constants, the actor's.
+    """
+
+    discrete = True
+
+    def _set_action_size(self) -> None:
+        self.act_dim = self._actor_outputs = self._critic_outputs = int(self.action_space.n)
+
+    def _critic_in_shape(self, obs_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return obs_shape
+
+    @property
+    def default_target_entropy(self) -> float:
+        """CleanRL's share of the uniform policy's entropy: 0.89 log n."""
+        return 0.89 * math.log(self.act_dim)
+
+    def critic_inputs(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """Critics see the observations alone."""
+        return obs
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, *, explore: bool, generator: torch.Generator | None = None) -> Tensor:
+        """Actions in 0 ... n - 1, shape (E,): a sample of the policy, or its likeliest action."""
+        logits = self.policy(obs)
+        if not explore:
+            return logits.argmax(-1)
+        return torch.multinomial(F.softmax(logits, -1), 1, generator=generator).squeeze(-1)
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """The six quantities of the continuous module, in expectation over the actions."""
+        obs, next_obs = _pixels(batch[Columns.OBS]), _pixels(batch[Columns.NEXT_OBS])
+        actions = batch[Columns.ACTIONS].unsqueeze(-1)
+        record = self._new_record()
+        log_probs = F.log_softmax(self.policy(obs, record=record["policy"]), -1)
+        q, q_twin = self.qf(obs, record=record["qf"]), self.qf_twin(obs, record=record["qf_twin"])
+        with torch.no_grad():
+            next_log_probs = F.log_softmax(self.policy(next_obs), -1)
+            next_q = torch.min(self.target_qf(next_obs), self.target_qf_twin(next_obs))
+        return {
+            "logp": expectation(log_probs, log_probs),
+            "q": q.gather(-1, actions).squeeze(-1),
+            "q_twin": q_twin.gather(-1, actions).squeeze(-1),
+            "q_policy": expectation(log_probs, torch.min(q, q_twin).detach()),
+            "next_q": expectation(next_log_probs, next_q),
+            "next_logp": expectation(next_log_probs, next_log_probs),
+            **self._retained(record),
+        }
+
+
+def _pixels(obs: Tensor) -> Tensor:
+    # Once for all networks that see them.
+    return obs / 255.0 if obs.dtype == torch.uint8 else obs

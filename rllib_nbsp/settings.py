@@ -99,7 +99,10 @@ class TrainingSettings(Settings):
     adam_eps: PositiveFloat = 1e-8
     initial_alpha: PositiveFloat = 1.0
     target_entropy: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    """None: -(number of action dimensions)."""
+    """None: -(number of action dimensions), or 0.89 log(number of actions) if actions are discrete."""
+    discrete_reduce: Literal["mean", "sum"] = "mean"
+    """Discrete actions: sum the actor's and the temperature's loss over actions, or take CleanRL's mean over them. With
+    Adam they differ by what `adam_eps` weighs."""
     grad_clip: PositiveFloat | None = None
     """Global-norm clip per network, after the method's own gradient hook."""
 
@@ -108,6 +111,13 @@ class ModelSettings(Settings):
     """Actor and twin critics share one shape."""
 
     hidden: Annotated[list[PositiveInt], Field(min_length=1)] = [768, 768, 768]
+    """Widths of the fully connected hidden layers."""
+    conv: Annotated[list[Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]], Field(min_length=1)] = [
+        [32, 8, 4],
+        [64, 4, 2],
+        [64, 3, 1],
+    ]
+    """[channels, kernel size, stride] of the convolutions that images pass first; without images, nothing."""
     activation: Literal["relu", "tanh"] = "relu"
 
 

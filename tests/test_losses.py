@@ -13,6 +13,7 @@ from rllib_nbsp.losses import (
     actor_loss,
     critic_loss,
     critic_target,
+    expectation,
     sample_action,
     squashed_gaussian,
     temperature_loss,
@@ -142,3 +143,49 @@ def test_density_integrates_to_one():
     mean, log_std = torch.full_like(noise, 0.3), torch.full_like(noise, math.log(0.5))
     _, logp = sample_action(mean, log_std, noise)
     assert float(logp.exp().sum() * 1e-4) == pytest.approx(1.0, abs=1e-6)
+
+
+# Discrete actions: two states, two actions
+
+PROBS = tensor([[0.5, 0.5], [0.8, 0.2]])
+Q_VALUES = tensor([[1.0, 3.0], [2.0, -1.0]])
+
+
+def test_expectations_of_a_batch_of_two_states_and_two_actions_by_hand():
+    # 0.5 * 1 + 0.5 * 3 = 2; 0.8 * 2 - 0.2 * 1 = 1.4. Negative entropies: -log 2, and 0.8 log 0.8 + 0.2 log 0.2.
+    log_probs = PROBS.log()
+    assert expectation(log_probs, Q_VALUES).tolist() == pytest.approx([2.0, 1.4])
+    assert expectation(log_probs, log_probs).tolist() == pytest.approx([-0.693147, -0.500402], abs=1e-6)
+
+
+def test_discrete_losses_of_that_batch_by_hand():
+    # alpha = 0.5. Target: 1 + 0.9 (2 + 0.5 * 0.693147) = 3.111916; the second state is terminal: 7.
+    # Actor: mean(0.5 * -0.693147 - 2, 0.5 * -0.500402 - 1.4) = -1.998387.
+    # Temperature, H = 0.6: -0.5 mean(-0.693147 + 0.6, -0.500402 + 0.6) = -0.001613.
+    log_probs, alpha = PROBS.log(), tensor([0.5])
+    entropy, value = expectation(log_probs, log_probs), expectation(log_probs, Q_VALUES)
+    target = critic_target(tensor([1.0, 7.0]), tensor([False, True]), value, entropy, alpha, 0.9)
+    assert target.tolist() == pytest.approx([3.111916, 7.0], abs=1e-6)
+    assert actor_loss(entropy, value, alpha).item() == pytest.approx(-1.998387, abs=1e-6)
+    assert temperature_loss(alpha.log(), entropy, 0.6).item() == pytest.approx(-0.001613, abs=1e-6)
+
+
+def test_the_discrete_actors_gradient_by_hand():
+    # d/dlogit_b of sum_a pi_a (alpha log pi_a - Q_a) is pi_b ((alpha log pi_b - Q_b) - J), J the sum itself.
+    logits = PROBS.log().requires_grad_()
+    log_probs = torch.log_softmax(logits, -1)
+    actor_loss(expectation(log_probs, log_probs), expectation(log_probs, Q_VALUES), tensor([0.5])).backward()
+    inner = 0.5 * PROBS.log() - Q_VALUES
+    total = (PROBS * inner).sum(-1, keepdim=True)
+    assert torch.allclose(logits.grad, PROBS * (inner - total) / 2, atol=1e-6)
+
+
+def test_a_logit_gap_of_200_stays_finite_with_its_gradients():
+    logits = tensor([[200.0, 0.0], [-100.0, 100.0]], requires_grad=True)
+    log_probs = torch.log_softmax(logits, -1)
+    entropy, value = expectation(log_probs, log_probs), expectation(log_probs, Q_VALUES)
+    loss = actor_loss(entropy, value, tensor([0.5]))
+    loss.backward()
+    assert entropy.tolist() == [0.0, 0.0]
+    assert value.tolist() == [1.0, -1.0]
+    assert bool(torch.isfinite(log_probs).all() and torch.isfinite(logits.grad).all() and torch.isfinite(loss))

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rllib_nbsp.networks import Network, activities, init_layer
+from rllib_nbsp.networks import Network, activities, conv_features, init_layer
 
 
 def network(*, seed: int = 0, activation: str = "relu", hidden: tuple[int, ...] = (5, 4)) -> Network:
-    return Network(3, hidden, 2, activation=activation, generator=torch.Generator().manual_seed(seed))
+    return Network((3,), hidden, 2, activation=activation, generator=torch.Generator().manual_seed(seed))
 
 
 def inputs(rows: int = 7) -> Tensor:
@@ -31,8 +31,8 @@ def test_forward_is_hidden_layers_with_activation_and_then_a_linear_head(name, f
 def test_sizes_are_those_of_the_paper():
     # methods.md 1.1: actor 39-768-768-768-8 and critics 43-768-768-768-1, 3 x 768 = 2304 neurons each.
     generator = torch.Generator().manual_seed(0)
-    actor = Network(39, [768] * 3, 8, activation="relu", generator=generator)
-    critic = Network(43, [768] * 3, 1, activation="relu", generator=generator)
+    actor = Network((39,), [768] * 3, 8, activation="relu", generator=generator)
+    critic = Network((43,), [768] * 3, 1, activation="relu", generator=generator)
     assert sum(p.numel() for p in actor.parameters()) == 1_218_056
     assert sum(p.numel() for p in critic.parameters()) == 1_215_745
     assert actor.num_neurons() == critic.num_neurons() == [768, 768, 768]
@@ -110,3 +110,58 @@ def test_activities_of_units_are_themselves_and_of_channels_their_spatial_means(
 def test_an_unknown_activation_is_refused():
     with pytest.raises(KeyError):
         network(activation="gelu")
+
+
+# Images
+
+NATURE = [(32, 8, 4), (64, 4, 2), (64, 3, 1)]
+
+
+def image_network(conv=((3, 3, 1), (2, 2, 2)), hidden=(5,)) -> Network:
+    generator = torch.Generator().manual_seed(0)
+    return Network((4, 7, 7), hidden, 2, activation="relu", conv=conv, generator=generator)
+
+
+def images(rows: int = 6) -> Tensor:
+    return torch.randint(0, 256, (rows, 4, 7, 7), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+def test_sizes_are_those_of_the_paper_on_atari():
+    # methods.md 1.1: 84 x 84 images, 3136 features, 1696 neurons, 3,082,406 parameters with 6 actions.
+    net = Network(
+        (4, 84, 84), [768, 768], 6, activation="relu", conv=NATURE, generator=torch.Generator().manual_seed(0)
+    )
+    assert conv_features((4, 84, 84), NATURE) == 3136
+    assert net.num_neurons() == [32, 64, 64, 768, 768]
+    assert sum(p.numel() for p in net.parameters()) == 3_082_406
+
+
+def test_forward_of_images_by_torchs_own_functions():
+    net, x = image_network(), images()
+    first, second, dense = net.hidden
+    y = torch.relu(F.conv2d(x / 255.0, first.weight, first.bias))
+    y = torch.relu(F.conv2d(y, second.weight, second.bias, stride=2))
+    expected = F.linear(torch.relu(F.linear(y.flatten(1), dense.weight, dense.bias)), net.head.weight, net.head.bias)
+    assert torch.allclose(net(x), expected, atol=1e-6)
+    assert torch.equal(net(x), net(x / 255.0))  # bytes are pixels, everything else is taken as it is
+
+
+def test_a_channel_is_one_neuron_after_its_activation():
+    net, record = image_network(), []
+    net(images(), record=record)
+    assert [tuple(h.shape) for h in record] == [(6, 3, 5, 5), (6, 2, 2, 2), (6, 5)]
+    assert all(bool((h >= 0).all()) for h in record)
+    assert [activities(h).shape[1] for h in record] == net.num_neurons() == [3, 2, 5]
+
+
+def test_a_frozen_pass_of_images_gives_no_weight_a_gradient():
+    net, x = image_network(hidden=(30,)), (images() / 255.0).requires_grad_()
+    out = net(x, frozen=True)
+    assert torch.equal(out, net(x))
+    out.sum().backward()
+    assert all(p.grad is None for p in net.parameters()) and bool((x.grad != 0).any())
+
+
+def test_a_kernel_larger_than_its_input_is_refused():
+    with pytest.raises(ValueError, match=r"model.conv\[1\] has a kernel of 6, larger than its input of 5x5"):
+        image_network(conv=((3, 3, 1), (2, 6, 1)))

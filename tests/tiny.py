@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete, Space
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from torch import Tensor
@@ -20,6 +20,8 @@ from rllib_nbsp.neurons import HISTOGRAM_BINS, LayerStatistics, NeuronScores
 
 OBS, ACT, ROWS, HIDDEN = 3, 2, 16, (8, 6)
 TASKS = ("reach-left", "reach-right")
+OBSERVATIONS, ACTIONS = Box(-1, 1, (OBS,), np.float32), Box(-1, 1, (ACT,), np.float32)
+IMAGES, CHOICES = Box(0, 255, (4, 12, 12), np.uint8), Discrete(3)
 
 
 def build_config(
@@ -46,10 +48,12 @@ def build_learner(
     return build_learner_of(build_config(method, keys, **sections))
 
 
-def build_learner_of(config: ContinualSACConfig) -> ContinualSACTorchLearner:
-    """A built Learner for observations and actions of the tests' size."""
-    spaces = {DEFAULT_MODULE_ID: (Box(-1, 1, (OBS,), np.float32), Box(-1, 1, (ACT,), np.float32))}
-    learner = config.build_learner(spaces=spaces)
+def build_learner_of(
+    config: ContinualSACConfig, observation_space: Space[Any] = OBSERVATIONS, action_space: Space[Any] = ACTIONS
+) -> ContinualSACTorchLearner:
+    """A built Learner for observations and actions of the tests' size, or of these spaces."""
+    config = config.environment(observation_space=observation_space, action_space=action_space)
+    learner = config.build_learner(spaces={DEFAULT_MODULE_ID: (observation_space, action_space)})
     assert isinstance(learner, ContinualSACTorchLearner)
     return learner
 
@@ -66,6 +70,13 @@ def transitions(seed: int, rows: int = ROWS, *, from_prior: bool = False, task: 
         "task": np.full(rows, task, np.int64),
         "from_prior": np.full(rows, from_prior),
     }
+
+
+def game_transitions(seed: int, rows: int = ROWS) -> dict[str, np.ndarray]:
+    """Random rows of `IMAGES` and `CHOICES`."""
+    rng = np.random.default_rng(seed)
+    images = {name: rng.integers(0, 256, (rows, *IMAGES.shape), np.uint8) for name in ("obs", "new_obs")}
+    return {**transitions(seed, rows), **images, "actions": rng.integers(0, CHOICES.n, rows)}
 
 
 def multi_agent_batch(columns: Mapping[str, np.ndarray]) -> MultiAgentBatch:

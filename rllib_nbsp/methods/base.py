@@ -155,7 +155,8 @@ class Agent:
         log_alpha: SAC's log temperature, shape (1,).
         device: of the parameters.
         generator: a method's only source of randomness; the same stream on every Learner.
-        act_dim: number of action dimensions.
+        act_dim: number of action dimensions, or of actions if they are discrete.
+        discrete: whether actions are discrete: the actor's head is logits, a critic's one value per action.
     """
 
     def __init__(
@@ -168,6 +169,7 @@ class Agent:
         generator: torch.Generator,
         device: torch.device,
         act_dim: int,
+        discrete: bool = False,
     ) -> None:
         self.networks = networks
         self.targets = targets
@@ -176,6 +178,7 @@ class Agent:
         self.generator = generator
         self.device = device
         self.act_dim = act_dim
+        self.discrete = discrete
 
     init_layer = staticmethod(init_layer)
 

@@ -61,7 +61,9 @@ class Bench:
         seed: int = 0,
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
-        networks = {name: Network(2, hidden, 2, activation="relu", generator=generator).double() for name in NETWORKS}
+        networks = {
+            name: Network((2,), hidden, 2, activation="relu", generator=generator).double() for name in NETWORKS
+        }
         log_alpha = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
         self.agent = Agent(
             networks=networks,
