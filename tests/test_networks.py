@@ -155,7 +155,7 @@ def test_a_channel_is_one_neuron_after_its_activation():
 
 
 def test_a_frozen_pass_of_images_gives_no_weight_a_gradient():
-    net, x = image_network(hidden=(30,)), (images() / 255.0).requires_grad_()
+    net, x = image_network(conv=((8, 3, 1), (8, 2, 2))), (images() / 255.0).requires_grad_()
     out = net(x, frozen=True)
     assert torch.equal(out, net(x))
     out.sum().backward()
