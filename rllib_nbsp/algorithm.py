@@ -313,6 +313,7 @@ class ContinualSAC(SAC):
         self._phase_updates = 0
         self._next_evaluation = 0
         self._throughput = Throughput()
+        self._has_success = SUITES[self.run.suite].has_success
 
     # A training iteration
 
@@ -560,6 +561,8 @@ class ContinualSAC(SAC):
             episodes=episodes,
             version=self._version,
             settings=self.run.evaluation,
+            env_steps=self.run.evaluation.eval_env_steps if phase == "boundary" else None,
+            has_success=self._has_success,
         )
         place = {
             "visit": self.visit.number,
@@ -584,7 +587,8 @@ class ContinualSAC(SAC):
             "visit_max_env_steps": self.run.visit.max_env_steps,
             "env_steps": self.env_steps,
             "updates": self.updates,
-            "success_window": self.progress.success_window,
+            "success_window": self.progress.success_window if self._has_success else None,
+            "mean_return": self.progress.mean_return,
             "env_steps_per_s": self._throughput.env_steps_per_s,
             "updates_per_s": self._throughput.updates_per_s,
         }
@@ -593,10 +597,8 @@ class ContinualSAC(SAC):
         self._throughput.measure(self.env_steps, self.updates)
         obs = self.replay.newest_obs(DORMANCY_ROWS) if len(self.replay) else None
         learner = self._on_first_learner("report", obs)
-        returns = self.progress.returns
         row = {
             **self._progress(),
-            "mean_return": float(np.mean(returns)) if returns else None,
             "prior_size": self.replay.prior_size,
             "wall_s": self._throughput.wall_s,
             **learner,

@@ -69,7 +69,25 @@ def check_run(run: RunSettings) -> list[str]:
             f"replay.capacity is {run.replay.capacity}; it must hold at least one batch, training.batch_size "
             f"{run.training.batch_size}"
         )
-    return [*errors, *_check_schedule(run)]
+    return [*errors, *_check_schedule(run), *_check_success(run)]
+
+
+def _check_success(run: RunSettings) -> list[str]:
+    """What needs a success that the suite's tasks do not have."""
+    suite = SUITES.get(run.suite)
+    if suite is None or suite.has_success:
+        return []
+    errors = []
+    if run.visit.early_stop is not None:
+        errors.append(
+            f"visit.early_stop is set; tasks of suite {run.suite!r} have no success to stop at: early_stop: null"
+        )
+    scoring = scoring_of(run)
+    if scoring is not None and scoring.gpm != "return":
+        errors.append(
+            f"gpm is {scoring.gpm!r}; tasks of suite {run.suite!r} have no success: neurons are scored by 'return'"
+        )
+    return errors
 
 
 def _check_schedule(run: RunSettings) -> list[str]:

@@ -74,6 +74,11 @@ class VisitProgress:
         return sum(self.successes) / len(self.successes) if self.successes else None
 
     @property
+    def mean_return(self) -> float | None:
+        """Mean return of the same episodes."""
+        return sum(self.returns) / len(self.returns) if self.returns else None
+
+    @property
     def mastered(self) -> bool:
         """Whether the early stop's rule holds."""
         rule = self.settings.early_stop

@@ -16,11 +16,27 @@ ATTEMPTS = 3
 
 
 def evaluate_tasks(
-    group: EnvRunnerGroup, tasks: Sequence[Task], *, episodes: int, version: int, settings: EvaluationSettings
+    group: EnvRunnerGroup,
+    tasks: Sequence[Task],
+    *,
+    episodes: int,
+    version: int,
+    settings: EvaluationSettings,
+    env_steps: int | None = None,
+    has_success: bool = True,
 ) -> list[dict[str, Any]]:
-    """Run `episodes` episodes of every task; episode i of a task starts the same in every call and on every worker.
+    """Run episodes of every task; episode i of a task starts the same in every call and on every worker.
 
     Remote workers share the episodes; what a lost worker leaves undone goes to the others.
+
+    Args:
+        group: the rollout workers.
+        tasks: what to evaluate.
+        episodes: how many of each task.
+        version: echoed by the workers.
+        settings: the run's `evaluation` section.
+        env_steps: if given, not `episodes` but rounds of whole episodes until they have so many steps together.
+        has_success: whether the suite says when a task is solved; without, success is None.
 
     Returns:
         One dict a task, in order: the evaluated columns of a row of `evaluations.jsonl`.
@@ -29,30 +45,28 @@ def evaluate_tasks(
         RuntimeError: if episodes are still missing after `ATTEMPTS` rounds.
     """
     rows = []
+    flag = "success" if settings.success == "any" else "final_success"
     for task in tasks:
         started = time.perf_counter()
-        done: dict[int, dict[str, Any]] = {}
-        for _ in range(ATTEMPTS):
-            missing = [i for i in range(episodes) if i not in done]
-            if not missing:
-                break
-            for indices, reply in _ask(group, task, missing, version, explore=not settings.deterministic):
-                done.update(zip(indices, reply["episodes"], strict=True))
-        if len(done) < episodes:
-            raise RuntimeError(
-                f"evaluation of {task.name}: {episodes - len(done)} of {episodes} episodes are missing after "
-                f"{ATTEMPTS} attempts; no rollout worker answered for them"
-            )
-        flag = "success" if settings.success == "any" else "final_success"
+        played: list[dict[str, Any]] = []
+        if env_steps is None:
+            played = _play(group, task, range(episodes), version, settings)
+        while env_steps is not None and sum(e["length"] for e in played) < env_steps:
+            round_of = settings.num_envs * max(1, group.num_healthy_remote_workers())
+            played += _play(group, task, range(len(played), len(played) + round_of), version, settings)
         per_episode = [
-            {"return": float(e["return"]), "length": int(e["length"]), "success": bool(e[flag])}
-            for _, e in sorted(done.items())
+            {
+                "return": float(e["return"]),
+                "length": int(e["length"]),
+                "success": bool(e[flag]) if has_success else None,
+            }
+            for e in played
         ]
         rows.append(
             {
                 "eval_task": task.name,
-                "episodes": episodes,
-                "success_rate": float(np.mean([e["success"] for e in per_episode])),
+                "episodes": len(played),
+                "success_rate": float(np.mean([e["success"] for e in per_episode])) if has_success else None,
                 "mean_return": float(np.mean([e["return"] for e in per_episode])),
                 "per_episode": per_episode,
                 "policy": "deterministic" if settings.deterministic else "stochastic",
@@ -60,6 +74,25 @@ def evaluate_tasks(
             }
         )
     return rows
+
+
+def _play(
+    group: EnvRunnerGroup, task: Task, indices: range, version: int, settings: EvaluationSettings
+) -> list[dict[str, Any]]:
+    """Summaries of the episodes of these indices, in order."""
+    done: dict[int, dict[str, Any]] = {}
+    for _ in range(ATTEMPTS):
+        missing = [i for i in indices if i not in done]
+        if not missing:
+            break
+        for asked, reply in _ask(group, task, missing, version, explore=not settings.deterministic):
+            done.update(zip(asked, reply["episodes"], strict=True))
+    if len(done) < len(indices):
+        raise RuntimeError(
+            f"evaluation of {task.name}: {len(indices) - len(done)} of {len(indices)} episodes are missing after "
+            f"{ATTEMPTS} attempts; no rollout worker answered for them"
+        )
+    return [done[i] for i in indices]
 
 
 def _ask(

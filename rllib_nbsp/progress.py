@@ -100,13 +100,20 @@ class LiveProgress(tune.Callback):
 
 def _cells(result: dict[str, Any]) -> tuple[str, ...]:
     """The columns after the state."""
-    length, speed, success = result["visit_max_env_steps"], result["env_steps_per_s"], result["success_window"]
+    length, speed = result["visit_max_env_steps"], result["env_steps_per_s"]
     left = (result["num_visits"] - result["visit"] + 1) * length - result["visit_env_steps"]
     return (
         f"{result['visit']}/{result['num_visits']}",
         result["task"] if result["phase"] == "train" else f"{result['task']} ({result['phase']})",
         f"{result['visit_env_steps']:,}/{length:,}",
-        "-" if success is None else f"{success:.2f}",
+        _score(result),
         f"{speed:.0f}",
         "" if result["done"] else duration(left / max(speed, 1e-9)),
     )
+
+
+def _score(result: dict[str, Any]) -> str:
+    """Success of the last training episodes; where tasks have none, their return."""
+    if result["success_window"] is not None:
+        return f"{result['success_window']:.2f}"
+    return "-" if result["mean_return"] is None else f"- (return {result['mean_return']:.1f})"

@@ -138,6 +138,8 @@ class EvaluationSettings(Settings):
     """Evaluation of every task of the sequence, in environments of its own."""
 
     boundary_episodes: PositiveInt = 20
+    eval_env_steps: PositiveInt | None = None
+    """At boundaries, instead of `boundary_episodes`: whole episodes of each task until they have so many steps."""
     periodic_episodes: NonNegativeInt = 5
     """0 switches periodic evaluation off."""
     periodic_env_steps: PositiveInt | None = None

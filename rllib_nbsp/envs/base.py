@@ -35,6 +35,8 @@ class Suite(ABC):
     """A family of tasks that share one observation space and one action space, [-1, 1] in every dimension."""
 
     name: str
+    has_success: bool = True
+    """Whether tasks can be solved; without, episodes are judged by their return alone."""
 
     @abstractmethod
     def task_names(self) -> list[str] | None:
