@@ -172,7 +172,8 @@ def shown(runs: list[RunSettings], terminal: bool, success: float | None = 0.25)
     screen = io.StringIO()
     result = {
         "visit": 2, "num_visits": 4, "task": "reach-right", "phase": "train", "visit_env_steps": 100,
-        "visit_max_env_steps": 400, "success_window": success, "mean_return": 3.0, "env_steps_per_s": 10.0, "done": False,
+        "visit_max_env_steps": 400, "success_window": success, "mean_return": 3.0, "env_steps_per_s": 10.0,
+        "done": False,
     }  # fmt: skip
     sac, nbsp = (SimpleNamespace(config={"run": run.model_dump()}) for run in runs)
     with LiveProgress(runs, Console(file=screen, force_terminal=terminal, width=80)) as progress:
