@@ -280,7 +280,7 @@ class ContinualSACTorchLearner(TorchLearner):
                 obs = torch.as_tensor(chunk["obs"], device=self._device)
                 actions = torch.as_tensor(chunk["actions"], device=self._device)
                 record: list[Tensor] = []
-                network(obs if name == "policy" else self._sac.critic_inputs(obs, actions), record=record)
+                network(obs if name == "policy" else self.agent.critic_inputs(obs, actions), record=record)
                 yield [activities(hidden) for hidden in record]
 
         return passes

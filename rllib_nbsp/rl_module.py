@@ -72,10 +72,6 @@ class ContinualSACModule(TorchRLModule, InferenceOnlyAPI):
         """What the policy's entropy is held at unless the configuration says otherwise."""
         return -float(self.act_dim)
 
-    def critic_inputs(self, obs: Tensor, actions: Tensor) -> Tensor:
-        """What a critic is given for transitions of `obs` (B, ...) and `actions` (B, A)."""
-        return torch.cat([obs, actions], -1)
-
     def get_non_inference_attributes(self) -> list[str]:
         """What rollout workers do not need."""
         return ["qf", "qf_twin", "target_qf", "target_qf_twin", "log_alpha"]
@@ -103,15 +99,15 @@ class ContinualSACModule(TorchRLModule, InferenceOnlyAPI):
         record = self._new_record()
         mean, log_std = squashed_gaussian(self.policy(obs, record=record["policy"]))
         new_actions, logp = sample_action(mean, log_std, self._normal(mean))
-        state_action = self.critic_inputs(obs, actions)
+        state_action = torch.cat([obs, actions], -1)
         q = self.qf(state_action, record=record["qf"]).squeeze(-1)
         q_twin = self.qf_twin(state_action, record=record["qf_twin"]).squeeze(-1)
-        on_policy = self.critic_inputs(obs, new_actions)
+        on_policy = torch.cat([obs, new_actions], -1)
         q_policy = torch.min(self.qf(on_policy, frozen=True), self.qf_twin(on_policy, frozen=True)).squeeze(-1)
         with torch.no_grad():
             next_mean, next_log_std = squashed_gaussian(self.policy(next_obs))
             next_actions, next_logp = sample_action(next_mean, next_log_std, self._normal(next_mean))
-            next_state_action = self.critic_inputs(next_obs, next_actions)
+            next_state_action = torch.cat([next_obs, next_actions], -1)
             next_q = torch.min(self.target_qf(next_state_action), self.target_qf_twin(next_state_action)).squeeze(-1)
         out = {"logp": logp, "q": q, "q_twin": q_twin, "q_policy": q_policy, "next_q": next_q, "next_logp": next_logp}
         return {**out, **self._retained(record)}
@@ -173,10 +169,6 @@ class DiscreteSACModule(ContinualSACModule):
     def default_target_entropy(self) -> float:
         """CleanRL's share of the uniform policy's entropy: 0.89 log n."""
         return 0.89 * math.log(self.act_dim)
-
-    def critic_inputs(self, obs: Tensor, actions: Tensor) -> Tensor:
-        """Critics see the observations alone."""
-        return obs
 
     @torch.no_grad()
     def act(self, obs: Tensor, *, explore: bool, generator: torch.Generator | None = None) -> Tensor:

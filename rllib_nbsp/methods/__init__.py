@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from rllib_nbsp.methods.base import ContinualMethod
+from rllib_nbsp.methods.ewc import ElasticWeightConsolidation
 from rllib_nbsp.methods.nbsp import NeuronMasking
 
 METHODS: dict[str, type[ContinualMethod]] = {
     "sac": ContinualMethod,
     "nbsp": NeuronMasking,
+    "ewc": ElasticWeightConsolidation,
 }

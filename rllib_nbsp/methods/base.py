@@ -182,6 +182,10 @@ class Agent:
 
     init_layer = staticmethod(init_layer)
 
+    def critic_inputs(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """What a critic is given: observations (B, ...) with actions (B, A), or alone if actions are discrete."""
+        return obs if self.discrete else torch.cat([obs, actions], -1)
+
     def all_reduce_mean(self, tensor: Tensor) -> Tensor:
         """Mean over all Learners, in place; the identity on one Learner."""
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
