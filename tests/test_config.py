@@ -23,6 +23,8 @@ from rllib_nbsp.yaml_tree import MAX_BYTES
 
 PRESETS = sorted(Path("tune_configs").rglob("*.yaml"))
 
+KNOWN_METHODS = f"known methods: {', '.join(sorted(METHODS))}"
+
 STUDY: dict[str, Any] = {
     "experiment": "pair",
     "suite": "point_mass",
@@ -176,9 +178,9 @@ FIELDS = [  # (override, what the message must say)
     ("seeds=[1099511627776]", ["seeds[0] is 1099511627776", "a whole number >= 0 and < 4294967296"]),
     ("arms={}", ["arms is {}", "a mapping"]),
     ("arms.sac=", ["arms.sac is null", "a mapping"]),
-    ("arms.sac.method=nbps", ["arms.sac.method is 'nbps'", "did you mean 'nbsp'?", "known methods: nbsp, sac"]),
-    ("arms.sac.method=", ["arms.sac.method is null", "known methods: nbsp, sac"]),
-    ("arms.new={skill_frac: 0.1}", ["arms.new.method is missing", "known methods: nbsp, sac"]),
+    ("arms.sac.method=nbps", ["arms.sac.method is 'nbps'", "did you mean 'nbsp'?", KNOWN_METHODS]),
+    ("arms.sac.method=", ["arms.sac.method is null", KNOWN_METHODS]),
+    ("arms.new={skill_frac: 0.1}", ["arms.new.method is missing", KNOWN_METHODS]),
     ("arms.sac.skill_frac=0.1", ["unknown key 'arms.sac.skill_frac' for method 'sac'", "known keys: boundary"]),
     ("arms.nbsp.skill_frc=0.1", ["unknown key 'arms.nbsp.skill_frc'", "did you mean 'skill_frac'?"]),
     ("arms.nbsp.skill_frac=1.2", ["arms.nbsp.skill_frac is 1.2", "a number >= 0 and <= 1"]),
