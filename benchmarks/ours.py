@@ -20,8 +20,9 @@ from rllib_nbsp import ContinualSAC, ContinualSACConfig, NBSPConfig, losses
 from rllib_nbsp.envs.metaworld import ACTION_SPACE, OBSERVATION_SPACE
 from rllib_nbsp.learner import ContinualSACTorchLearner
 from rllib_nbsp.methods.base import ReplayRequest
-from rllib_nbsp.replay import RowSpec, TaskReplayBuffer
+from rllib_nbsp.replay import TaskReplayBuffer
 from rllib_nbsp.settings import ReplaySettings
+from rllib_nbsp.stores import RowSpec
 
 EARLIER_TASK = "window-close-v3"
 OBS_SIZE, ACTION_SIZE = OBSERVATION_SPACE.shape[0], ACTION_SPACE.shape[0]

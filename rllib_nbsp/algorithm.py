@@ -32,7 +32,7 @@ from rllib_nbsp.methods import METHODS
 from rllib_nbsp.methods.base import Phase, VisitData
 from rllib_nbsp.neurons import NeuronScores, goal_labels, goal_proximity
 from rllib_nbsp.records import TrialFolder
-from rllib_nbsp.replay import RowSpec, TaskReplayBuffer
+from rllib_nbsp.replay import TaskReplayBuffer
 from rllib_nbsp.rl_module import ContinualSACModule, DiscreteSACModule
 from rllib_nbsp.seeding import numpy_generator
 from rllib_nbsp.settings import (
@@ -43,6 +43,7 @@ from rllib_nbsp.settings import (
     ScoringSettings,
     TrainingSettings,
 )
+from rllib_nbsp.stores import RowSpec
 
 logger = logging.getLogger(__name__)
 

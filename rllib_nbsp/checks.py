@@ -82,6 +82,8 @@ def _check_success(run: RunSettings) -> list[str]:
         errors.append(
             f"visit.early_stop is set; tasks of suite {run.suite!r} have no success to stop at: early_stop: null"
         )
+    if run.replay.pick == "success":
+        errors.append(f"replay.pick is 'success'; tasks of suite {run.suite!r} have no success: 'uniform' or 'last'")
     scoring = scoring_of(run)
     if scoring is not None and scoring.gpm != "return":
         errors.append(

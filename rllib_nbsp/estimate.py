@@ -15,8 +15,9 @@ from rllib_nbsp.checks import scoring_of
 from rllib_nbsp.config import to_algorithm_config
 from rllib_nbsp.env_runner import ContinualEnvRunner
 from rllib_nbsp.methods.base import ReplayRequest
-from rllib_nbsp.replay import Columns, RowSpec, TaskReplayBuffer
+from rllib_nbsp.replay import TaskReplayBuffer
 from rllib_nbsp.settings import RunSettings
+from rllib_nbsp.stores import Columns, RowSpec
 
 CALIBRATION_ENVS = 2
 SAMPLING_S, UPDATING_S = 2.0, 1.0

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from rllib_nbsp.checks import method_of, scoring_of
 from rllib_nbsp.envs import SUITES
-from rllib_nbsp.replay import RowSpec
+from rllib_nbsp.replay import row_nbytes
 from rllib_nbsp.settings import RunSettings
+from rllib_nbsp.stores import RowSpec
 
 Bundle = Mapping[str, float]
 
@@ -95,7 +96,7 @@ def needs(run: RunSettings) -> Needs:
     """What a run will fill at most, if no visit stops early."""
     obs, act = SUITES[run.suite].spaces(run.tasks)
     assert obs.dtype is not None and act.dtype is not None  # a Box always has one
-    row = RowSpec(obs.shape, obs.dtype, act.shape, act.dtype).nbytes
+    row = row_nbytes(RowSpec(obs.shape, obs.dtype, act.shape, act.dtype))
     method, method_config = method_of(run)
     tasks, visits = len(set(run.tasks)), len(run.tasks) * run.cycles
     steps = run.visit.max_env_steps * (1 if run.boundary.clear_buffer else visits)

@@ -1,51 +1,25 @@
 """D, the current task's ring buffer, and D_pre, the persistent store of earlier tasks (Lan et al. 2025, Eq. 7).
 
-Arrays of columns, never episodes: a batch is one gather. Observations keep the dtype they come in, so that images stay
-uint8. D_pre has RLlib's column names, an int column `task`, and no other link to D: its rows are copies.
+Arrays of columns, never episodes: a batch is one gather (`stores.py`). D_pre has no link to D: its rows are copies.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 
 from rllib_nbsp.methods.base import ReplayRequest
 from rllib_nbsp.seeding import numpy_generator
 from rllib_nbsp.settings import ReplaySettings
+from rllib_nbsp.stores import Columns, Rows, RowSpec
 
-Columns = dict[str, np.ndarray]
-
-BATCH_COLUMNS = ("obs", "actions", "rewards", "new_obs", "terminateds")
 # What D keeps beside a batch's columns: whose a row is, and which episode's, so that successful ones can be told apart.
 LABELS: dict[str, np.dtype] = {"episode": np.dtype(np.int64), "task": np.dtype(np.int16)}
+SEGMENT_ROWS = 500
 
 
-@dataclass(frozen=True)
-class RowSpec:
-    """Shapes and dtypes of one transition's columns."""
-
-    obs_shape: tuple[int, ...]
-    obs_dtype: np.dtype
-    act_shape: tuple[int, ...]
-    act_dtype: np.dtype
-
-    def empty(self, rows: int) -> Columns:
-        """Unwritten columns; memory is touched as rows are written."""
-        return {
-            "obs": np.empty((rows, *self.obs_shape), self.obs_dtype),
-            "actions": np.empty((rows, *self.act_shape), self.act_dtype),
-            "rewards": np.empty(rows, np.float32),
-            "new_obs": np.empty((rows, *self.obs_shape), self.obs_dtype),
-            "terminateds": np.empty(rows, bool),
-        }
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of one transition in D."""
-        return sum(column.nbytes for column in self.empty(1).values()) + sum(
-            label.itemsize for label in LABELS.values()
-        )
+def row_nbytes(spec: RowSpec) -> int:
+    """Bytes of one transition in D."""
+    return spec.nbytes + sum(label.itemsize for label in LABELS.values())
 
 
 class TaskReplayBuffer:
@@ -76,42 +50,53 @@ class TaskReplayBuffer:
         self.batch_size = batch_size
         self.num_shards = num_shards
         self.spec = spec
-        self._rows = spec.empty(settings.capacity)
+        self._rows = spec.ring(settings.capacity)
         self._episode = np.empty(settings.capacity, LABELS["episode"])
         self._task = np.empty(settings.capacity, LABELS["task"])
         self._successful: set[int] = set()
-        self._size = 0
-        self._next = 0
-        self.prior: Columns = {**spec.empty(0), "task": np.empty(0, np.int64)}
+        # Stacks share frames with their neighbours, so D_pre takes and drops them in stretches of an episode.
+        self._segment_rows = max(1, min(SEGMENT_ROWS, settings.prior_capacity // 20)) if spec.is_frame_stack else 1
+        self._prior: Rows = spec.rows()
+        self._prior_task = np.empty(0, np.int64)
+        self._prior_segment = np.empty(0, np.int64)
+        self._segments = 0
         self._prior_seen = 0
         self._rng = numpy_generator(seed, "replay")
         self._prior_rng = numpy_generator(seed, "prior_replay")
 
     def __len__(self) -> int:
         """Transitions in D."""
-        return self._size
+        return self._rows.size
 
     @property
     def prior_size(self) -> int:
         """Transitions in D_pre."""
-        return len(self.prior["rewards"])
+        return len(self._prior)
+
+    @property
+    def prior(self) -> Columns:
+        """A copy of all of D_pre, with the columns of a batch and `task`."""
+        out = self._prior.batch(self.prior_size)
+        self._prior.gather(np.arange(self.prior_size), out, slice(None))
+        return {**out, "task": self._prior_task.copy()}
+
+    @property
+    def nbytes(self) -> tuple[int, int]:
+        """Bytes of D, once it is full, and of D_pre."""
+        labels = self._episode.nbytes + self._task.nbytes
+        return self._rows.nbytes + labels, self._prior.nbytes + self._prior_task.nbytes + self._prior_segment.nbytes
 
     def add(self, columns: Columns, task: int, successful_episodes: list[int] | None = None) -> int:
         """Append a task's transitions to D; the oldest leave when it is full. Returns how many were added."""
-        count = len(columns["rewards"])
-        index = (self._next + np.arange(count)) % self.settings.capacity
-        for name in BATCH_COLUMNS:
-            self._rows[name][index] = columns[name]
-        self._episode[index] = columns["episode"]
-        self._task[index] = task
+        places = self._rows.add(columns)
+        self._episode[places] = columns["episode"]
+        self._task[places] = task
         self._successful.update(successful_episodes or ())
-        self._next = (self._next + count) % self.settings.capacity
-        self._size = min(self._size + count, self.settings.capacity)
-        return count
+        return len(places)
 
     def clear(self) -> None:
         """Empty D; D_pre stays."""
-        self._size = self._next = 0
+        self._rows.clear()
         self._successful.clear()
 
     # Sampling
@@ -142,7 +127,7 @@ class TaskReplayBuffer:
         """
         beside = self.request.prior_rows_per_update if len(self._prior_index(task)) else 0
         total = self.batch_size + beside
-        out = {**self.spec.empty(len(updates) * total), "task": np.empty(len(updates) * total, np.int64)}
+        out = {**self._rows.batch(len(updates) * total), "task": np.empty(len(updates) * total, np.int64)}
         out["from_prior"] = np.zeros(len(updates) * total, bool)
         shard = self.batch_size // self.num_shards
         per_rank = total // self.num_shards
@@ -175,21 +160,17 @@ class TaskReplayBuffer:
         return (starts[:, None] + np.asarray(rows)).ravel()
 
     def _write(self, out: Columns, place: np.ndarray, store: str, index: np.ndarray) -> None:
-        source = self._rows if store == "current" else self.prior
+        source: Rows = self._rows if store == "current" else self._prior
         # A run of places is a slice, so that the gather writes straight into the batch.
         target: slice | np.ndarray = slice(place[0], place[-1] + 1) if place[-1] - place[0] == len(place) - 1 else place
-        for name in BATCH_COLUMNS:
-            if isinstance(target, slice):
-                np.take(source[name], index, axis=0, out=out[name][target], mode="clip")
-            else:
-                out[name][target] = source[name][index]
-        out["task"][target] = (self._task if store == "current" else self.prior["task"])[index]
+        source.gather(index, out, target)
+        out["task"][target] = (self._task if store == "current" else self._prior_task)[index]
         out["from_prior"][target] = store == "prior"
 
     def _draw_current(self, rows: int) -> np.ndarray:
-        if not self._size:
+        if not len(self):
             raise ValueError("cannot sample from D: it holds no transition yet")
-        return self._rng.integers(self._size, size=rows)
+        return self._rows.places(self._rng.integers(len(self), size=rows))
 
     def _draw_prior(self, rows: int, task: int) -> np.ndarray:
         allowed = self._prior_index(task)
@@ -201,66 +182,91 @@ class TaskReplayBuffer:
     def _prior_index(self, task: int) -> range | np.ndarray:
         if not self.settings.exclude_current:
             return range(self.prior_size)
-        return np.flatnonzero(self.prior["task"] != task)
+        return np.flatnonzero(self._prior_task != task)
 
     # The boundary
 
     def current_rows(self, count: int, rng: np.random.Generator) -> Columns:
         """A uniform sample of D without replacement, at most `count` rows with a batch's columns, as copies."""
-        index = rng.choice(self._size, size=min(count, self._size), replace=False)
-        rows = {name: self._rows[name][index] for name in BATCH_COLUMNS}
+        index = self._rows.places(rng.choice(len(self), size=min(count, len(self)), replace=False))
+        rows = self._rows.batch(len(index))
+        self._rows.gather(index, rows, slice(None))
         return {**rows, "task": self._task[index].astype(np.int64), "from_prior": np.zeros(len(index), bool)}
 
     def newest_obs(self, count: int) -> np.ndarray:
         """The observations added last, at most `count`, newest last."""
-        index = (self._next - 1 - np.arange(min(count, self._size))[::-1]) % self.settings.capacity
-        return self._rows["obs"][index]
+        index = self._rows.places(np.arange(max(0, len(self) - count), len(self)))
+        rows = self._rows.batch(len(index))
+        self._rows.gather(index, rows, slice(None))
+        return rows["obs"]
 
     def store_prior(self, task: int) -> None:
         """Copy a part of D into D_pre as the finished task's share (Algorithm 2, line 21).
 
         With `split: equal`, every distinct task seen has `prior_capacity / tasks` rows; shares shrink uniformly at
-        random, and a revisit replaces its task's share (methods.md A23).
+        random, and a revisit replaces its task's share (methods.md A23). Of stacks of frames, shares are made of whole
+        segments of up to `SEGMENT_ROWS` rows.
         """
-        if not self.request.needs_store or not self.settings.prior_capacity or not self._size:
+        if not self.request.needs_store or not self.settings.prior_capacity or not len(self):
             return
-        old = np.flatnonzero(self.prior["task"] != task)
+        old = np.flatnonzero(self._prior_task != task)
         kept: np.ndarray
         if self.settings.split == "reservoir":
             kept, share = self._reservoir_shares()
         elif self.settings.split == "per_task":
             kept, share = old, self.settings.prior_capacity
         else:
-            earlier = np.unique(self.prior["task"][old])
+            earlier = np.unique(self._prior_task[old])
             share = self.settings.prior_capacity // (len(earlier) + 1)
-            shares = [self._shrink(np.flatnonzero(self.prior["task"] == t), share) for t in earlier]
+            shares = [self._shrink(np.flatnonzero(self._prior_task == t), share) for t in earlier]
             kept = np.concatenate([*shares, old[:0]])
-        new = self._pick(share, task)
-        self._prior_seen += self._size
+        new, segment = self._pick(share, task)
+        self._prior_seen += len(self)
         if not len(new):
             return  # no successful episode to file, or none drawn for the reservoir: what the store has stays
-        columns = {name: np.concatenate([self.prior[name][kept], self._rows[name][new]]) for name in BATCH_COLUMNS}
-        columns["task"] = np.concatenate([self.prior["task"][kept], np.full(len(new), task, np.int64)])
-        self.prior = columns
+        self._prior = self._prior.take(kept).join(self._rows.take(new))
+        self._prior_task = np.concatenate([self._prior_task[kept], np.full(len(new), task, np.int64)])
+        self._prior_segment = np.concatenate([self._prior_segment[kept], self._segments + segment])
+        self._segments += len(new)
 
     def _shrink(self, index: np.ndarray, size: int) -> np.ndarray:
-        return self._prior_rng.choice(index, size=size, replace=False) if len(index) > size else index
+        """At most `size` of these rows of D_pre, in whole segments."""
+        if len(index) <= size:
+            return index
+        return index[self._choose(self._prior_segment[index], size)]
+
+    def _choose(self, segment: np.ndarray, size: int) -> np.ndarray:
+        """Rows of randomly chosen whole segments, at most `size`; `segment` names each row's."""
+        if self._segment_rows == 1:
+            return self._prior_rng.choice(len(segment), size=min(size, len(segment)), replace=False)
+        names, rows = np.unique(segment, return_counts=True)
+        order = self._prior_rng.permutation(len(names))
+        chosen = names[order[np.cumsum(rows[order]) <= size]]
+        return np.flatnonzero(np.isin(segment, chosen))
 
     def _reservoir_shares(self) -> tuple[np.ndarray, int]:
         """Rows of D_pre to keep, and how many of D to take, for a uniform sample of everything ever seen."""
-        total = min(self.settings.prior_capacity, self._prior_seen + self._size)
+        total = min(self.settings.prior_capacity, self._prior_seen + len(self))
         if self._prior_seen:
-            share = int(self._prior_rng.hypergeometric(self._size, self._prior_seen, total))
+            share = int(self._prior_rng.hypergeometric(len(self), self._prior_seen, total))
         else:
             share = total
         return self._shrink(np.arange(self.prior_size), total - share), share
 
-    def _pick(self, share: int, task: int) -> np.ndarray:
-        """Places in D that go to D_pre: of the finished task's transitions, should D hold others too."""
-        newest_first = (self._next - 1 - np.arange(self._size)) % self.settings.capacity
+    def _pick(self, share: int, task: int) -> tuple[np.ndarray, np.ndarray]:
+        """Places in D that go to D_pre and their segments: of the finished task, should D hold others too."""
+        newest_first = self._rows.places(np.arange(len(self))[::-1])
         places = newest_first[self._task[newest_first] == task]
         if self.settings.pick == "last":
-            return places[:share]
-        if self.settings.pick == "success":
+            places = places[:share]
+        elif self.settings.pick == "success":
             places = places[np.isin(self._episode[places], np.fromiter(self._successful, np.int64))]
-        return self._prior_rng.choice(places, size=min(share, len(places)), replace=False)
+        if self._segment_rows > 1:
+            # Episode by episode, oldest first: a segment's rows share their frames.
+            places = places[::-1]
+            places = places[np.argsort(self._episode[places], kind="stable")]
+        segment = np.arange(len(places)) // self._segment_rows
+        if self.settings.pick != "last":
+            chosen = self._choose(segment, share)
+            places, segment = places[chosen], segment[chosen]
+        return places, segment

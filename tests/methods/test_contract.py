@@ -19,8 +19,9 @@ from rllib_nbsp.learner import ContinualSACTorchLearner
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.methods.base import NETWORKS, Acting, ContinualMethod, MethodSettings, Phase, ReplayRequest, VisitData
 from rllib_nbsp.neurons import goal_labels
-from rllib_nbsp.replay import RowSpec, TaskReplayBuffer
+from rllib_nbsp.replay import TaskReplayBuffer
 from rllib_nbsp.settings import BoundarySettings, ModelSettings, ReplaySettings, ScoringSettings
+from rllib_nbsp.stores import RowSpec
 from tests.methods.probes import PROBES
 from tests.tiny import (
     ACT,
