@@ -25,7 +25,7 @@ from rllib_nbsp.callbacks import ContinualCallback, SkillNeuronCallback
 from rllib_nbsp.checks import check_run, check_tasks, method_of, scoring_of
 from rllib_nbsp.curriculum import Curriculum, Task, Visit, VisitProgress
 from rllib_nbsp.env_runner import ContinualEnvRunner
-from rllib_nbsp.envs import SUITES
+from rllib_nbsp.envs import suite_of
 from rllib_nbsp.evaluation import evaluate_tasks
 from rllib_nbsp.learner import CONTINUAL, ContinualSACTorchLearner, call_learner
 from rllib_nbsp.methods import METHODS
@@ -43,11 +43,11 @@ from rllib_nbsp.settings import (
     ScoringSettings,
     TrainingSettings,
 )
-from rllib_nbsp.stores import RowSpec
+from rllib_nbsp.stores import RowSpec, StackedFrames
 
 logger = logging.getLogger(__name__)
 
-SCORING_CHUNK_STEPS = 5_000
+SCORING_CHUNK_STEPS, SCORING_CHUNK_IMAGES = 5_000, 500
 MAX_UPDATES_PER_CALL = 64
 DORMANCY_ROWS = 256
 STALLED_TIMEOUTS = 3
@@ -226,7 +226,7 @@ class ContinualSACConfig(SACConfig):
         """Observation and action space of every task: those that `environment()` was given, or the suite's."""
         if self.observation_space is not None and self.action_space is not None:
             return self.observation_space, self.action_space
-        return SUITES[self.settings.suite].spaces(self.settings.tasks)
+        return suite_of(self.settings).spaces(self.settings.tasks)
 
     def get_default_learner_class(self) -> type:
         """Our Learner."""
@@ -314,7 +314,7 @@ class ContinualSAC(SAC):
         self._phase_updates = 0
         self._next_evaluation = 0
         self._throughput = Throughput()
-        self._has_success = SUITES[self.run.suite].has_success
+        self._has_success = suite_of(self.run).has_success
 
     # A training iteration
 
@@ -525,11 +525,18 @@ class ContinualSAC(SAC):
                 f"{scoring.gpm!r} needs whole ones; use gpm 'step' or more steps"
             )
         labels = goal_labels(q[use])
-        table = {"obs": columns["obs"][use], "actions": columns["actions"][use], "labels": labels}
-        chunks = [
-            {name: column[start : start + SCORING_CHUNK_STEPS] for name, column in table.items()}
-            for start in range(0, len(labels), SCORING_CHUNK_STEPS)
-        ]
+        obs, used = columns["obs"], np.flatnonzero(use)
+        size = SCORING_CHUNK_IMAGES if isinstance(obs, StackedFrames) else SCORING_CHUNK_STEPS
+        chunks = []
+        for start in range(0, len(used), size):
+            rows = used[start : start + size]
+            chunks.append(
+                {
+                    "obs": obs.take(rows) if isinstance(obs, StackedFrames) else obs[rows],
+                    "actions": columns["actions"][rows],
+                    "labels": labels[start : start + size],
+                }
+            )
         return [chunk if self.learner_group.is_local else ray.put(chunk) for chunk in chunks], float(labels.mean())
 
     def _ask_one_worker(self, name: str, request: dict[str, Any]) -> dict[str, Any]:

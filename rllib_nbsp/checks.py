@@ -5,6 +5,7 @@ from __future__ import annotations
 from rllib_nbsp.envs import SUITES
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+from rllib_nbsp.networks import conv_features
 from rllib_nbsp.settings import RunSettings, ScoringSettings
 
 
@@ -69,7 +70,19 @@ def check_run(run: RunSettings) -> list[str]:
             f"replay.capacity is {run.replay.capacity}; it must hold at least one batch, training.batch_size "
             f"{run.training.batch_size}"
         )
-    return [*errors, *_check_schedule(run), *_check_success(run)]
+    return [*errors, *_check_schedule(run), *_check_success(run), *_check_convolutions(run)]
+
+
+def _check_convolutions(run: RunSettings) -> list[str]:
+    """Kernels that are larger than the frames that they are given."""
+    if run.suite != "atari":
+        return []
+    atari = run.atari
+    try:
+        conv_features((atari.frame_stack, atari.frame_size, atari.frame_size), run.model.conv)
+    except ValueError as error:
+        return [f"{error}; raise atari.frame_size or lower the kernel"]
+    return []
 
 
 def _check_success(run: RunSettings) -> list[str]:

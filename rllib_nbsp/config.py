@@ -6,6 +6,7 @@ here knows Ray, so that a mistake is told in a second.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, ValidationError
 
 from rllib_nbsp.checks import check_run
-from rllib_nbsp.envs import SUITES
+from rllib_nbsp.envs import SUITES, Suite
 from rllib_nbsp.explain import (
     NAME_PATTERN,
     NAME_WORDS,
@@ -304,10 +305,17 @@ class _Reader:
                 errors = SUITES[suite].check_tasks(tasks)
                 if tasks and not errors:
                     try:
-                        SUITES[suite].spaces(tasks)
+                        self._configured(SUITES[suite]).spaces(tasks)
                     except ValueError as error:
                         errors = [str(error)]
                 self.problems += [f"{place}: sequences.{name}: {error}" for error in errors]
+
+    def _configured(self, suite: Suite) -> Suite:
+        """The suite under the file's settings for it, or under its own if these are wrong."""
+        with contextlib.suppress(ValidationError):
+            if suite.section in self.tree.data:
+                return suite.configured(SECTIONS[suite.section].model_validate(self.tree.data[suite.section]))
+        return suite
 
     def _check_repeats(self, name: str, tasks: list[str]) -> None:
         if self.tree.data.get("allow_repeats") is True:

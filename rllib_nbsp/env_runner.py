@@ -39,10 +39,11 @@ from ray.rllib.utils.metrics import (
 )
 from torch import Tensor
 
-from rllib_nbsp.envs import SUITES, Suite
+from rllib_nbsp.envs import ActionSpace, Suite, suite_of
 from rllib_nbsp.envs.vector import EnvSeed, EnvVector, VectorStep
 from rllib_nbsp.seeding import numpy_generator, seed_int, torch_generator
 from rllib_nbsp.settings import RunSettings
+from rllib_nbsp.stores import StackedFrames, is_frame_stack
 
 EVALUATION_SEED = 2504_08000
 """Takes the place of the run's seed in evaluation, so that all runs are judged on the same episodes."""
@@ -50,8 +51,8 @@ MIN_ROWS = 4
 """Deterministic actions are computed on at least so many rows: from there on, a matrix product gives a row the same
 bits wherever in the batch it stands (seen with torch 2.13 on x86), so an episode does not depend on its neighbours."""
 
-ActionSpace = Box | Discrete[Any]
-Rows = dict[str, np.ndarray]
+Rows = dict[str, Any]
+"""Columns of rows: arrays, or stacks of frames that are not unpacked."""
 EpisodeSummary = dict[str, Any]
 
 
@@ -89,6 +90,7 @@ class Sampler:
     ) -> None:
         self._suite = suite
         self._obs_space = observation_space
+        self._obs = (observation_space.shape, np.dtype(observation_space.dtype))
         self._act_space = action_space
         self._act = act
         self._settings = settings
@@ -118,8 +120,9 @@ class Sampler:
         Returns:
             Columns of N = num_vector_steps * E rows, ordered by step, then sub-environment: `obs`, `actions`,
             `rewards`, `new_obs`, `terminateds`, `truncateds`, `success`, and `episode`, a number that no other episode
-            of the run has. And a summary of each episode that ended. An episode that a failed environment cut has no
-            summary; its last row is marked truncated if it is in the same request.
+            of the run has. And a summary of each episode that ended, or, where the suite alters training, of each whole
+            game. An episode that a failed environment cut has no summary; its last row is marked truncated if it is in
+            the same request.
         """
         self._check_request(task, version)
         _check_at_least("num_vector_steps", num_vector_steps, 1)
@@ -148,8 +151,8 @@ class Sampler:
                 if t > 0:
                     truncateds[t - 1, e] = True
             episode[t] = self._episode
-            for e, summary in self._tally.add(step):
-                summaries.append({"episode": int(self._episode[e]), **summary})
+            summaries += [{"episode": int(self._episode[e]), **summary} for e, summary in self._tally.add(step)]
+            for e in step.ended:
                 self._episode[e] = self._new_episode(version)
         self._running = (task, version)
         return {name: column.reshape(-1, *column.shape[2:]) for name, column in columns.items()}, summaries
@@ -172,7 +175,7 @@ class Sampler:
         self._noise = torch_generator(seed, "exploration", worker, version)
         self._uniform = numpy_generator(seed, "exploration", worker, version)
         vector.reset(episode_seed)
-        self._tally = _Tally(vector.num_envs)
+        self._tally = _Tally(vector.num_envs, altered=self._suite.alters_training)
         self._next_episode = 0
         self._episode = np.array([self._new_episode(version) for _ in range(vector.num_envs)], np.int64)
 
@@ -189,7 +192,8 @@ class Sampler:
 
     def _empty(self, num_steps: int, num_envs: int) -> Rows:
         lead = (num_steps, num_envs)
-        obs = (lead + self._obs_space.shape, self._obs_space.dtype)
+        obs_shape, obs_dtype = self._obs
+        obs = (lead + obs_shape, obs_dtype)
         return {
             Columns.OBS: np.empty(*obs),
             Columns.ACTIONS: np.empty(lead + (self._act_space.shape or ()), self._act_space.dtype),
@@ -253,7 +257,8 @@ class Sampler:
 
         Returns:
             Columns `obs`, `actions`, `rewards`, `success` and `episode` (from 0) of exactly `num_env_steps` rows,
-            ordered by step, then sub-environment. And a summary of each episode, with `complete`.
+            ordered by step, then sub-environment; stacks of frames as `StackedFrames`. And a summary of each episode,
+            with `complete`.
         """
         self._check_request(task, version)
         _check_at_least("num_env_steps", num_env_steps, 1)
@@ -272,6 +277,7 @@ class Sampler:
         generator = torch_generator(seed, "scoring", index, rollout_index)
         num_steps = -(-num_env_steps // used)
         columns = self._empty(num_steps, used)
+        stacks = StackedFrames(self._obs_space.shape) if is_frame_stack(*self._obs) else None
         columns["done"] = finished = np.zeros((num_steps, used), bool)
         running = np.arange(used)
         started = used
@@ -280,7 +286,11 @@ class Sampler:
             step = vector.step(actions)
             for e in step.restarted:
                 running[e], started = started, started + 1
-            columns[Columns.OBS][t], columns[Columns.ACTIONS][t] = step.obs[:used], actions[:used]
+            if stacks is None:
+                columns[Columns.OBS][t] = step.obs[:used]
+            else:
+                stacks.append(step.obs[: min(used, num_env_steps - len(stacks))])
+            columns[Columns.ACTIONS][t] = actions[:used]
             columns[Columns.REWARDS][t], columns["success"][t] = step.rewards[:used], step.success[:used]
             columns["episode"][t] = running
             for e in step.ended:
@@ -290,7 +300,9 @@ class Sampler:
         rows["episode"] = np.unique(rows["episode"], return_inverse=True)[1]
         episodes = _rollout_summaries(rows)
         kept = (Columns.OBS, Columns.ACTIONS, Columns.REWARDS, "success", "episode")
-        return {name: rows[name] for name in kept}, episodes
+        return {name: rows[name] for name in kept} | (
+            {} if stacks is None else {Columns.OBS: stacks.sealed()}
+        ), episodes
 
     def close(self) -> None:
         """Close all environments."""
@@ -309,7 +321,12 @@ class Sampler:
         key = (use, task)
         if key not in self._vectors:
             self._vectors[key] = EnvVector(
-                self._suite, task, num_envs, observation_space=self._obs_space, env_seed=env_seed
+                self._suite,
+                task,
+                num_envs,
+                observation_space=self._obs_space,
+                env_seed=env_seed,
+                training=use == "training",
             )
         return self._vectors[key]
 
@@ -326,9 +343,14 @@ class Sampler:
 
 
 class _Tally:
-    """Return, length and success of the episodes that are running in a vector."""
+    """Return, length and success of the episodes that are running in a vector.
 
-    def __init__(self, num_envs: int) -> None:
+    Where the suite alters training environments, rewards do not add up to a return, and an end may not be the game's:
+    then an episode is what the environment itself reports one of.
+    """
+
+    def __init__(self, num_envs: int, *, altered: bool = False) -> None:
+        self._altered = altered
         self._returns = np.zeros(num_envs)
         self._lengths = np.zeros(num_envs, np.int64)
         self._success = np.zeros(num_envs, bool)
@@ -342,8 +364,10 @@ class _Tally:
         self._success |= step.success
         summaries = []
         for e in step.ended:
+            if self._altered and e not in step.own_returns:
+                continue
             summary = {
-                "return": float(self._returns[e]),
+                "return": step.own_returns[e] if self._altered else float(self._returns[e]),
                 "length": int(self._lengths[e]),
                 "success": bool(self._success[e]),
                 "final_success": bool(step.success[e]),
@@ -450,7 +474,7 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
         self._steps_since_metrics = self._episodes_since_metrics = 0
         observation_space, action_space = self._spaces
         self._sampler = Sampler(
-            SUITES[self.settings.suite],
+            suite_of(self.settings),
             observation_space,
             action_space,
             self._act,

@@ -248,14 +248,14 @@ class ContinualSACTorchLearner(TorchLearner):
     @torch.no_grad()
     def score_neurons(
         self,
-        chunks: Sequence[dict[str, np.ndarray]],
-        mean_chunks: Sequence[dict[str, np.ndarray]] | None,
+        chunks: Sequence[dict[str, Any]],
+        mean_chunks: Sequence[dict[str, Any]] | None,
         label_rate: float,
     ) -> NeuronScores:
         """Score every hidden neuron on a rollout (Eq. 1-3).
 
         Args:
-            chunks: columns obs, actions and labels, each chunk of bounded size.
+            chunks: columns obs (arrays or `StackedFrames`), actions and labels, each chunk of bounded size.
             mean_chunks: a second rollout for the standard activations, or None.
             label_rate: share of labels that are true.
         """
@@ -272,12 +272,12 @@ class ContinualSACTorchLearner(TorchLearner):
         }
         return NeuronScores(layers, label_rate, sum(len(label) for label in labels))
 
-    def _activities(self, name: str, chunks: Sequence[dict[str, np.ndarray]]) -> Callable[[], Any]:
+    def _activities(self, name: str, chunks: Sequence[dict[str, Any]]) -> Callable[[], Any]:
         network = self.agent.networks[name]
 
         def passes() -> Any:
             for chunk in chunks:
-                obs = torch.as_tensor(chunk["obs"], device=self._device)
+                obs = torch.as_tensor(np.asarray(chunk["obs"]), device=self._device)
                 actions = torch.as_tensor(chunk["actions"], device=self._device)
                 record: list[Tensor] = []
                 network(obs if name == "policy" else self.agent.critic_inputs(obs, actions), record=record)

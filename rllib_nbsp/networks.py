@@ -104,7 +104,7 @@ def _apply(layer: nn.Module, x: Tensor, frozen: bool) -> Tensor:
     return F.conv2d(x, weight, bias, layer.stride) if isinstance(layer, nn.Conv2d) else F.linear(x, weight, bias)
 
 
-def conv_features(in_shape: tuple[int, ...], conv: Sequence[tuple[int, int, int]]) -> int:
+def conv_features(in_shape: tuple[int, ...], conv: Sequence[Sequence[int]]) -> int:
     """How many numbers the last of `conv` hands on.
 
     Raises:
@@ -116,6 +116,18 @@ def conv_features(in_shape: tuple[int, ...], conv: Sequence[tuple[int, int, int]
             raise ValueError(f"model.conv[{i}] has a kernel of {kernel}, larger than its input of {height}x{width}")
         channels, height, width = out_channels, (height - kernel) // stride + 1, (width - kernel) // stride + 1
     return channels * height * width
+
+
+def num_parameters(
+    in_shape: tuple[int, ...], hidden: Sequence[int], out_features: int, conv: Sequence[Sequence[int]] = ()
+) -> int:
+    """Weights and biases of a `Network`, without building it."""
+    count, channels = 0, in_shape[0]
+    for out_channels, kernel, _ in conv:
+        count += (channels * kernel * kernel + 1) * out_channels
+        channels = out_channels
+    widths = [conv_features(in_shape, conv) if conv else math.prod(in_shape), *hidden, out_features]
+    return count + sum((i + 1) * o for i, o in itertools.pairwise(widths))
 
 
 def activities(hidden: Tensor) -> Tensor:

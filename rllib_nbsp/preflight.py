@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import os
 import shutil
@@ -12,8 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from gymnasium.spaces import Discrete
+
 from rllib_nbsp.checks import method_of, scoring_of
-from rllib_nbsp.envs import SUITES
+from rllib_nbsp.envs import suite_of
+from rllib_nbsp.networks import num_parameters
 from rllib_nbsp.replay import row_nbytes
 from rllib_nbsp.settings import RunSettings
 from rllib_nbsp.stores import RowSpec
@@ -82,6 +85,7 @@ class Needs:
     """Bytes that one trial takes."""
 
     replay: int
+    scoring: int
     networks: int
     processes: int
     disk: int
@@ -89,37 +93,40 @@ class Needs:
     @property
     def memory(self) -> int:
         """Bytes of main memory."""
-        return self.replay + self.networks + self.processes
+        return self.replay + self.scoring + self.networks + self.processes
 
 
 def needs(run: RunSettings) -> Needs:
     """What a run will fill at most, if no visit stops early."""
-    obs, act = SUITES[run.suite].spaces(run.tasks)
+    obs, act = suite_of(run).spaces(run.tasks)
     assert obs.dtype is not None and act.dtype is not None  # a Box always has one
-    row = row_nbytes(RowSpec(obs.shape, obs.dtype, act.shape, act.dtype))
+    spec = RowSpec(obs.shape, np.dtype(obs.dtype), act.shape or (), np.dtype(act.dtype))
+    row = row_nbytes(spec)
     method, method_config = method_of(run)
     tasks, visits = len(set(run.tasks)), len(run.tasks) * run.cycles
     steps = run.visit.max_env_steps * (1 if run.boundary.clear_buffer else visits)
     rows = min(run.replay.capacity, steps)
     if method.replay_request(method_config, run.replay).needs_store:
         rows += run.replay.prior_capacity * (tasks if run.replay.split == "per_task" else 1)
-    obs_dim, act_dim = math.prod(obs.shape), math.prod(act.shape)
-    actor = _parameters(obs_dim, run.model.hidden, 2 * act_dim)
-    critic = _parameters(obs_dim + act_dim, run.model.hidden, 1)
+    scoring = scoring_of(run)
+    rollout = scoring.score_env_steps * spec.obs_nbytes if scoring else 0
+    conv = run.model.conv if len(obs.shape) == 3 else ()
+    if isinstance(act, Discrete):
+        actor = critic = num_parameters(obs.shape, run.model.hidden, int(act.n), conv)
+    else:
+        obs_dim, act_dim = math.prod(obs.shape), math.prod(act.shape)
+        actor = num_parameters(obs.shape, run.model.hidden, 2 * act_dim, conv)
+        critic = num_parameters((obs_dim + act_dim,), run.model.hidden, 1)
     # A weight, its gradient and Adam's two moments; a target critic is a weight alone.
     learner_bytes = 4 * (4 * (actor + 2 * critic) + 2 * critic)
     learners, workers = max(1, run.resources.num_learners), run.resources.num_env_runners
     return Needs(
         replay=rows * row,
+        scoring=rollout,
         networks=learners * learner_bytes + workers * 4 * actor,
         processes=TRIAL_PROCESS_BYTES + (run.resources.num_learners + workers) * WORKER_PROCESS_BYTES,
         disk=_disk(run, visits, tasks, 4 * (actor + 4 * critic)),
     )
-
-
-def _parameters(inputs: int, hidden: Sequence[int], outputs: int) -> int:
-    widths = [inputs, *hidden, outputs]
-    return sum((fan_in + 1) * fan_out for fan_in, fan_out in itertools.pairwise(widths))
 
 
 def _disk(run: RunSettings, visits: int, tasks: int, weights: int) -> int:
@@ -127,7 +134,8 @@ def _disk(run: RunSettings, visits: int, tasks: int, weights: int) -> int:
     boundary = EVALUATION_ROW_BYTES + evaluation.boundary_episodes * EPISODE_BYTES
     periodic = EVALUATION_ROW_BYTES + evaluation.periodic_episodes * EPISODE_BYTES
     times = steps // (evaluation.periodic_env_steps or max(1, steps // 20)) if evaluation.periodic_episodes else 0
-    neurons = 3 * sum(run.model.hidden) * NEURON_BYTES if scoring_of(run) else 0
+    channels = sum(run.model.hidden) + sum(c for c, _, _ in run.model.conv)
+    neurons = 3 * channels * NEURON_BYTES if scoring_of(run) else 0
     rows = tasks * (boundary + times * periodic) + steps // evaluation.report_env_steps * TRAINING_ROW_BYTES
     return visits * (rows + neurons + weights)
 
@@ -139,7 +147,7 @@ def check_memory(trials: Sequence[RunSettings], concurrent: int, available: int)
     if wanted <= MAX_MEMORY_FRAC * available:
         return []
     one = largest[-1]
-    parts = {"replay": one.replay, "networks": one.networks, "processes": one.processes}
+    parts = {"replay": one.replay, "scoring": one.scoring, "networks": one.networks, "processes": one.processes}
     shares = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())
     return [
         f"memory: {concurrent} trials at once need {gigabytes(wanted)}, more than {MAX_MEMORY_FRAC:.0%} of the "

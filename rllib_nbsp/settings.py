@@ -134,6 +134,21 @@ class BoundarySettings(Settings):
     warmup_each_visit: bool = True
 
 
+class AtariSettings(Settings):
+    """What games are like (methods.md A31); no other suite reads it."""
+
+    frame_stack: Annotated[int, Field(ge=1, le=16)] = 4
+    """Frames in an observation."""
+    frame_size: Annotated[int, Field(ge=16, le=210)] = 84
+    """Height and width of a frame."""
+    frame_skip: Annotated[int, Field(ge=1, le=16)] = 4
+    """Frames that an action lasts; an environment step is so many frames."""
+    noop_max: Annotated[int, Field(ge=0, le=100)] = 30
+    """No-ops at a game's start: a random number, at most this."""
+    full_action_space: bool = False
+    """All 18 actions in every game, instead of those that the game uses."""
+
+
 class EvaluationSettings(Settings):
     """Evaluation of every task of the sequence, in environments of its own."""
 
@@ -195,6 +210,7 @@ class CommonSettings(Settings):
     visit: VisitSettings = VisitSettings()
     training: TrainingSettings = TrainingSettings()
     model: ModelSettings = ModelSettings()
+    atari: AtariSettings = AtariSettings()
     boundary: BoundarySettings = BoundarySettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     resources: ResourceSettings = ResourceSettings()

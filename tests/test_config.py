@@ -155,7 +155,10 @@ def test_a_config_error_does_not_wait_for_ray() -> None:
 # What a wrong file says: place, value, what is allowed
 
 FIELDS = [  # (override, what the message must say)
-    ("suite=metawrld", ["suite is 'metawrld'", "did you mean 'metaworld'?", "known suites: gymnasium, metaworld"]),
+    (
+        "suite=metawrld",
+        ["suite is 'metawrld'", "did you mean 'metaworld'?", "known suites: atari, gymnasium, metaworld"],
+    ),
     ("sequences.left_right=[reach-lft, reach-up]", ["unknown point_mass task 'reach-lft'", "'reach-left'"]),
     ("sequences.left_right=[]", ["sequences.left_right is []", "a list of at least 1: text"]),
     ("sequences.left_right=", ["sequences.left_right is null", "a list of at least 1: text"]),
@@ -181,7 +184,7 @@ FIELDS = [  # (override, what the message must say)
     ("arms.sac.method=nbps", ["arms.sac.method is 'nbps'", "did you mean 'nbsp'?", KNOWN_METHODS]),
     ("arms.sac.method=", ["arms.sac.method is null", KNOWN_METHODS]),
     ("arms.new={skill_frac: 0.1}", ["arms.new.method is missing", KNOWN_METHODS]),
-    ("arms.sac.skill_frac=0.1", ["unknown key 'arms.sac.skill_frac' for method 'sac'", "known keys: boundary"]),
+    ("arms.sac.skill_frac=0.1", ["unknown key 'arms.sac.skill_frac' for method 'sac'", "known keys: atari, boundary"]),
     ("arms.nbsp.skill_frc=0.1", ["unknown key 'arms.nbsp.skill_frc'", "did you mean 'skill_frac'?"]),
     ("arms.nbsp.skill_frac=1.2", ["arms.nbsp.skill_frac is 1.2", "a number >= 0 and <= 1"]),
     ("arms.nbsp.skill_frac=-0.1", ["arms.nbsp.skill_frac is -0.1", "a number >= 0 and <= 1"]),
@@ -253,7 +256,7 @@ def test_all_problems_come_at_once_and_in_the_order_of_the_file(load: Load) -> N
     problems = problems_of(
         load,
         {
-            "suite": "atari",
+            "suite": "doom",
             "seeds": [0, 0, -1],
             "arms": {"a": {"method": "nbps"}, "b": {"method": "nbsp", "mask_alpha": 7, "replay": {"intervall": 1}}},
             "visit": {"max_env_steps": -1, "early_stop": {"window": 3}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from rllib_nbsp import stores
 from rllib_nbsp.methods.base import ReplayRequest
 from rllib_nbsp.replay import SEGMENT_ROWS, TaskReplayBuffer, row_nbytes
 from rllib_nbsp.settings import ReplaySettings
-from rllib_nbsp.stores import ArrayRing, Columns, FrameRing, RowSpec
+from rllib_nbsp.stores import ArrayRing, Columns, FrameRing, RowSpec, StackedFrames
 
 STACK = 4
 SPEC = RowSpec((STACK, 2, 2), np.dtype(np.uint8), (), np.dtype(np.int64))
@@ -125,6 +126,22 @@ def test_observations_of_a_batch_are_views_of_one_gather():
 # D_pre of frames
 
 
+def test_a_rollout_keeps_every_frame_once():
+    games = Games(3, np.random.default_rng(0), 0.1)
+    stacks, expected = StackedFrames(SPEC.obs_shape), []
+    for _ in range(60):
+        obs = games.step([0, 1, 2])["obs"]
+        stacks.append(obs)
+        expected.append(obs)
+    sealed = pickle.loads(pickle.dumps(stacks.sealed()))
+    assert len(sealed) == 180
+    assert np.array_equal(np.asarray(sealed), np.concatenate(expected))
+    assert len(sealed._frames) <= games.frame
+    some = np.array([3, 100, 7, 7])
+    assert np.array_equal(np.asarray(sealed.take(some)), np.concatenate(expected)[some])
+    assert len(sealed.take(some)._frames) <= 12
+
+
 def buffer(prior_capacity: int, rows: int, envs: int = 3, **keys: Any) -> tuple[TaskReplayBuffer, Games]:
     settings = ReplaySettings(capacity=20_000, prior_capacity=prior_capacity, **keys)
     store = TaskReplayBuffer(settings, ReplayRequest(10), SPEC, batch_size=64, seed=0)
@@ -169,19 +186,19 @@ def test_shares_are_whole_segments_and_shrink_by_whole_segments():
 
 def test_rows_of_the_prior_store_are_the_ones_that_were_stored():
     store, games = buffer(prior_capacity=2_000, rows=6_000)
-    rows: dict[int, Columns] = {}
+    rows: dict[float, Columns] = {}
     for _ in range(2_000):
         columns = games.step([0, 1, 2])
         store.add(columns, 1)
-        for i, number in enumerate(columns["rewards"].astype(int)):
+        for i, number in enumerate(columns["rewards"].tolist()):
             rows[number] = {name: column[i] for name, column in columns.items()}
     store.store_prior(1)
     drawn = store.sample(range(10, 11), task=1)
     assert drawn["from_prior"].all()
     assert drawn["obs"].shape == (64, STACK, 2, 2)
-    for i in np.flatnonzero(drawn["task"] == 1):
+    for row in np.flatnonzero(drawn["task"] == 1):
         for name in stores.BATCH_COLUMNS:
-            assert np.array_equal(drawn[name][i], rows[int(drawn["rewards"][i])][name])
+            assert np.array_equal(drawn[name][row], rows[float(drawn["rewards"][row])][name])
     assert {0, 1} == set(drawn["task"].tolist())
 
 

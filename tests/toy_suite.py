@@ -79,7 +79,7 @@ class ToySuite(Suite):
     def task_names(self) -> list[str]:
         return ["a", "b"]
 
-    def make_env(self, task: str, *, seed: int) -> ToyEnv:
+    def make_env(self, task: str, *, seed: int, training: bool = True) -> ToyEnv:
         self.envs.append(ToyEnv(self, len(self.envs), seed))
         self.seeds.append(seed)
         return self.envs[-1]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from gymnasium.utils import seeding
 
+from rllib_nbsp.settings import Settings
+
 Env = gym.Env[Any, Any]
+ActionSpace = Box | Discrete[Any]
 
 
 class EnvironmentFailure(RuntimeError):
@@ -32,22 +35,37 @@ class EnvironmentContractError(EnvironmentFailure):
 
 
 class Suite(ABC):
-    """A family of tasks that share one observation space and one action space, [-1, 1] in every dimension."""
+    """A family of tasks with one observation space and one action space: [-1, 1] in every dimension, or discrete."""
 
-    name: str
-    has_success: bool = True
+    name: ClassVar[str]
+    section: ClassVar[str | None] = None
+    """The section of a run's settings that the suite reads, if any."""
+    has_success: ClassVar[bool] = True
     """Whether tasks can be solved; without, episodes are judged by their return alone."""
+    alters_training: ClassVar[bool] = False
+    """Whether training environments change rewards or end episodes early. Such a suite's environments report the return
+    of a whole episode as it ends, in `info["episode"]["r"]` as gymnasium's RecordEpisodeStatistics does."""
+
+    def configured(self, settings: Settings) -> Suite:
+        """The suite under the settings of its `section`."""
+        return self
 
     @abstractmethod
     def task_names(self) -> list[str] | None:
         """All tasks of the suite; None if the set is open."""
 
     @abstractmethod
-    def make_env(self, task: str, *, seed: int) -> Env:
-        """Build one environment; everything random in it, now and later, follows from `seed`."""
+    def make_env(self, task: str, *, seed: int, training: bool = True) -> Env:
+        """Build one environment; everything random in it, now and later, follows from `seed`.
+
+        Args:
+            task: what it is.
+            seed: see above.
+            training: whether its transitions are learned from, which matters to suites with `alters_training`.
+        """
 
     @abstractmethod
-    def task_spaces(self, task: str) -> tuple[Box, Box]:
+    def task_spaces(self, task: str) -> tuple[Box, ActionSpace]:
         """Observation and action space of one task."""
 
     def check_tasks(self, tasks: Sequence[str]) -> list[str]:
@@ -60,6 +78,10 @@ class Suite(ABC):
             for i, task in enumerate(tasks)
             if task not in names
         ]
+
+    def notes(self, tasks: Sequence[str]) -> list[str]:
+        """What a user should know about these tasks together, one line each."""
+        return []
 
     def reseed(self, env: Env, seed: int) -> None:
         """Make the environment's future random stream, from its next reset on, a function of `seed`."""
@@ -75,7 +97,7 @@ class Suite(ABC):
             raise EnvironmentContractError(f"the environment reports no info['success'] (got keys {sorted(info)})")
         return float(info["success"]) > 0.0
 
-    def spaces(self, tasks: Sequence[str]) -> tuple[Box, Box]:
+    def spaces(self, tasks: Sequence[str]) -> tuple[Box, ActionSpace]:
         """The observation and action space that all of `tasks` share.
 
         Raises:
@@ -98,7 +120,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return "; did you mean " + " or ".join(repr(other) for other in close) + "?" if close else ""
 
 
-def _difference(a: Box, b: Box) -> str:
+def _difference(a: ActionSpace, b: ActionSpace) -> str:
+    if isinstance(a, Discrete) or isinstance(b, Discrete):
+        return f"{a} against {b}"
     if a.shape != b.shape:
         return f"shape {a.shape} against {b.shape}"
     if a.dtype != b.dtype:

@@ -15,10 +15,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from gymnasium.wrappers import RescaleAction
 
-from rllib_nbsp.envs.base import Env, EnvironmentContractError, Suite, did_you_mean
+from rllib_nbsp.envs.base import ActionSpace, Env, EnvironmentContractError, Suite, did_you_mean
 
 GOAL_MARK = "@return>="
 
@@ -68,7 +68,7 @@ class GymnasiumTask:
         return spec
 
 
-class GymnasiumTaskEnv(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
+class GymnasiumTaskEnv(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
     """Float32 observations, one success flag, and a seed that waits for the next reset."""
 
     def __init__(self, env: Env, return_goal: float | None, seed: int) -> None:
@@ -89,7 +89,7 @@ class GymnasiumTaskEnv(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarra
         self._return = 0.0
         return np.asarray(obs, np.float32), info
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One step, with `info["success"]` set.
 
         Raises:
@@ -111,7 +111,7 @@ class GymnasiumTaskEnv(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarra
 
 
 class GymnasiumSuite(Suite):
-    """All that gymnasium's registry knows, with flat observations and continuous actions."""
+    """All that gymnasium's registry knows, with flat observations, and continuous or discrete actions."""
 
     name = "gymnasium"
 
@@ -129,20 +129,26 @@ class GymnasiumSuite(Suite):
                 errors.append(f"tasks[{i}]: gymnasium task {task!r}: {error}")
         return errors
 
-    def make_env(self, task: str, *, seed: int) -> Env:
-        """Build an environment whose actions are [-1, 1].
+    def make_env(self, task: str, *, seed: int, training: bool = True) -> Env:
+        """Build an environment whose actions are [-1, 1], or 0 ... n - 1.
 
         Raises:
-            ValueError: if its spaces are not 1-d boxes, or its actions have no bounds to scale by.
+            ValueError: if its observations are no 1-d box, or its actions neither a 1-d box with bounds nor discrete.
         """
         parsed = GymnasiumTask.parse(task)
         parsed.spec()
         env: Env = gym.make(parsed.env_id, disable_env_checker=True)
         obs_space, act_space = env.observation_space, env.action_space
-        for kind, space in (("observation", obs_space), ("action", act_space)):
-            if not isinstance(space, Box) or len(space.shape) != 1:
-                raise ValueError(f"gymnasium task {task!r}: the {kind} space must be a 1-d Box, got {space}")
-        assert isinstance(act_space, Box)
+        if not isinstance(obs_space, Box) or len(obs_space.shape) != 1:
+            raise ValueError(f"gymnasium task {task!r}: the observation space must be a 1-d Box, got {obs_space}")
+        if isinstance(act_space, Discrete):
+            if act_space.start:
+                raise ValueError(f"gymnasium task {task!r}: discrete actions must start at 0, got {act_space}")
+            return GymnasiumTaskEnv(env, parsed.return_goal, seed)
+        if not isinstance(act_space, Box) or len(act_space.shape) != 1:
+            raise ValueError(
+                f"gymnasium task {task!r}: the action space must be a 1-d Box or Discrete, got {act_space}"
+            )
         if not act_space.is_bounded():
             raise ValueError(f"gymnasium task {task!r}: actions need finite bounds, got {act_space}")
         if np.any(act_space.low != -1.0) or np.any(act_space.high != 1.0):
@@ -155,12 +161,15 @@ class GymnasiumSuite(Suite):
         assert isinstance(env, GymnasiumTaskEnv)
         env.next_seed = seed
 
-    def task_spaces(self, task: str) -> tuple[Box, Box]:
+    def task_spaces(self, task: str) -> tuple[Box, ActionSpace]:
         """Read from an environment that is built for it."""
         env = self.make_env(task, seed=0)
         try:
-            obs_space = env.observation_space
-            assert isinstance(obs_space, Box) and env.action_space.shape is not None
-            return obs_space, Box(-1.0, 1.0, env.action_space.shape, np.float32)
+            obs_space, act_space = env.observation_space, env.action_space
+            assert isinstance(obs_space, Box)
+            if isinstance(act_space, Discrete):
+                return obs_space, Discrete(int(act_space.n))
+            assert act_space.shape is not None
+            return obs_space, Box(-1.0, 1.0, act_space.shape, np.float32)
         finally:
             env.close()

@@ -71,7 +71,7 @@ class MetaWorldSuite(Suite):
 
         return list(ALL_V3_ENVIRONMENTS)
 
-    def make_env(self, task: str, *, seed: int) -> Env:
+    def make_env(self, task: str, *, seed: int, training: bool = True) -> Env:
         """Build an environment (0.7 s; 0.1 s for a sibling: same task and seed, hence the same goals)."""
         import metaworld  # noqa: F401  (registers Meta-World/MT1)
 

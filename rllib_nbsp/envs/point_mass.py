@@ -82,7 +82,7 @@ class PointMassSuite(Suite):
         """Names of the directions."""
         return list(DIRECTIONS)
 
-    def make_env(self, task: str, *, seed: int) -> Env:
+    def make_env(self, task: str, *, seed: int, training: bool = True) -> Env:
         """Build an environment."""
         return PointMassEnv(DIRECTIONS[task], seed)
 

@@ -51,6 +51,8 @@ class VectorStep(NamedTuple):
         ended: sub-environments whose episode ended with this row.
         restarted: sub-environments that failed and were built anew, so that this row is the first of another episode
             and the one before it stays unfinished.
+        own_returns: by sub-environment, the return that an environment itself reports of what ended with this row, in
+            `info["episode"]["r"]`.
     """
 
     obs: np.ndarray
@@ -61,6 +63,7 @@ class VectorStep(NamedTuple):
     success: np.ndarray
     ended: list[int]
     restarted: list[int]
+    own_returns: dict[int, float]
 
 
 class EnvVector:
@@ -75,6 +78,7 @@ class EnvVector:
         num_envs: E.
         observation_space: what every observation must be like.
         env_seed: seed of an environment's construction.
+        training: whether the transitions are learned from.
 
     Attributes:
         obs: current observations, shape (E, ...); the array changes with every step.
@@ -85,12 +89,23 @@ class EnvVector:
         EnvironmentContractError: if its observations are not those of the suite.
     """
 
-    def __init__(self, suite: Suite, task: str, num_envs: int, *, observation_space: Box, env_seed: EnvSeed) -> None:
+    def __init__(
+        self,
+        suite: Suite,
+        task: str,
+        num_envs: int,
+        *,
+        observation_space: Box,
+        env_seed: EnvSeed,
+        training: bool = True,
+    ) -> None:
         self.suite = suite
         self.task = task
         self.num_envs = num_envs
         self._shape, self._dtype = observation_space.shape, observation_space.dtype
+        self._bounded = not np.issubdtype(self._dtype, np.floating)  # pixels are finite
         self._env_seed = env_seed
+        self._training = training
         self._episode_seed: EpisodeSeed = lambda env, episode, incarnation: None
         self._episodes: Sequence[int] | None = None
         self._incarnation = [0] * num_envs
@@ -105,6 +120,7 @@ class EnvVector:
         self._terminateds = np.zeros(num_envs, bool)
         self._truncateds = np.zeros(num_envs, bool)
         self._success = np.zeros(num_envs, bool)
+        self._own_returns: dict[int, float] = {}
 
         self._envs: list[Env] = []
         for e in range(num_envs):
@@ -145,6 +161,7 @@ class EnvVector:
         if len(self.active) < self.num_envs:
             self._terminateds.fill(False)
             self._truncateds.fill(False)
+        self._own_returns = {}
         failed: list[tuple[int, Exception]] = []
         for e in self.active:
             try:
@@ -154,7 +171,7 @@ class EnvVector:
             except Exception as error:
                 failed.append((e, error))
         # One pass over all rows; which of them it was is looked for only when there is one.
-        if not (np.isfinite(self._next_obs).all() and np.isfinite(self._rewards).all()):
+        if not ((self._bounded or np.isfinite(self._next_obs).all()) and np.isfinite(self._rewards).all()):
             raised = {e for e, _ in failed}
             found = [(e, self._non_finite(e)) for e in self.active if e not in raised]
             failed += [(e, problem) for e, problem in found if problem is not None]
@@ -177,6 +194,7 @@ class EnvVector:
             self._success,
             ended,
             [e for e, _ in failed],
+            self._own_returns,
         )
 
     def close(self) -> None:
@@ -202,6 +220,8 @@ class EnvVector:
         self._terminateds[e] = terminated
         self._truncateds[e] = truncated
         self._success[e] = success
+        if "episode" in info:
+            self._own_returns[e] = float(info["episode"]["r"])
 
     def _check_observation(self, obs: Any) -> None:
         if not isinstance(obs, np.ndarray) or obs.shape != self._shape or obs.dtype != self._dtype:
@@ -274,7 +294,7 @@ class EnvVector:
         raise kind(f"{self._place(e)}, reset: {_describe(failure)} ({tries} attempts)") from failure
 
     def _make(self, e: int) -> Env:
-        return self.suite.make_env(self.task, seed=self._env_seed(e, self._incarnation[e]))
+        return self.suite.make_env(self.task, seed=self._env_seed(e, self._incarnation[e]), training=self._training)
 
     def _close(self, e: int) -> None:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from rllib_nbsp.envs import SUITES, EnvironmentContractError
 from rllib_nbsp.envs.gymnasium import GymnasiumTask
@@ -37,11 +37,11 @@ class Corridor(gym.Env[np.ndarray, np.ndarray]):
 
 
 class Grid(Corridor):
-    """A corridor with discrete actions."""
+    """A corridor with two choices at once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.action_space = Discrete(3)
+        self.action_space = MultiDiscrete([3, 3])
 
 
 def register(name: str, max_episode_steps: int | None = 4, entry_point: Any = Corridor, **kwargs: Any) -> str:
@@ -140,8 +140,8 @@ def test_a_goal_must_be_a_finite_number(goal: str):
         GymnasiumTask.parse("Corridor-v0" + goal)
 
 
-def test_discrete_actions_unbounded_actions_and_images_are_refused():
-    with pytest.raises(ValueError, match=r"the action space must be a 1-d Box, got Discrete\(3\)"):
+def test_actions_that_have_no_bounds_or_are_lists_of_choices_are_refused():
+    with pytest.raises(ValueError, match=r"the action space must be a 1-d Box or Discrete, got MultiDiscrete"):
         SUITE.spaces([register("CorridorGrid-v0", entry_point=Grid)])
     with pytest.raises(ValueError, match="actions need finite bounds"):
         SUITE.spaces([register("CorridorUnbounded-v0", high=np.inf)])
@@ -162,3 +162,14 @@ def test_a_registered_environment_of_gymnasium_itself_runs():
     env.reset()
     steps = [env.step(np.array([1.0], np.float32)) for _ in range(200)]
     assert steps[-1][3] and not steps[-1][4]["success"]
+
+
+def test_discrete_actions_run():
+    task = "CartPole-v1@return>=20"
+    observation_space, action_space = SUITE.spaces([task])
+    assert (observation_space.shape, action_space) == ((4,), Discrete(2))
+    env = SUITE.make_env(task, seed=0)
+    env.reset()
+    steps = [env.step(t % 2) for t in range(19)]
+    assert not any(terminated for _, _, terminated, _, _ in steps)
+    assert not steps[-1][4]["success"]

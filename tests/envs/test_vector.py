@@ -153,7 +153,7 @@ def test_an_environment_that_cannot_be_rebuilt_counts_as_failing():
     vector = make_vector(suite, num_envs=1)
     attempts = []
 
-    def make_env(task: str, *, seed: int) -> ToyEnv:
+    def make_env(task: str, *, seed: int, training: bool = True) -> ToyEnv:
         attempts.append(seed)
         raise MemoryError("no memory for a simulator")
 
@@ -167,7 +167,7 @@ def test_an_environment_that_cannot_be_built_at_all_is_named_and_the_others_clos
     suite = ToySuite()
     built = suite.make_env
 
-    def make_env(task: str, *, seed: int) -> ToyEnv:
+    def make_env(task: str, *, seed: int, training: bool = True) -> ToyEnv:
         if len(suite.envs) == 2:
             raise ValueError("no display")
         return built(task, seed=seed)
