@@ -53,6 +53,8 @@ def _dry_run(study: Study, folder: Path, options: argparse.Namespace) -> int:
 
     plan = make_plan(study.trials(folder), options.address is not None, options.max_concurrent, folder)
     plan.show(Console(), folder)
+    for note in study.notes():
+        print(f"note: {note}")
     if plan.problems:
         raise PreflightError(plan.problems, 4)
     return 0

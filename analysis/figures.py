@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import metrics
 from analysis.load import TaskOrder
-from analysis.tables import SUMMARY, SuccessArray, short_name, steps_text
+from analysis.tables import SuccessArray, headings, short_name, steps_text
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444", "#7A5195")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -91,12 +91,13 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 @styled
-def metric_dots(values: pd.DataFrame, styles: dict[str, ArmStyle]) -> Figure:
+def metric_dots(values: pd.DataFrame, styles: dict[str, ArmStyle], of_returns: bool = False) -> Figure:
     """ASR, FM and FWT of each arm: small dots are seeds, the large one is their mean, the bar the 95 % interval.
 
     Args:
         values: `tables.metric_values`, the rows of one sequence.
         styles: `arm_styles`.
+        of_returns: whether they are of normalised returns.
     """
     arms = [arm for arm in styles if arm in set(values["arm"])]
     fig = Figure(figsize=(WIDTH, 1.3 + 0.38 * len(arms)), layout="constrained")
@@ -112,16 +113,18 @@ def metric_dots(values: pd.DataFrame, styles: dict[str, ArmStyle]) -> Figure:
             ax.plot(estimate.mean, place, style.marker, color=style.color, markersize=8, markeredgecolor="white")
         low, high = ax.get_xlim()
         ax.set_xlim(max(min(low, -0.05), -1.05), min(max(high, 1.05), 2.05))
-        ax.set_title(SUMMARY[metric])
+        ax.set_title(headings(of_returns)[metric])
         ax.grid(axis="y", visible=False)
         ax.set_yticks(range(len(arms)), arms)
         ax.set_ylim(len(arms) - 0.4, -0.6)
-    fig.supxlabel("success rate; ticks above a mean are its seeds", fontsize=9)
+    fig.supxlabel(f"{_unit(of_returns)}; ticks above a mean are its seeds", fontsize=9)
     return fig
 
 
 @styled
-def success_curves(evaluations: pd.DataFrame, order: TaskOrder, styles: dict[str, ArmStyle]) -> Figure:
+def success_curves(
+    evaluations: pd.DataFrame, order: TaskOrder, styles: dict[str, ArmStyle], of_returns: bool = False
+) -> Figure:
     """Success on each task over training: thick lines are means over seeds, thin ones are seeds.
 
     Visits lie side by side, each as wide as the longest visit of any run, so that boundaries line up although visits
@@ -131,6 +134,7 @@ def success_curves(evaluations: pd.DataFrame, order: TaskOrder, styles: dict[str
         evaluations: `load_evaluations`, the rows of one sequence.
         order: the sequence's tasks and visits.
         styles: `arm_styles`.
+        of_returns: whether scores are normalised returns.
     """
     visits = len(order.order)
     evaluations = _inside_visits(evaluations)
@@ -143,9 +147,10 @@ def success_curves(evaluations: pd.DataFrame, order: TaskOrder, styles: dict[str
         for arm in arms:
             rows = evaluations[(evaluations["arm"] == arm) & (evaluations["eval_task"] == task)]
             _draw_arm(ax, rows, visits, width, styles[arm])
-        ax.set_ylabel(f"success on\n{short_name(task)}")
-        ax.set_ylim(-0.04, 1.04)
-        ax.set_yticks([0, 0.5, 1])
+        ax.set_ylabel(f"{'return' if of_returns else 'success'} on\n{short_name(task)}")
+        if not of_returns:
+            ax.set_ylim(-0.04, 1.04)
+            ax.set_yticks([0, 0.5, 1])
     axes[-1].set_xlim(0, visits * width)
     axes[-1].set_xlabel(f"training environment steps inside each visit (a visit is {steps_text(width)} wide)")
     handles = [
@@ -158,11 +163,12 @@ def success_curves(evaluations: pd.DataFrame, order: TaskOrder, styles: dict[str
 
 
 @styled
-def success_heatmaps(arrays: dict[str, SuccessArray]) -> Figure:
+def success_heatmaps(arrays: dict[str, SuccessArray], of_returns: bool = False) -> Figure:
     """Mean success over seeds [visit, task], a panel per arm; the task just trained is outlined.
 
     Args:
         arrays: a success array per arm, all of one sequence.
+        of_returns: whether they hold normalised returns.
     """
     order = next(iter(arrays.values())).order
     visits, tasks = len(order.order), [short_name(task) for task in order.tasks]
@@ -194,7 +200,7 @@ def success_heatmaps(arrays: dict[str, SuccessArray]) -> Figure:
     if image is not None:
         bar = fig.colorbar(image, ax=axes, shrink=0.8, pad=0.015, aspect=25)
         bar.outline.set_visible(False)
-        bar.set_label("success rate")
+        bar.set_label(_unit(of_returns))
     return fig
 
 
@@ -261,7 +267,7 @@ def _inside_visits(evaluations: pd.DataFrame) -> pd.DataFrame:
     starts = ends.reindex(pd.MultiIndex.from_frame(runs.assign(visit=runs["visit"] - 1))).to_numpy()
     # The first visit starts at 0; one that follows an unknown boundary cannot be placed.
     runs = runs.assign(start=np.where(runs["visit"] == 1, 0.0, starts)).dropna(subset=["start"])
-    rows = evaluations.merge(runs, on=["arm", "seed", "visit"]).dropna(subset=["success_rate"])
+    rows = evaluations.merge(runs, on=["arm", "seed", "visit"]).dropna(subset=["score"])
     rows = rows.assign(inside=rows["env_steps"] - rows["start"])
     # Where a periodic and a boundary row stand at the same step the boundary row counts: it has more episodes.
     rows = rows.sort_values(["inside", "phase"], ascending=[True, False], kind="stable")
@@ -303,7 +309,7 @@ def _draw_arm(ax: Axes, rows: pd.DataFrame, visits: int, width: float, style: Ar
         offset = np.array([[(visit - 1) * width], [0.0]])
         curves = []
         for seed, own in by_visit[visit].groupby("seed"):
-            curve = own[["inside", "success_rate"]].to_numpy(dtype=float).T
+            curve = own[["inside", "score"]].to_numpy(dtype=float).T
             if seed in last and curve[0, 0] > 0:
                 curve = np.insert(curve, 0, [0.0, last[seed]], axis=1)  # The visit begins where the one before ended.
             curves.append(curve)
@@ -359,6 +365,10 @@ def _draw_cell(ax: Axes, visit: int, task: int, value: float, seeds: int, most: 
 
 
 # Small helpers
+
+
+def _unit(of_returns: bool) -> str:
+    return "return, 0 random and 1 human" if of_returns else "success rate"
 
 
 def _wrapped(name: str) -> str:

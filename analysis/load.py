@@ -6,6 +6,7 @@ A study is `RESULTS/<sequence>/<arm>/seed_<n>/`. Files that end in `.stale` and 
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -38,8 +39,9 @@ EVALUATION_COLUMNS: dict[str, str] = {
     "env_steps": "training environment steps since the start of the run",
     "updates": "critic updates since the start of the run",
     "episodes": "evaluation episodes",
-    "success_rate": "share of successful episodes in [0, 1]; NaN if it was not finite",
+    "success_rate": "share of successful episodes in [0, 1]; NaN if it was not finite, or the suite has no success",
     "mean_return": "mean return of the episodes; NaN if it was not finite",
+    "score": "what the metrics are of: success_rate, or on Atari the human-normalised return (Eq. 11)",
     "per_episode": "list with return, length and success of each episode",
     "policy": "deterministic or stochastic",
     "wall_s": "seconds that this evaluation took",
@@ -117,6 +119,8 @@ MAX_SETTINGS_BYTES = 1_000_000
 MAX_NEURON_BYTES = 1_000_000_000
 
 PHASES = ("periodic", "boundary")
+GAMES = "atari"
+"""The suite whose tasks have no success: their returns are normalised."""
 
 _INTEGERS = ("seed", "visit", "env_steps")
 _NAMES = {"sequence", "arm", "eval_task"}
@@ -150,6 +154,8 @@ class Study:
     sequences: dict[str, list[str]]
     arms: list[str]
     seeds: list[int]
+    notes: list[str] = field(default_factory=list)
+    """What the suite says of these tasks together."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +179,11 @@ class Results:
     evaluations: pd.DataFrame
     training: pd.DataFrame
     notes: list[str]
+
+    @property
+    def of_returns(self) -> bool:
+        """Whether the metrics are of human-normalised returns, because all tasks are games."""
+        return bool((self.evaluations["suite"] == GAMES).all())
 
 
 # Public readers
@@ -218,6 +229,7 @@ def load_study(results: str | Path) -> Study | None:
             sequences={str(name): [str(task) for task in tasks] for name, tasks in content["sequences"].items()},
             arms=[str(arm) for arm in content["arms"]],
             seeds=[int(seed) for seed in content["seeds"]],
+            notes=[str(note) for note in content.get("notes", ())],
         )
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         wanted = "a mapping with sequences {name: [tasks]}, arms [names] and seeds [numbers]"
@@ -287,6 +299,19 @@ def neurons_of(
 def load_paper() -> pd.DataFrame:
     """The published numbers of Lan et al. 2025 (arXiv:2504.08000); the columns are those of `PAPER_COLUMNS`."""
     return pd.read_csv(Path(__file__).with_name("paper.csv"), comment="#")
+
+
+@functools.cache
+def atari_scores() -> pd.DataFrame:
+    """Published returns of random play and of a human, indexed by game: columns random, human, source."""
+    return pd.read_csv(Path(__file__).with_name("atari_scores.csv"), comment="#", index_col="game")
+
+
+def normalised_returns(games: pd.Series, returns: pd.Series) -> pd.Series:
+    """Eq. 11: 0 is random play, 1 a human; NaN for a game without published scores."""
+    scores = atari_scores().reindex(games)
+    low, high = scores["random"].to_numpy(), scores["human"].to_numpy()
+    return (returns - low) / (high - low)
 
 
 def load_results(results: str | Path) -> Results:
@@ -423,10 +448,16 @@ def _evaluations_of(runs: list[Run], notes: list[str] | None) -> pd.DataFrame:
     frame = _frame(runs, "evaluations.jsonl", EVALUATION_COLUMNS, EVALUATION_KEY, notes)
     if frame.empty:
         raise DataError(f"no evaluation rows in any of {_count(len(runs), 'trial')}: nothing was evaluated yet")
-    unusable = int(frame["success_rate"].isna().sum())
-    if unusable:
-        rows = _count(unusable, "evaluation row")
-        _say(notes, f"{rows} without a finite success_rate: kept as NaN, never counted as 0")
+    games = frame["suite"] == GAMES
+    frame["score"] = frame["success_rate"].where(~games, normalised_returns(frame["eval_task"], frame["mean_return"]))
+    unknown = sorted(set(frame.loc[games, "eval_task"]) - set(atari_scores().index))
+    if unknown:
+        _say(notes, f"{', '.join(unknown)}: no published random and human scores, so no metric of their returns")
+    unusable = frame["score"].isna() & ~frame["eval_task"].isin(unknown)
+    if unusable.any():
+        name = "mean_return" if games.all() else "success_rate"
+        rows = _count(int(unusable.sum()), "evaluation row")
+        _say(notes, f"{rows} without a finite {name}: kept as NaN, never counted as 0")
     _check_one_config_per_arm(frame)
     return frame
 

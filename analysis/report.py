@@ -24,8 +24,8 @@ from analysis.load import Results, load_results, neurons_of
 
 COMPARISONS = ("paper",)
 DPI = 130
-LEARNED = 0.5
-"""A task whose mean success never reached this right after training was not learned."""
+LEARNED, LEARNED_RETURN = 0.5, 0.05
+"""A task whose mean success, or normalised return, never reached this right after training was not learned."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def write_report(
 
     folder = Path(results) / "report" if out is None else Path(out)
     texts = {
-        "summary": tables.summary_text(table),
+        "summary": tables.summary_text(table, loaded.of_returns),
         "cycles": tables.cycles_text(_in_order(values, styles)),
         "comparison": tables.comparison_text(comparison),
         "costs": tables.cost_text(_in_order(tables.cost_values(loaded), styles)),
@@ -140,22 +140,22 @@ def _section(
             f"metrics_{sequence}.png",
             "Metrics by arm",
             "Large marks are means over seeds, ticks above them the seeds, bars 95 % intervals (none for one seed). "
-            "ASR and FWT are better to the right, FM to the left.",
-            figures.metric_dots(values[values["sequence"] == sequence], styles),
+            "ASR (of returns: AR) and FWT are better to the right, FM to the left.",
+            figures.metric_dots(values[values["sequence"] == sequence], styles, results.of_returns),
         ),
         _picture(
             f"curves_{sequence}.png",
-            "Success over training",
+            f"{_what(results)} over training",
             "Thick lines are means over seeds, thin ones seeds, marks evaluations at the end of a visit. In shaded "
             "visits the panel's own task is trained; outside them the line shows what is kept of it. A seed that "
             "ended a visit early counts with its last value until its arm's last seed ends.",
-            figures.success_curves(rows, order, styles),
+            figures.success_curves(rows, order, styles, results.of_returns),
         ),
         _picture(
             f"matrix_{sequence}.png",
-            "Success after every visit on every task",
+            f"{_what(results)} after every visit on every task",
             "Mean over seeds at the end of each visit; the outlined task was just trained. Hatched: not measured.",
-            figures.success_heatmaps(arrays),
+            figures.success_heatmaps(arrays, results.of_returns),
         ),
     ]
     neurons = []
@@ -179,6 +179,10 @@ def _section(
         thresholds=tables.threshold_text(own, sequence) if len(own) else pd.DataFrame(),
         neurons=neurons,
     )
+
+
+def _what(results: Results) -> str:
+    return "Normalised return" if results.of_returns else "Success"
 
 
 def _picture(file: str, title: str, caption: str, figure: Figure) -> Picture:
@@ -212,7 +216,12 @@ def collect_notes(
         comparison: `tables.compare_with_paper`; None if it was not asked for.
     """
     protocol = str(values["protocol"].iloc[0])
-    notes = [*results.notes]
+    notes = [*results.notes, *(results.study.notes if results.study else ())]
+    if results.of_returns:
+        notes.append(
+            "Scores are returns normalised by those of random play, 0, and of a human, 1 (Eq. 11); games differ in "
+            "what can be reached, so a mean over games weighs them unequally."
+        )
     notes += _partial_notes(results, table, protocol)
     notes += _seed_notes(table)
     for sequence, order in results.orders.items():
@@ -288,7 +297,7 @@ def _never_learned(results: Results, sequence: str) -> list[str]:
         for task, name in enumerate(order.tasks):
             own = after[np.array(order.order) == task]
             measured = own[np.isfinite(own)]
-            if len(measured) and measured.max() < LEARNED:
+            if len(measured) and measured.max() < (LEARNED_RETURN if results.of_returns else LEARNED):
                 notes.append(
                     f"{sequence}/{arm}: {tables.short_name(name)} was never learned (at most {measured.max():.2f} "
                     "after its own visits); what was never learned cannot be forgotten, so a low FM means nothing."

@@ -17,6 +17,9 @@ from analysis.load import Results, TaskOrder, check_name, load_paper
 SUMMARY = {"asr": "ASR ↑", "fm": "FM ↓", "fwt": "FWT ↑", "final_success": "Final ↑", "relearn": "Relearn ↑"}
 """Columns of the summary and their headings: the paper's three, success after the last visit, before retraining."""
 
+VALUES = ("score", "success_rate", "mean_return")
+"""What a success array may hold."""
+
 THRESHOLD = 0.9
 """Success rate that counts as mastery (Table 6 of the paper)."""
 
@@ -50,14 +53,14 @@ class SuccessArray:
         return [[(int(visit) + 1, self.order.tasks[task]) for visit, task in np.argwhere(seed)] for seed in gaps]
 
 
-def success_array(results: Results, sequence: str, arm: str, value: str = "success_rate") -> SuccessArray:
+def success_array(results: Results, sequence: str, arm: str, value: str = "score") -> SuccessArray:
     """The boundary rows of one arm as an array [seed, visit, task].
 
     Args:
         results: a loaded study.
         sequence: name of the task sequence.
         arm: name of the arm.
-        value: `success_rate` or `mean_return`.
+        value: `score`, which is success or, on Atari, the normalised return; `success_rate` or `mean_return`.
 
     Raises:
         UnknownNameError: for a name that the study does not have.
@@ -65,8 +68,8 @@ def success_array(results: Results, sequence: str, arm: str, value: str = "succe
     frame = results.evaluations
     check_name("sequence", sequence, frame["sequence"])
     check_name("arm", arm, frame["arm"])
-    if value not in ("success_rate", "mean_return"):
-        raise UnknownNameError("value", value, ("success_rate", "mean_return"))
+    if value not in VALUES:
+        raise UnknownNameError("value", value, VALUES)
     order = results.orders[sequence]
     rows = frame[(frame["sequence"] == sequence) & (frame["arm"] == arm)]
     seeds = sorted(int(seed) for seed in rows["seed"].unique())
@@ -220,6 +223,8 @@ def threshold_values(results: Results, threshold: float = THRESHOLD) -> pd.DataF
     """
     rows = []
     runs = ["sequence", "arm", "seed"]
+    if results.of_returns:
+        return pd.DataFrame()
     windows = results.training.dropna(subset=["success_window", "visit_env_steps"])
     by_run = dict(list(windows.groupby(runs)))
     for (sequence, arm, seed), evaluated in results.evaluations.groupby(runs):
@@ -236,7 +241,7 @@ def threshold_values(results: Results, threshold: float = THRESHOLD) -> pd.DataF
                 steps, success = own["visit_env_steps"], own["success_window"]
             else:
                 own = inside[inside["eval_task"] == task].sort_values("env_steps", kind="stable")
-                steps, success = own["env_steps"] - start, own["success_rate"]
+                steps, success = own["env_steps"] - start, own["score"]
             start = int(inside["env_steps"].max())
             rows.append(
                 {
@@ -361,13 +366,18 @@ def _reproduced(low: float, high: float, published: float) -> str:
 # Text
 
 
-def summary_text(table: pd.DataFrame) -> pd.DataFrame:
+def headings(of_returns: bool) -> dict[str, str]:
+    """The columns of the summary; of returns, the paper calls ASR AR (Eq. 12)."""
+    return {**SUMMARY, "asr": "AR ↑"} if of_returns else SUMMARY
+
+
+def summary_text(table: pd.DataFrame, of_returns: bool = False) -> pd.DataFrame:
     """The metric table as text: a mean alone for one seed, never an interval of one."""
     rows = []
     for row in table.to_dict("records"):
         seeds, expected = row["n_complete"], row["n_expected"]
         cells = {"Sequence": row["sequence"], "Arm": row["arm"]}
-        for name, heading in SUMMARY.items():
+        for name, heading in headings(of_returns).items():
             # Undefined (relearn with one cycle, say) is not the same as not measured yet.
             cells[heading] = estimate_text(row, name, NO_VALUE if seeds else "incomplete")
             if row[f"{name}_n"] not in (0, seeds):

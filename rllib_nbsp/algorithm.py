@@ -51,6 +51,7 @@ SCORING_CHUNK_STEPS, SCORING_CHUNK_IMAGES = 5_000, 500
 MAX_UPDATES_PER_CALL = 64
 DORMANCY_ROWS = 256
 STALLED_TIMEOUTS = 3
+ROUNDING = 1e-6  # ten steps of 0.1 updates each are one update, also in binary
 
 
 class ContinualSACConfig(SACConfig):
@@ -396,8 +397,8 @@ class ContinualSAC(SAC):
         """The updates owed for the environment steps that were really added."""
         if len(self.replay) < self.run.training.batch_size:
             return
-        while self._updates_due >= 1.0:
-            count = min(int(self._updates_due), MAX_UPDATES_PER_CALL)
+        while (owed := int(self._updates_due + ROUNDING)) >= 1:
+            count = min(owed, MAX_UPDATES_PER_CALL)
             self._update(count, None)
             self._updates_due -= count
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, ValidationError
 
 from rllib_nbsp.checks import check_run
-from rllib_nbsp.envs import SUITES, Suite
+from rllib_nbsp.envs import SUITES, Suite, suite_of
 from rllib_nbsp.explain import (
     NAME_PATTERN,
     NAME_WORDS,
@@ -102,6 +102,14 @@ class Study:
             for sequence in self.sequences
             for seed in self.seeds
             for arm in self.arms
+        ]
+
+    def notes(self) -> list[str]:
+        """What the suite says of the sequences' tasks, one line each."""
+        return [
+            f"{sequence}: {note}"
+            for sequence, tasks in self.sequences.items()
+            for note in suite_of(self.settings).notes(tasks)
         ]
 
     def run(self, sequence: str, arm: Arm, seed: int, folder: Path | None = None) -> RunSettings:

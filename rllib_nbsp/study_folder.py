@@ -163,6 +163,7 @@ def write_study(study: Study, overrides: Sequence[str], folder: Path, resume: bo
         "sequences": {**earlier.get("sequences", {}), **study.sequences},
         "arms": list(dict.fromkeys([*earlier.get("arms", []), *(arm.label for arm in study.arms)])),
         "seeds": list(dict.fromkeys([*earlier.get("seeds", []), *study.seeds])),
+        "notes": list(dict.fromkeys([*earlier.get("notes", []), *study.notes()])),
         "overrides": list(overrides),
         "file": study.path.name,
         "text": _Block(study.text),

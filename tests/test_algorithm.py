@@ -85,6 +85,46 @@ def test_a_run_visits_every_task_twice_and_files_its_rows(tmp_path: Path) -> Non
     assert results[-1]["visit"] == results[-1]["num_visits"] == 4
 
 
+def on_breakout(config: ContinualSACConfig, results: Path) -> ContinualSACConfig:
+    """Two visits of a game that a random player ends in two hundred steps."""
+    config = (
+        config.curriculum(suite="atari", tasks=["Breakout"], cycles=2, visit_env_steps=300, warmup_env_steps=60)
+        .training(batch_size=8, updates_per_env_step=0.1, target_update_env_steps=100, tau=1.0)
+        .networks(conv=[[4, 8, 4], [6, 4, 2]], hidden=[16])
+        .replay(capacity=300, prior_capacity=100, interval=3)
+        .visit(early_stop=None)
+        .evaluation(periodic_episodes=0, boundary_episodes=2, num_envs=2, deterministic=False, report_env_steps=100)
+        .env_runners(num_envs_per_env_runner=1)
+    )
+    if config.run.get("method") == "nbsp":
+        config.training(gpm="return", score_env_steps=900)
+    return config.results(results)
+
+
+def test_a_run_on_a_game_learns_from_frames_and_masks_channels(tmp_path: Path) -> None:
+    algo, _ = finish(on_breakout(NBSPConfig(), tmp_path))
+    assert (algo.env_steps, algo.updates) == (600, 48)
+    rows = rows_of(tmp_path, "evaluations.jsonl")
+    assert [row["visit"] for row in rows] == [1, 2]
+    assert all(row["success_rate"] is None and row["episodes"] == 2 and row["mean_return"] >= 0 for row in rows)
+    neurons = np.load(tmp_path / "neurons" / "visit_01.npz")
+    masks = [neurons[f"policy/{layer}/mask"] for layer in range(3)]
+    assert [len(mask) for mask in masks] == [4, 6, 16]
+    assert sum((mask < 1).sum() for mask in masks) == int(0.2 * 26)
+    assert algo.replay.prior_size == 100
+    newest = algo.replay.newest_obs(2)
+    assert newest.shape == (2, 4, 84, 84)
+    training = rows_of(tmp_path, "training.jsonl")
+    assert training[-1]["success_window"] is None
+    assert any(row["mean_return"] is not None and row["mean_return"] >= 0 for row in training)
+
+
+def test_same_seed_same_result_on_a_game(tmp_path: Path) -> None:
+    first, _ = finish(on_breakout(ContinualSACConfig(), tmp_path / "a"))
+    second, _ = finish(on_breakout(ContinualSACConfig(), tmp_path / "b"))
+    assert same(weights(first), weights(second))
+
+
 def test_updates_are_counted_against_the_steps_really_added() -> None:
     algo, _ = finish(tiny(ContinualSACConfig()))
     # 4 visits of 240 steps, 80 of them warm-up, one update every 4 steps.

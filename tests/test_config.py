@@ -92,6 +92,20 @@ def test_table_1_has_the_sequences_of_the_single_presets() -> None:
     assert len(table.sequences) == 5
 
 
+@pytest.mark.parametrize("path", [p for p in PRESETS if p.parent.name == "atari"], ids=str)
+def test_the_atari_presets_are_table_6(path: Path) -> None:
+    steps = {"pong_bowling": 1_500_000, "bankheist_alien": 3_000_000}
+    for run in load_study(path).trials():
+        training = run.training
+        assert (run.cycles, run.visit.max_env_steps, run.visit.warmup_env_steps) == (2, steps[run.sequence], 20_000)
+        assert (run.replay.capacity, run.replay.prior_capacity, run.replay.interval) == (200_000, 100_000, 10)
+        assert (training.updates_per_env_step, training.batch_size, training.gamma) == (4.0, 64, 0.99)
+        assert (training.tau, training.target_update_env_steps, training.adam_eps) == (1.0, 8_000, 1e-4)
+        assert (training.actor_lr, training.critic_lr, training.target_entropy) == (1e-4, 1e-4, None)
+        assert (run.model.conv, run.model.hidden) == ([[32, 8, 4], [64, 4, 2], [64, 3, 1]], [768, 768])
+        assert (run.visit.early_stop, run.evaluation.eval_env_steps) == (None, 100_000)
+
+
 def test_a_trial_is_a_sequence_an_arm_and_a_seed_with_a_folder_of_its_own(load: Load) -> None:
     trials = load({}).trials(Path("/results/pair"))
     assert [(run.arm, run.seed) for run in trials] == [("sac", 0), ("nbsp", 0), ("sac", 1), ("nbsp", 1)]
@@ -225,6 +239,9 @@ FIELDS = [  # (override, what the message must say)
     ("model.hidden=[-8]", ["model.hidden[0] is -8", "a whole number >= 1"]),
     ("evaluation.periodic_env_steps=501", ["periodic_env_steps is 501", "at most visit.max_env_steps, 500"]),
     ("evaluation.boundary_episodes=0", ["evaluation.boundary_episodes is 0", "a whole number >= 1"]),
+    ("atari.frame_stack=0", ["atari.frame_stack is 0", "a whole number >= 1 and <= 16"]),
+    ("atari.frame_size=500", ["atari.frame_size is 500", "a whole number >= 16 and <= 210"]),
+    ("atari.frames=4", ["unknown key 'atari.frames'", "did you mean 'frame_skip'"]),
     ("resources.num_env_runners=-1", ["resources.num_env_runners is -1", "a whole number >= 0"]),
     ("resources.num_envs_per_env_runner=0", ["num_envs_per_env_runner is 0", "a whole number >= 1"]),
     ("resources.num_gpus_per_learner=1.5", ["resources.num_gpus_per_learner is 1.5", "below 1"]),
@@ -239,6 +256,38 @@ def test_a_wrong_value_is_named_with_its_place_and_what_is_allowed(load: Load, o
     assert len(problems) == 1
     for words in said:
         assert words in problems[0]
+
+
+GAMES: dict[str, Any] = {
+    "suite": "atari",
+    "sequences": {"pair": ["Pong", "Bowling"]},
+    "arms": {"sac": {"method": "sac"}, "nbsp": {"method": "nbsp", "gpm": "return", "score_env_steps": 100}},
+}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("sequences.pair=[Pong, Bowlin]", ["tasks[1]: unknown atari game 'Bowlin'; did you mean 'Bowling'"]),
+        ("sequences.pair=[Pong, reach-left]", ["unknown atari game 'reach-left'"]),
+        ("sequences.pair=[Pong, Breakout]", ["have 6 and 4 actions", "full_action_space: true"]),
+        ("atari.frame_size=20", ["model.conv[2] has a kernel of 3, larger than its input of 1x1"]),
+        ("visit.early_stop={success_rate: 0.9, min_env_steps: 10}", ["visit.early_stop is set", "have no success"]),
+        ("arms.nbsp.gpm=step", ["gpm is 'step'", "scored by 'return'"]),
+        ("replay.pick=success", ["replay.pick is 'success'", "'uniform' or 'last'"]),
+    ],
+)
+def test_what_games_cannot_do_is_said_before_anything_starts(load: Load, override: str, said: list[str]) -> None:
+    problems = problems_of(load, GAMES, override)
+    assert problems
+    for words in said:
+        assert any(words in problem for problem in problems), problems
+
+
+def test_all_eighteen_actions_fit_any_two_games(load: Load) -> None:
+    study = load(GAMES, "sequences.pair=[Pong, Breakout]", "atari.full_action_space=true")
+    assert study.notes() == []
+    assert "2 is RIGHT and UP" in load(GAMES).notes()[0]
 
 
 def test_the_line_of_a_wrong_value_is_named(load: Load) -> None:

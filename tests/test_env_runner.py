@@ -82,6 +82,46 @@ def equal(first: Rows, second: Rows) -> bool:
 # Rows
 
 
+def games(name: str = "Breakout", num_envs: int = 2) -> Sampler:
+    """Random players of a game."""
+    suite = SUITES["atari"]
+    run = RunSettings(
+        suite="atari",
+        tasks=[name],
+        resources=ResourceSettings(num_envs_per_env_runner=num_envs),
+        evaluation=EvaluationSettings(num_envs=num_envs),
+    )
+    observation_space, action_space = suite.spaces([name])
+
+    def act(obs: Tensor, *, explore: bool, generator: torch.Generator | None) -> Tensor:
+        return torch.randint(int(action_space.n), (len(obs),), generator=generator)
+
+    return Sampler(suite, observation_space, action_space, act, run)
+
+
+def test_a_games_summary_is_its_whole_return_though_a_lost_life_ends_an_episode():
+    rows, games_ended = games().sample(task="Breakout", version=1, num_vector_steps=600)
+    assert rows["obs"].dtype == np.uint8
+    assert rows["actions"].dtype == np.int64
+    assert set(np.unique(rows["rewards"])) <= {0.0, 1.0}
+    lives_lost = int(rows["terminateds"].sum())
+    assert 5 * len(games_ended) <= lives_lost < 5 * len(games_ended) + 10  # two games are running
+    assert len(games_ended) >= 4
+    # A brick of the lower rows is worth 1 point, so clipping changes nothing there.
+    assert sum(game["return"] for game in games_ended) == pytest.approx(rows["rewards"].sum(), abs=6)
+
+
+def test_a_rollout_of_a_game_keeps_frames_once_and_gives_whole_games():
+    columns, episodes = games().rollout(task="Breakout", version=1, num_env_steps=501, rollout_index=0)
+    obs = np.asarray(columns["obs"])
+    assert obs.shape == (501, 4, 84, 84)
+    assert len(columns["obs"]._frames) <= 501 + len(episodes)
+    assert any(episode["complete"] for episode in episodes)
+    for episode in range(len(episodes)):
+        own = obs[columns["episode"] == episode]
+        assert np.array_equal(own[1:, :-1], own[:-1, 1:])
+
+
 def test_rows_are_ordered_by_step_then_sub_environment_and_follow_each_other():
     rows = sample(make_sampler(ToySuite()), "a", steps=12)
     assert {name: (column.shape, column.dtype.name) for name, column in rows.items()} == {
