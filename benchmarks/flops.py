@@ -84,6 +84,20 @@ CLEANRL_FROZEN_UPDATE = UpdatePasses(
     critic=Passes(forward=6, weights=2, inputs=4, to_input=2),
 )
 
+# Discrete actions. Actor: pi(s'), pi(s). Critics: two on the data, which serve the actor too, and two targets.
+JOINT_DISCRETE_UPDATE = UpdatePasses(
+    actor=Passes(forward=2, weights=1, inputs=1),
+    critic=Passes(forward=4, weights=2, inputs=2),
+)
+# CleanRL's order: the actor asks both critics again after their step.
+CLEANRL_DISCRETE_UPDATE = UpdatePasses(
+    actor=Passes(forward=2, weights=1, inputs=1),
+    critic=Passes(forward=6, weights=2, inputs=2),
+)
+
+ConvLayer = tuple[int, int, int]
+"""Channels, kernel size, stride."""
+
 
 def mlp_gemms(widths: Sequence[int], batch_size: int, passes: Passes) -> list[Gemm]:
     """The matrix products of `passes` through an MLP.
@@ -108,6 +122,31 @@ def update_gemms(
     actor = mlp_gemms([obs_size, *hidden, 2 * action_size], batch_size, passes.actor)
     critic = mlp_gemms([obs_size + action_size, *hidden, 1], batch_size, passes.critic)
     return actor + critic
+
+
+def cnn_update_gemms(
+    in_shape: tuple[int, int, int],
+    conv: Sequence[ConvLayer],
+    hidden: Sequence[int],
+    num_actions: int,
+    batch_size: int,
+    passes: UpdatePasses,
+) -> list[Gemm]:
+    """The matrix products of one discrete SAC update: a convolution is one, of its patches with its kernels."""
+    gemms = []
+    for network in (passes.actor, passes.critic):
+        channels, height, width = in_shape
+        for index, (out_channels, kernel, stride) in enumerate(conv):
+            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+            rows, k = batch_size * height * width, channels * kernel * kernel
+            gemms.append(Gemm("forward", rows, k, out_channels, network.forward))
+            gemms.append(Gemm("weights", out_channels, rows, k, network.weights))
+            gemms.append(Gemm("inputs", rows, out_channels, k, network.inputs if index else network.to_input))
+            channels = out_channels
+        # Below the first fully connected layer there are convolutions: its inputs' gradient is wanted.
+        dense = Passes(network.forward, network.weights, network.inputs, to_input=network.inputs)
+        gemms += mlp_gemms([channels * height * width, *hidden, num_actions], batch_size, dense)
+    return [gemm for gemm in gemms if gemm.repeats]
 
 
 def gflop(gemms: Sequence[Gemm]) -> float:

@@ -14,7 +14,18 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
 from benchmarks.contender import BATCH_SIZE, TASK, Window, train_for
-from benchmarks.flops import JOINT_UPDATE, gflop, update_gemms
+from benchmarks.flops import JOINT_DISCRETE_UPDATE, JOINT_UPDATE, gflop, update_gemms
+from benchmarks.plain_atari import (
+    ADAM_EPS,
+    ATARI_BATCH_SIZE,
+    CONV,
+    GAME,
+    HIDDEN,
+    LR,
+    TARGET_PERIOD,
+    UPDATE_PERIOD,
+    atari_gemms,
+)
 from benchmarks.timing import milliseconds, repeat_for
 from rllib_nbsp import ContinualSAC, ContinualSACConfig, NBSPConfig, losses
 from rllib_nbsp.envs.metaworld import ACTION_SPACE, OBSERVATION_SPACE
@@ -43,6 +54,11 @@ def base_config(config: ContinualSACConfig, hidden: Sequence[int]) -> ContinualS
 def report_env_steps(hidden: Sequence[int]) -> int:
     """Length of an iteration: by default 1000 steps, longer than a window; here 2 s (width 256) to 4 s (768)."""
     return min(100, 25_600 // max(hidden))
+
+
+def mlp_gflop(hidden: Sequence[int]) -> float:
+    """10^9 operations of one of our updates on `TASK`."""
+    return gflop(update_gemms(OBS_SIZE, ACTION_SIZE, hidden, BATCH_SIZE, JOINT_UPDATE))
 
 
 def sac_config(hidden: Sequence[int], warmup_env_steps: int) -> ContinualSACConfig:
@@ -80,7 +96,8 @@ class Ours:
     passes = str(JOINT_UPDATE)
 
     def __init__(self, hidden: Sequence[int], warmup_env_steps: int) -> None:
-        self._start(hidden, sac_config(hidden, warmup_env_steps))
+        self.gflop_per_update = mlp_gflop(hidden)
+        self._start(sac_config(hidden, warmup_env_steps))
         while not self._result["updates"]:
             self._train()
 
@@ -92,9 +109,7 @@ class Ours:
         """Stop the algorithm."""
         self._algo.stop()
 
-    def _start(self, hidden: Sequence[int], config: ContinualSACConfig) -> None:
-        gemms = update_gemms(OBS_SIZE, ACTION_SIZE, hidden, BATCH_SIZE, JOINT_UPDATE)
-        self.gflop_per_update = gflop(gemms)
+    def _start(self, config: ContinualSACConfig) -> None:
         self._algo: ContinualSAC = config.build_algo()
         self._train()
 
@@ -114,7 +129,8 @@ class OursInVisit2(Ours):
     def __init__(self, hidden: Sequence[int], prior_rows: int) -> None:
         self._prior_rows = prior_rows
         self._neurons = sum(hidden)
-        self._start(hidden, nbsp_config(hidden, prior_rows))
+        self.gflop_per_update = mlp_gflop(hidden)
+        self._start(nbsp_config(hidden, prior_rows))
         while self._result["visit"] == 1:
             self._train()
         self._train()
@@ -136,6 +152,27 @@ class OursInVisit2(Ours):
                 f"nbsp is not in the state to be measured: masked share {masked_frac:.3f}, not 0.2, or {prior_size} "
                 f"rows in D_pre, not {self._prior_rows}"
             )
+
+
+class OursOnAtari(Ours):
+    """`ContinualSAC` with the method "sac" on a game: the paper's networks, an update every fourth step as CleanRL."""
+
+    passes = str(JOINT_DISCRETE_UPDATE)
+
+    def __init__(self, warmup_env_steps: int, capacity: int) -> None:
+        self.gflop_per_update = gflop(atari_gemms(JOINT_DISCRETE_UPDATE))
+        self._start(
+            base_config(ContinualSACConfig(), HIDDEN)
+            .networks(conv=[list(layer) for layer in CONV])
+            .curriculum(suite="atari", tasks=[GAME], cycles=1, visit_env_steps=10**9, warmup_env_steps=warmup_env_steps)
+            .training(updates_per_env_step=1 / UPDATE_PERIOD, batch_size=ATARI_BATCH_SIZE)
+            .training(target_update_env_steps=TARGET_PERIOD, tau=1.0)
+            .training(actor_lr=LR, critic_lr=LR, alpha_lr=LR, adam_eps=ADAM_EPS)
+            .replay(capacity=capacity)
+            .evaluation(deterministic=False)
+        )
+        while not self._result["updates"]:
+            self._train()
 
 
 class BareUpdate:
@@ -245,6 +282,47 @@ def measure_replay(rows: int, calls: int = 500) -> dict[str, Any]:
         replay.sample(range(update, update + 1), 0)
         times.append(1e3 * (time.perf_counter() - start))
     return {"rows": rows, "sample_ms": statistics.median(times), "bytes": size}
+
+
+def measure_frame_replay(rows: int, prior_rows: int, calls: int = 300) -> dict[str, Any]:
+    """Time of a batch of stacks from a full D, and the memory of D and D_pre, on frames of a real game's shape.
+
+    Returns:
+        `rows` and `prior_rows` that are there; `sample_ms`, the median over `calls` of a batch of D; `bytes` and
+        `prior_bytes`.
+    """
+    spec = RowSpec((4, 84, 84), np.dtype(np.uint8), (), np.dtype(np.int64))
+    settings = ReplaySettings(capacity=rows, prior_capacity=prior_rows)
+    replay = TaskReplayBuffer(settings, ReplayRequest(10), spec, batch_size=ATARI_BATCH_SIZE, num_shards=1, seed=0)
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (1_000, 84, 84), np.uint8)
+    stacks = np.lib.stride_tricks.sliding_window_view(frames, 4, axis=0).transpose(0, 3, 1, 2)
+    count = len(stacks) - 1
+    columns = {
+        "obs": stacks[:-1],
+        "actions": rng.integers(6, size=count),
+        "rewards": rng.random(count, np.float32),
+        "new_obs": stacks[1:],
+        "terminateds": np.zeros(count, bool),
+    }
+    episode = 0
+    while len(replay) < rows:
+        replay.add({**columns, "episode": np.full(count, episode)}, 0)
+        episode += 1
+    times = []
+    for update in range(1, calls + 1):
+        start = time.perf_counter()
+        replay.sample(range(update, update + 1), 0, "current")
+        times.append(1e3 * (time.perf_counter() - start))
+    replay.store_prior(0)
+    stored, prior_stored = replay.nbytes
+    return {
+        "rows": len(replay),
+        "prior_rows": replay.prior_size,
+        "sample_ms": statistics.median(times),
+        "bytes": stored,
+        "prior_bytes": prior_stored,
+    }
 
 
 def measure_overlap(hidden: Sequence[int], warmup_env_steps: int, windows: int, seconds: float) -> dict[str, Any]:

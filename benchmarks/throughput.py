@@ -3,8 +3,9 @@
     python -m benchmarks.throughput [--quick] [--json F] [--sizes 256 768] [--windows N] [--seconds S] [--only NAME ...]
 
 Everybody trains SAC on Meta-World's window-open-v3: batch 256, one update per environment step, one torch thread, one
-process. Windows of the contenders are interleaved, so that a slow minute of the machine is everybody's; a figure is the
-median of its windows, a ratio the ratio of two medians. `README.md` says who the contenders are.
+process. And on a game, with the paper's networks: batch 64, an update every fourth step. Windows of the contenders are
+interleaved, so that a slow minute of the machine is everybody's; a figure is the median of its windows, a ratio the
+ratio of two medians. `README.md` says who the contenders are.
 
 The plain loop must reach `PLAIN_LEAST_GFLOPS_RATIO` of our GFLOP/s: an opponent that wastes the machine proves nothing,
 and the run then ends with exit code 1.
@@ -31,15 +32,25 @@ import ray
 import torch
 
 from benchmarks.contender import BATCH_SIZE, TASK, Contender, Window
-from benchmarks.flops import JOINT_UPDATE, GemmCeiling, update_gemms
-from benchmarks.ours import Ours, OursInVisit2, measure_overlap, measure_replay, measure_update_over_bare
+from benchmarks.flops import JOINT_DISCRETE_UPDATE, JOINT_UPDATE, GemmCeiling, update_gemms
+from benchmarks.ours import (
+    Ours,
+    OursInVisit2,
+    OursOnAtari,
+    measure_frame_replay,
+    measure_overlap,
+    measure_replay,
+    measure_update_over_bare,
+)
+from benchmarks.plain_atari import ATARI_BATCH_SIZE, GAME, PlainAtari, atari_gemms
 from benchmarks.plain_sac import PlainTorch
 from benchmarks.stock_rllib import StockRLlib
 
 OBS_SIZE, ACTION_SIZE = 39, 4
 PLAIN_LEAST_GFLOPS_RATIO = 0.9
 CONTENDERS = ("rllib_sac", "rllib_sac_mlp", "plain_torch", "plain_torch_frozen", "sac", "nbsp")
-PARTS = ("gemm", "update", "overlap", "replay")
+PARTS = ("gemm", "update", "overlap", "replay", "atari")
+ATARI = "atari"
 RATIOS = {
     "over_rllib_sac": ("sac", "rllib_sac"),
     "over_rllib_sac_mlp": ("sac", "rllib_sac_mlp"),
@@ -60,6 +71,7 @@ class Plan:
         warmup_env_steps: transitions in D before the first update.
         prior_rows: rows of D_pre.
         replay_rows: transitions in the replay measurement.
+        atari_rows: the same for frames, half as many of them in D_pre, and the capacity of D on the game.
         only: names of `CONTENDERS` and `PARTS` to measure.
     """
 
@@ -69,6 +81,7 @@ class Plan:
     warmup_env_steps: int = 2_000
     prior_rows: int = 100_000
     replay_rows: int = 1_000_000
+    atari_rows: int = 200_000
     only: tuple[str, ...] = CONTENDERS + PARTS
 
 
@@ -127,6 +140,33 @@ def measure_size(size: int, plan: Plan) -> dict[str, dict[str, Any]]:
     return results
 
 
+def measure_atari(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Us and the plain loop on a game, with the paper's networks, an update every fourth step.
+
+    Returns:
+        `contenders` and `gemm`, each as in the JSON file.
+    """
+    say("atari: preparing")
+    contenders: list[Contender] = [
+        PlainAtari(plan.warmup_env_steps, plan.atari_rows),
+        OursOnAtari(plan.warmup_env_steps, plan.atari_rows),
+    ]
+    ceiling = GemmCeiling(atari_gemms(JOINT_DISCRETE_UPDATE))
+    windows: dict[str, list[Window]] = {contender.name: [] for contender in contenders}
+    gemm = []
+    for number in range(plan.windows):
+        say(f"atari: window {number + 1} of {plan.windows}")
+        for contender in contenders:
+            windows[contender.name].append(contender.run(plan.seconds))
+        gemm.append(ceiling.run(plan.seconds / 4))
+    for contender in contenders:
+        contender.close()
+    return {
+        "contenders": {contender.name: summary(contender, windows[contender.name]) for contender in contenders},
+        "gemm": {"gflop_per_s": statistics.median(gemm), "windows": gemm},
+    }
+
+
 def summary(contender: Contender, windows: Sequence[Window]) -> dict[str, Any]:
     """A contender's figures: medians over its windows, and the windows themselves."""
     updates_per_s = statistics.median(w.updates / w.seconds for w in windows)
@@ -140,7 +180,7 @@ def summary(contender: Contender, windows: Sequence[Window]) -> dict[str, Any]:
     }
 
 
-def ratios_of(size: int, results: dict[str, dict[str, Any]]) -> dict[str, float]:
+def ratios_of(size: int | str, results: dict[str, dict[str, Any]]) -> dict[str, float]:
     """The ratios of one width whose two sides were both measured."""
     contenders = results["contenders"]
     ratios = {
@@ -153,7 +193,7 @@ def ratios_of(size: int, results: dict[str, dict[str, Any]]) -> dict[str, float]
     return ratios
 
 
-def unfair_sizes(results: dict[int, dict[str, dict[str, Any]]]) -> list[str]:
+def unfair_sizes(results: dict[int | str, dict[str, dict[str, Any]]]) -> list[str]:
     """Messages about widths at which the plain loop is too slow to be compared with."""
     messages = []
     for size, parts in results.items():
@@ -168,9 +208,9 @@ def unfair_sizes(results: dict[int, dict[str, dict[str, Any]]]) -> list[str]:
     return messages
 
 
-def table(size: int, results: dict[str, dict[str, Any]]) -> str:
-    """One width's figures as Markdown."""
-    sections = [f"### {size}x{size}x{size}"]
+def table(size: int | str, results: dict[str, dict[str, Any]]) -> str:
+    """One width's figures as Markdown, or those of the game."""
+    sections = [f"### {size}x{size}x{size}" if size != ATARI else f"### {GAME}"]
     ceiling = results.get("gemm", {}).get("gflop_per_s")
     rows = [
         f"| {name} | {row['env_steps_per_s']:.2f} | {row['updates_per_s']:.2f} | {row['gflop_per_update']:.2f} "
@@ -234,7 +274,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Plan, Path | None]:
     options = parser.parse_args(arguments)
     plan = Plan()
     if options.quick:
-        plan = Plan((256,), 2, 2.0, warmup_env_steps=300, prior_rows=2_000)
+        plan = Plan((256,), 2, 2.0, warmup_env_steps=300, prior_rows=2_000, atari_rows=2_000)
     given = {name: getattr(options, name) for name in ("sizes", "windows", "seconds", "only")}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value}
     return Plan(**{**asdict(plan), **given}), options.json
@@ -251,7 +291,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     for name in ("ray", "ray.rllib"):  # RLlib warns, twice an algorithm, that its default is its default
         logging.getLogger(name).setLevel(logging.ERROR)
-    sizes = {size: measure_size(size, plan) for size in plan.sizes}
+    mlp_parts = set(plan.only) & {*CONTENDERS, "gemm", "update", "overlap"}
+    sizes: dict[int | str, dict[str, dict[str, Any]]] = {
+        size: measure_size(size, plan) for size in (plan.sizes if mlp_parts else ())
+    }
+    if ATARI in plan.only:
+        sizes[ATARI] = measure_atari(plan)
     report: dict[str, Any] = {
         "ratios": {name: value for size in sizes for name, value in ratios_of(size, sizes[size]).items()},
         "contenders": {
@@ -262,8 +307,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for part in ("gemm", "update", "overlap")
         },
         "replay": measure_replay(plan.replay_rows) if "replay" in plan.only else {},
+        "frame_replay": measure_frame_replay(plan.atari_rows, plan.atari_rows // 2) if ATARI in plan.only else {},
         "settings": {"task": TASK, "batch_size": BATCH_SIZE, "updates_per_env_step": 1, **asdict(plan)},
-        "versions": {name: version(name) for name in ("ray", "torch", "numpy", "gymnasium", "metaworld", "mujoco")},
+        "versions": {
+            name: version(name) for name in ("ray", "torch", "numpy", "gymnasium", "metaworld", "mujoco", "ale-py")
+        },
         "machine": machine,
     }
     if own_ray:
@@ -274,6 +322,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(
             f"\nReplay of {row['rows']:,} transitions: {row['sample_ms']:.3f} ms a batch of {BATCH_SIZE}, "
             f"{row['bytes'] / 1e9:.3f} GB."
+        )
+    if report["frame_replay"]:
+        row = report["frame_replay"]
+        print(
+            f"\nReplay of {row['rows']:,} transitions of a game: {row['sample_ms']:.3f} ms a batch of "
+            f"{ATARI_BATCH_SIZE}, {row['bytes'] / 1e9:.3f} GB; D_pre of {row['prior_rows']:,}: "
+            f"{row['prior_bytes'] / 1e9:.3f} GB."
         )
     if json_file:
         json_file.write_text(json.dumps(report, indent=2) + "\n")

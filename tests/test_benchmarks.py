@@ -11,27 +11,33 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from ray.rllib.core import DEFAULT_MODULE_ID
 from torch import Tensor, nn
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import plain_atari
 from benchmarks.contender import Window
 from benchmarks.flops import (
+    CLEANRL_DISCRETE_UPDATE,
     CLEANRL_FROZEN_UPDATE,
     CLEANRL_UPDATE,
+    JOINT_DISCRETE_UPDATE,
     JOINT_UPDATE,
     GemmCeiling,
     Passes,
     UpdatePasses,
+    cnn_update_gemms,
     gflop,
     mlp_gemms,
     update_gemms,
 )
 from benchmarks.ours import BareUpdate, measure_replay, rllib_batch, sac_config
+from benchmarks.plain_atari import CONV, UPDATE_PERIOD, PlainDiscreteSAC
 from benchmarks.plain_sac import POLICY_PERIOD, Batch, PlainSAC, ReplayRing
 from benchmarks.throughput import CONTENDERS, PARTS, RATIOS, Plan, main, parse, ratios_of, summary, table, unfair_sizes
+from rllib_nbsp import losses
 from rllib_nbsp.learner import ContinualSACTorchLearner
 
 OBS, ACT, ROWS, HIDDEN = 3, 2, 16, (8, 8)
@@ -103,6 +109,66 @@ def test_our_learner_executes_the_products_that_are_counted() -> None:
     with FlopCounterMode(display=False) as counter:
         learner.update(batch=rllib_batch(learner_columns()), minibatch_size=ROWS)
     assert counter.get_total_flops() == pytest.approx(1e9 * gflop(update_gemms(OBS, ACT, HIDDEN, ROWS, JOINT_UPDATE)))
+
+
+def game_columns(rows: int) -> dict[str, np.ndarray]:
+    images: dict[str, np.ndarray] = {
+        name: np.random.randint(0, 256, (rows, 4, 84, 84), np.uint8) for name in ("obs", "new_obs")
+    }
+    rest: dict[str, np.ndarray] = {
+        "actions": np.random.randint(0, 6, rows),
+        "rewards": np.random.randn(rows).astype(np.float32),
+    }
+    labels = {"task": np.zeros(rows, np.int64), "from_prior": np.zeros(rows, bool)}
+    return {**images, **rest, "terminateds": np.random.rand(rows) < 0.3, **labels}
+
+
+def test_the_plain_loop_on_a_game_executes_the_products_that_are_counted() -> None:
+    agent = PlainDiscreteSAC(6, (16, 8))
+    columns = game_columns(4)
+    batch = {name: torch.from_numpy(column) for name, column in columns.items()}
+    with FlopCounterMode(display=False) as counter:
+        agent.update(batch["obs"], batch["actions"], batch["rewards"], batch["new_obs"], batch["terminateds"].float())
+    gemms = cnn_update_gemms((4, 84, 84), CONV, (16, 8), 6, 4, CLEANRL_DISCRETE_UPDATE)
+    assert counter.get_total_flops() == pytest.approx(1e9 * gflop(gemms))
+
+
+def test_our_learner_on_a_game_executes_the_products_that_are_counted() -> None:
+    config = sac_config((16, 8), 4).networks(conv=[list(layer) for layer in CONV]).training(batch_size=4)
+    spaces = (Box(0, 255, (4, 84, 84), np.uint8), Discrete(6))
+    config = config.environment(observation_space=spaces[0], action_space=spaces[1])
+    learner = config.build_learner(spaces={DEFAULT_MODULE_ID: spaces})
+    with FlopCounterMode(display=False) as counter:
+        learner.update(batch=rllib_batch(game_columns(4)), minibatch_size=4)
+    gemms = cnn_update_gemms((4, 84, 84), CONV, (16, 8), 6, 4, JOINT_DISCRETE_UPDATE)
+    assert counter.get_total_flops() == pytest.approx(1e9 * gflop(gemms))
+
+
+def test_the_plain_loop_on_a_game_minimises_what_we_minimise() -> None:
+    columns = game_columns(4)
+    agent = PlainDiscreteSAC(6, (16, 8))
+    batch = {name: torch.from_numpy(column) for name, column in columns.items()}
+    with torch.no_grad():
+        x, x_next = batch["obs"] / 255.0, batch["new_obs"] / 255.0
+        logp, next_logp = (torch.log_softmax(agent.actor(inputs), -1) for inputs in (x, x_next))
+        next_q = torch.minimum(*(target(x_next) for target in agent.targets))
+        q = [critic(x) for critic in agent.critics]
+    one = torch.ones(1)
+    next_value = losses.expectation(next_logp, next_q), losses.expectation(next_logp, next_logp)
+    target = losses.critic_target(batch["rewards"], batch["terminateds"], *next_value, one, 0.99)
+    taken = [values.gather(-1, batch["actions"].unsqueeze(-1)).squeeze(-1) for values in q]
+    wanted = sum(float(losses.critic_loss(values, target)) for values in taken)
+    seen: list[float] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plain_atari, "_step", lambda optimizer, loss: seen.append(float(loss.detach())))
+        agent.update(batch["obs"], batch["actions"], batch["rewards"], batch["new_obs"], batch["terminateds"].float())
+    q_policy = losses.expectation(logp, torch.minimum(*q))
+    entropy = losses.expectation(logp, logp)
+    assert seen[0] == pytest.approx(wanted, rel=1e-5)
+    # CleanRL's mean over actions: a sixth of the expectation.
+    assert seen[1] == pytest.approx(float(losses.actor_loss(entropy, q_policy, one)) / 6, rel=1e-4)
+    temperature = losses.temperature_loss(torch.zeros(1), entropy, agent.target_entropy)
+    assert seen[2] == pytest.approx(float(temperature) / 6, rel=1e-4)
 
 
 def test_the_ceiling_runs_the_products_that_are_counted() -> None:
@@ -330,7 +396,18 @@ def test_command_line_values_overrule_the_quick_plan() -> None:
     assert full.seconds >= 20
 
 
-KEYS = {"ratios", "contenders", "gemm", "update", "overlap", "replay", "settings", "versions", "machine"}
+KEYS = {
+    "ratios",
+    "contenders",
+    "gemm",
+    "update",
+    "overlap",
+    "replay",
+    "frame_replay",
+    "settings",
+    "versions",
+    "machine",
+}
 
 
 def run_tiny(file: Path, *more: str) -> tuple[int, dict[str, Any]]:
@@ -341,7 +418,8 @@ def run_tiny(file: Path, *more: str) -> tuple[int, dict[str, Any]]:
     for name, row in report["contenders"].items():
         (window,) = row["windows"]
         assert row["env_steps_per_s"] == window["env_steps"] / window["seconds"], name
-        assert window["updates"] == window["env_steps"] > 0, name
+        steps_per_update = UPDATE_PERIOD if name.endswith("atari") else 1
+        assert abs(window["updates"] - window["env_steps"] / steps_per_update) < 1, name
     return code, report
 
 
@@ -355,11 +433,22 @@ def test_what_was_not_asked_for_is_not_measured(tmp_path: Path) -> None:
     assert code == int(speed["plain_torch_16"] < 0.9 * speed["sac_16"])
 
 
+def test_a_game_is_measured_beside_the_plain_loop(tmp_path: Path) -> None:
+    _, report = run_tiny(tmp_path / "throughput.json", "--only", "atari")
+    assert set(report["contenders"]) == {"plain_torch_atari", "sac_atari"}
+    assert set(report["ratios"]) == {"over_plain_torch_atari"}
+    assert report["gemm"]["atari"]["gflop_per_s"] > 0
+    replay = report["frame_replay"]
+    assert (replay["rows"], replay["prior_rows"]) == (2_000, 1_000)
+    assert replay["prior_bytes"] < 1.1 * 1_000 * 84 * 84
+
+
 @pytest.mark.slow
 def test_a_whole_run_measures_every_contender_and_part(tmp_path: Path) -> None:
     _, report = run_tiny(tmp_path / "throughput.json")
-    assert set(report["contenders"]) == {f"{name}_16" for name in CONTENDERS}
-    assert set(report["ratios"]) == {f"{name}_16" for name in (*RATIOS, "update_over_bare")}
+    assert set(report["contenders"]) == {*(f"{name}_16" for name in CONTENDERS), "plain_torch_atari", "sac_atari"}
+    ratios = {f"{name}_16" for name in (*RATIOS, "update_over_bare")}
+    assert set(report["ratios"]) == {*ratios, "over_plain_torch_atari"}
     assert report["replay"].keys() == {"rows", "sample_ms", "bytes"}
     assert report["overlap"]["16"].keys() >= {"sampling_ms", "updates_ms", "sum_of_parts_ms", "overlapped_ms"}
     # The MLP critics put into RLlib make its arithmetic ours.
