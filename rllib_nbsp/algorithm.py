@@ -22,7 +22,7 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV
 from ray.tune.registry import register_trainable
 
 from rllib_nbsp.callbacks import ContinualCallback, SkillNeuronCallback
-from rllib_nbsp.checks import check_run, check_tasks, method_of, scoring_of
+from rllib_nbsp.checks import check_run, check_tasks, method_of, model_of, scoring_of, training_of
 from rllib_nbsp.curriculum import Curriculum, Task, Visit, VisitProgress
 from rllib_nbsp.env_runner import ContinualEnvRunner
 from rllib_nbsp.envs import suite_of
@@ -239,11 +239,14 @@ class ContinualSACConfig(SACConfig):
         method, method_config = method_of(run)
         return {
             **super()._model_config_auto_includes,
-            **run.model.model_dump(),
-            **method.model_config(method_config),
-            "initial_alpha": run.training.initial_alpha,
+            **model_of(run).model_dump(),
+            "initial_alpha": training_of(run).initial_alpha,
             "seed": run.seed,
             "record_activations": method.needs_activations,
+            "method": run.method,
+            "method_settings": method_config.model_dump(),
+            "tasks": len(set(run.tasks)),
+            "visits": len(run.tasks) * run.cycles,
         }
 
 
@@ -353,7 +356,7 @@ class ContinualSAC(SAC):
             "task": self.visit.task.name,
             "version": self._version,
             "num_vector_steps": self.run.training.rollout_fragment_length,
-            "random_actions": self.progress.in_warmup and self.method.acting(self.method_config).warmup == "uniform",
+            **self._warmup_actions(),
         }
         if not self.env_runner_group.num_remote_env_runners():
             replies = [self.env_runner.sample(**request)]
@@ -371,6 +374,14 @@ class ContinualSAC(SAC):
             self.env_steps += added
             self.progress.add(added, [(e["return"], e[flag]) for e in episodes])
             self._updates_due += warm * added * self.run.training.updates_per_env_step
+
+    def _warmup_actions(self) -> dict[str, Any]:
+        """Who acts at the start of a visit, as a sample request says it."""
+        warmup = self.method.acting(self.method_config).warmup if self.progress.in_warmup else "policy"
+        earlier = {v.task.name for v in self.curriculum.visits[: self.visit.number - 1]} - {self.visit.task.name}
+        if warmup == "earlier_tasks" and earlier:
+            return {"random_actions": False, "act_as": [t.name for t in self.curriculum.tasks if t.name in earlier]}
+        return {"random_actions": warmup in ("uniform", "earlier_tasks"), "act_as": []}
 
     def _collect_remote(self, request: dict[str, Any]) -> list[dict[str, Any]]:
         """Take the replies that are there and ask for the next fragment, which is sampled during the updates.
@@ -507,7 +518,7 @@ class ContinualSAC(SAC):
         """
         chunks, label_rate = self._labelled_rollout(task, scoring, 2 * rollout)
         mean_chunks = self._labelled_rollout(task, scoring, 2 * rollout + 1)[0] if scoring.score_two_rollouts else None
-        return self._on_first_learner("score_neurons", chunks, mean_chunks, label_rate)
+        return self._on_first_learner("score_neurons", chunks, mean_chunks, label_rate, task.index)
 
     def _labelled_rollout(self, task: Task, scoring: ScoringSettings, index: int) -> tuple[list[Any], float]:
         request = {
@@ -605,7 +616,7 @@ class ContinualSAC(SAC):
     def _report(self) -> None:
         self._throughput.measure(self.env_steps, self.updates)
         obs = self.replay.newest_obs(DORMANCY_ROWS) if len(self.replay) else None
-        learner = self._on_first_learner("report", obs)
+        learner = self._on_first_learner("report", obs, self.visit.task.index)
         row = {
             **self._progress(),
             "prior_size": self.replay.prior_size,

@@ -6,13 +6,25 @@ from rllib_nbsp.envs import SUITES
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
 from rllib_nbsp.networks import conv_features
-from rllib_nbsp.settings import RunSettings, ScoringSettings
+from rllib_nbsp.settings import ModelSettings, RunSettings, ScoringSettings, TrainingSettings
 
 
 def method_of(run: RunSettings) -> tuple[type[ContinualMethod], MethodSettings]:
     """The run's method and its validated keys."""
     method = METHODS[run.method]
     return method, method.Config(**run.method_settings)
+
+
+def training_of(run: RunSettings) -> TrainingSettings:
+    """The run's `training` section with the method's named exceptions."""
+    method, method_config = method_of(run)
+    return run.training.model_copy(update=method.training_exceptions(method_config))
+
+
+def model_of(run: RunSettings) -> ModelSettings:
+    """The run's `model` section with the method's overrides."""
+    method, method_config = method_of(run)
+    return run.model.model_copy(update=method.model_config(method_config, run.model))
 
 
 def scoring_of(run: RunSettings) -> ScoringSettings | None:
@@ -79,7 +91,7 @@ def _check_convolutions(run: RunSettings) -> list[str]:
         return []
     atari = run.atari
     try:
-        conv_features((atari.frame_stack, atari.frame_size, atari.frame_size), run.model.conv)
+        conv_features((atari.frame_stack, atari.frame_size, atari.frame_size), model_of(run).conv)
     except ValueError as error:
         return [f"{error}; raise atari.frame_size or lower the kernel"]
     return []

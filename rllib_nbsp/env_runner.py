@@ -57,9 +57,11 @@ EpisodeSummary = dict[str, Any]
 
 
 class Act(Protocol):
-    """A policy: observations (E, ...) to actions, (E, A) in [-1, 1] or (E,) in 0 ... n - 1."""
+    """A policy: observations (E, ...) of tasks, by index, to actions, (E, A) in [-1, 1] or (E,) in 0 ... n - 1."""
 
-    def __call__(self, obs: Tensor, *, explore: bool, generator: torch.Generator | None) -> Tensor: ...
+    def __call__(
+        self, obs: Tensor, *, explore: bool, generator: torch.Generator | None, task: Tensor | int
+    ) -> Tensor: ...
 
 
 class Sampler:
@@ -107,7 +109,13 @@ class Sampler:
     # Training
 
     def sample(
-        self, *, task: str, version: int, num_vector_steps: int, random_actions: bool = False
+        self,
+        *,
+        task: str,
+        version: int,
+        num_vector_steps: int,
+        random_actions: bool = False,
+        act_as: Sequence[str] = (),
     ) -> tuple[Rows, list[EpisodeSummary]]:
         """Step the task's training environments; another task or version than last time starts new episodes.
 
@@ -116,6 +124,7 @@ class Sampler:
             version: raised by the driver whenever running episodes must not go on.
             num_vector_steps: steps of every sub-environment.
             random_actions: uniform over the action space instead of the policy's.
+            act_as: if any are named, each sub-environment acts at each step as in a task drawn from these.
 
         Returns:
             Columns of N = num_vector_steps * E rows, ordered by step, then sub-environment: `obs`, `actions`,
@@ -142,7 +151,8 @@ class Sampler:
             actions[:] = self._random_actions(actions.shape)
         for t in range(num_vector_steps):
             if not random_actions:
-                actions[t] = self._actions(vector.obs, task, explore=True, generator=self._noise)
+                acting = self._drawn(act_as, num_envs) if act_as else None
+                actions[t] = self._actions(vector.obs, task, explore=True, generator=self._noise, acting=acting)
             step = vector.step(actions[t])
             obs[t], rewards[t], next_obs[t], success[t] = step.obs, step.rewards, step.next_obs, step.success
             terminateds[t], truncateds[t] = step.terminateds, step.truncateds
@@ -183,6 +193,11 @@ class Sampler:
         if isinstance(self._act_space, Discrete):
             return self._uniform.integers(int(self._act_space.n), size=shape)
         return self._uniform.uniform(-1.0, 1.0, shape)
+
+    def _drawn(self, tasks: Sequence[str], count: int) -> Tensor:
+        """`count` of these tasks, by index."""
+        index = np.array([self._tasks.index(task) for task in tasks])
+        return torch.from_numpy(index[self._uniform.integers(len(index), size=count)])
 
     def _new_episode(self, version: int) -> int:
         """A number from the worker (11 bits), version (16), process (8) and a counter (28)."""
@@ -331,12 +346,21 @@ class Sampler:
         return self._vectors[key]
 
     @torch.no_grad()
-    def _actions(self, obs: np.ndarray, task: str, *, explore: bool, generator: torch.Generator) -> np.ndarray:
-        """The policy's actions, shape (E, A) or (E,)."""
+    def _actions(
+        self,
+        obs: np.ndarray,
+        task: str,
+        *,
+        explore: bool,
+        generator: torch.Generator,
+        acting: Tensor | None = None,
+    ) -> np.ndarray:
+        """The policy's actions, shape (E, A) or (E,), in the task or in those that `acting` names for each row."""
         num_envs = len(obs)
         if not explore and num_envs < MIN_ROWS:
             obs = np.concatenate([obs, np.zeros((MIN_ROWS - num_envs, *obs.shape[1:]), obs.dtype)])
-        actions = self._act(torch.from_numpy(obs), explore=explore, generator=generator).numpy()[:num_envs]
+        index = self._tasks.index(task) if acting is None else acting
+        actions = self._act(torch.from_numpy(obs), explore=explore, generator=generator, task=index).numpy()[:num_envs]
         if not np.isfinite(actions).all():
             raise FloatingPointError(f"the policy's actions in task {task!r} are not finite; training has diverged")
         return actions
@@ -429,10 +453,22 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
 
     # Requests
 
-    def sample(self, *, task: str, version: int, num_vector_steps: int, random_actions: bool = False) -> dict[str, Any]:
+    def sample(
+        self,
+        *,
+        task: str,
+        version: int,
+        num_vector_steps: int,
+        random_actions: bool = False,
+        act_as: Sequence[str] = (),
+    ) -> dict[str, Any]:
         """`Sampler.sample` as a reply: `task`, `version`, `worker_index`, `weights_seq_no`, `columns`, `episodes`."""
         columns, episodes = self._sampler.sample(
-            task=task, version=version, num_vector_steps=num_vector_steps, random_actions=random_actions
+            task=task,
+            version=version,
+            num_vector_steps=num_vector_steps,
+            random_actions=random_actions,
+            act_as=act_as,
         )
         num_env_steps = len(columns[Columns.REWARDS])
         self.num_env_steps_sampled_lifetime += num_env_steps
@@ -549,9 +585,9 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
         if sampler is not None:
             sampler.close()
 
-    def _act(self, obs: Tensor, *, explore: bool, generator: torch.Generator | None) -> Tensor:
+    def _act(self, obs: Tensor, *, explore: bool, generator: torch.Generator | None, task: Tensor | int) -> Tensor:
         # Looked up at each call: in one process, the Algorithm puts the Learner's own module here.
-        return self.module.act(obs, explore=explore, generator=generator)
+        return self.module.act(obs, explore=explore, generator=generator, task=task)
 
 
 def _process_tag() -> int:

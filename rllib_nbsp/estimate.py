@@ -11,8 +11,9 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner import Learner
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
-from rllib_nbsp.checks import scoring_of
+from rllib_nbsp.checks import method_of, scoring_of
 from rllib_nbsp.config import to_algorithm_config
+from rllib_nbsp.curriculum import Curriculum
 from rllib_nbsp.env_runner import ContinualEnvRunner
 from rllib_nbsp.methods.base import ReplayRequest
 from rllib_nbsp.replay import TaskReplayBuffer
@@ -109,12 +110,17 @@ def _time_updates(learner: Learner, buffer: TaskReplayBuffer) -> float:
 
 def trial_seconds(run: RunSettings, speed: Speed) -> float:
     """A trial's time if no visit stops early."""
-    visits, tasks, steps = run.cycles * len(run.tasks), len(set(run.tasks)), run.visit.max_env_steps
+    curriculum, steps = Curriculum(run.tasks, run.cycles), run.visit.max_env_steps
+    visits, tasks = len(curriculum.visits), len(curriculum.tasks)
+    method, method_config = method_of(run)
+    phases = [phase for visit in curriculum.visits for phase in method.phases(method_config, visit)]
+    stretches = sum(phase.collect for phase in phases)
     workers = run.resources.num_env_runners
-    warmups = visits if run.boundary.warmup_each_visit else 1
-    sampling = visits * steps * speed.env_step_s / max(1, workers)
-    learned = visits * steps - warmups * run.visit.warmup_env_steps
-    learning = learned * run.training.updates_per_env_step * speed.update_s
+    warmups = stretches if run.boundary.warmup_each_visit else 1
+    sampling = stretches * steps * speed.env_step_s / max(1, workers)
+    learned = stretches * steps - warmups * run.visit.warmup_env_steps
+    retraining = sum(phase.updates for phase in phases if not phase.collect)
+    learning = (learned * run.training.updates_per_env_step + retraining) * speed.update_s
     evaluation = run.evaluation
     interval = evaluation.periodic_env_steps or max(1, steps // 20)
     episodes = evaluation.boundary_episodes + steps // interval * evaluation.periodic_episodes

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from ray.rllib.core import COMPONENT_OPTIMIZER, DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
 from torch import Tensor
 
 from rllib_nbsp import losses
+from rllib_nbsp.checks import training_of
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.methods.base import NETWORKS, Agent, Batch, Phase, VisitData, make_batch
@@ -39,22 +41,19 @@ class ContinualSACTorchLearner(TorchLearner):
     def build(self) -> None:
         """Build module and optimizers, then the method."""
         self.run: RunSettings = self.config.settings
+        self.training = training_of(self.run)
         torch.set_num_threads(self.run.resources.torch_threads)
         super().build()
         module = self._sac
-        target_entropy = self.run.training.target_entropy
+        target_entropy = self.training.target_entropy
         self._target_entropy = module.default_target_entropy if target_entropy is None else target_entropy
         # CleanRL takes the mean over batch *and* actions of what is a sum over actions.
-        self._actor_scale = (
-            1.0 / module.act_dim if module.discrete and self.run.training.discrete_reduce == "mean" else 1.0
-        )
+        self._actor_scale = 1.0 / module.act_dim if module.discrete and self.training.discrete_reduce == "mean" else 1.0
         self._updates = 0
         self._phase = Phase()
         self._last: dict[str, Tensor] = {}
         self._batch: Batch
-        self._target_period = max(
-            1, int(self.run.training.target_update_env_steps * self.run.training.updates_per_env_step)
-        )
+        self._target_period = max(1, int(self.training.target_update_env_steps * self.training.updates_per_env_step))
         self._pairs: tuple[list[Tensor], list[Tensor]] = ([], [])
         for online, target in ((module.qf, module.target_qf), (module.qf_twin, module.target_qf_twin)):
             self._pairs[0].extend([*target.parameters(), *target.buffers()])
@@ -68,6 +67,7 @@ class ContinualSACTorchLearner(TorchLearner):
             generator=torch_generator(self.run.seed, "method"),
             device=torch.device(self._device),
             act_dim=module.act_dim,
+            sac_losses=self._sac_losses_of,
             discrete=module.discrete,
         )
         self.method = method(method.Config(**self.run.method_settings), self.agent, self.run.replay)
@@ -80,7 +80,7 @@ class ContinualSACTorchLearner(TorchLearner):
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """Adam for each network and the temperature; fused, one kernel a step."""
         module = self.module[module_id].unwrapped()
-        training = self.config.settings.training
+        training = training_of(self.config.settings)
         rates = {"policy": training.actor_lr, "qf": training.critic_lr, "qf_twin": training.critic_lr}
         parameters = {name: list(getattr(module, name).parameters()) for name in NETWORKS}
         rates["alpha"], parameters["alpha"] = training.alpha_lr, [module.log_alpha]
@@ -146,26 +146,8 @@ class ContinualSACTorchLearner(TorchLearner):
 
     def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: dict[str, Any]) -> Tensor:
         """SAC's losses plus the method's terms; their graphs are disjoint, so one backward is exact."""
-        training, module = self.run.training, self._sac
         self._batch.activations = fwd_out.get("activations", {})
-        terms: dict[str, Tensor] = {}
-        if self._phase.sac_losses:
-            alpha = module.log_alpha.detach().exp()
-            target = losses.critic_target(
-                self._batch.rewards,
-                self._batch.terminateds,
-                fwd_out["next_q"],
-                fwd_out["next_logp"],
-                alpha,
-                training.gamma,
-            )
-            terms = {
-                "policy": self._actor_scale * losses.actor_loss(fwd_out["logp"], fwd_out["q_policy"], alpha),
-                "qf": losses.critic_loss(fwd_out["q"], target),
-                "qf_twin": losses.critic_loss(fwd_out["q_twin"], target),
-                "alpha": self._actor_scale
-                * losses.temperature_loss(module.log_alpha, fwd_out["logp"], self._target_entropy),
-            }
+        terms = self._sac_losses(self._batch, fwd_out) if self._phase.sac_losses else {}
         self._last = {f"{name}_loss": term.detach() for name, term in terms.items()}
         self._last["logp"], self._last["q"] = fwd_out["logp"].detach(), fwd_out["q"].detach()
         for name, term in self.method.loss_terms(self._batch).items():
@@ -174,6 +156,35 @@ class ContinualSACTorchLearner(TorchLearner):
         total = sum(terms.values(), start=torch.zeros((), device=self._device))
         self._last["total_loss"] = total.detach()
         return total
+
+    def _sac_losses(self, batch: Batch, fwd_out: dict[str, Any]) -> dict[str, Tensor]:
+        """SAC's four losses from the forward pass of a batch."""
+        log_alpha = self._sac.log_alpha
+        alpha = log_alpha.detach().exp()
+        target = losses.critic_target(
+            self.training.reward_scale * batch.rewards,
+            batch.terminateds,
+            fwd_out["next_q"],
+            fwd_out["next_logp"],
+            alpha,
+            self.training.gamma,
+        )
+        return {
+            "policy": self._actor_scale * losses.actor_loss(fwd_out["logp"], fwd_out["q_policy"], alpha),
+            "qf": losses.critic_loss(fwd_out["q"], target),
+            "qf_twin": losses.critic_loss(fwd_out["q_twin"], target),
+            "alpha": self._actor_scale * losses.temperature_loss(log_alpha, fwd_out["logp"], self._target_entropy),
+        }
+
+    def _sac_losses_of(self, batch: Batch) -> dict[str, Tensor]:
+        """The same of rows that are not the update's; the pass goes around DistributedDataParallel."""
+        columns = {
+            Columns.OBS: batch.obs,
+            Columns.ACTIONS: batch.actions,
+            Columns.NEXT_OBS: batch.next_obs,
+            "task": batch.task,
+        }
+        return self._sac_losses(batch, self._sac.forward_train(columns))
 
     def compute_gradients(self, loss_per_module: dict[str, Tensor], **kwargs: Any) -> dict[Any, Tensor]:
         """One backward pass for everything; with several Learners their mean is taken in here."""
@@ -191,7 +202,7 @@ class ContinualSACTorchLearner(TorchLearner):
     ) -> dict[Any, Tensor]:
         """The method's gradient hook, then clipping; both in place on `.grad`."""
         self.method.transform_gradients(self._batch)
-        clip = self.run.training.grad_clip
+        clip = self.training.grad_clip
         if clip is not None:
             for network in self.agent.networks.values():
                 torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
@@ -205,7 +216,7 @@ class ContinualSACTorchLearner(TorchLearner):
         self._updates += 1
         if self._updates % self._target_period == 0:
             with torch.no_grad():
-                torch._foreach_lerp_(self._pairs[0], self._pairs[1], self.run.training.tau)
+                torch._foreach_lerp_(self._pairs[0], self._pairs[1], self.training.tau)
 
     def _check_finite(self) -> None:
         # Once a call: a look at every gradient would cost a device synchronisation for each.
@@ -240,7 +251,7 @@ class ContinualSACTorchLearner(TorchLearner):
                 optimizer.state.clear()  # moments and step counts: zeroed moments alone would overshoot 6.6 times
         if boundary.reset_alpha:
             with torch.no_grad():
-                self.agent.log_alpha.fill_(float(np.log(self.run.training.initial_alpha)))
+                self.agent.log_alpha.fill_(float(np.log(self.training.initial_alpha)))
         if boundary.sync_target:
             with torch.no_grad():
                 torch._foreach_copy_(self._pairs[0], self._pairs[1])
@@ -251,6 +262,7 @@ class ContinualSACTorchLearner(TorchLearner):
         chunks: Sequence[dict[str, Any]],
         mean_chunks: Sequence[dict[str, Any]] | None,
         label_rate: float,
+        task: int = 0,
     ) -> NeuronScores:
         """Score every hidden neuron on a rollout (Eq. 1-3).
 
@@ -258,11 +270,14 @@ class ContinualSACTorchLearner(TorchLearner):
             chunks: columns obs (arrays or `StackedFrames`), actions and labels, each chunk of bounded size.
             mean_chunks: a second rollout for the standard activations, or None.
             label_rate: share of labels that are true.
+            task: index of the task of the rollouts.
         """
         labels = [torch.from_numpy(chunk["labels"]) for chunk in chunks]
         layers = {
             name: layer_statistics(
-                self._activities(name, chunks), labels, self._activities(name, mean_chunks) if mean_chunks else None
+                self._activities(name, chunks, task),
+                labels,
+                self._activities(name, mean_chunks, task) if mean_chunks else None,
             )
             for name in NETWORKS
         }
@@ -272,7 +287,7 @@ class ContinualSACTorchLearner(TorchLearner):
         }
         return NeuronScores(layers, label_rate, sum(len(label) for label in labels))
 
-    def _activities(self, name: str, chunks: Sequence[dict[str, Any]]) -> Callable[[], Any]:
+    def _activities(self, name: str, chunks: Sequence[dict[str, Any]], task: int) -> Callable[[], Any]:
         network = self.agent.networks[name]
 
         def passes() -> Any:
@@ -280,7 +295,7 @@ class ContinualSACTorchLearner(TorchLearner):
                 obs = torch.as_tensor(np.asarray(chunk["obs"]), device=self._device)
                 actions = torch.as_tensor(chunk["actions"], device=self._device)
                 record: list[Tensor] = []
-                network(obs if name == "policy" else self.agent.critic_inputs(obs, actions), record=record)
+                network(obs if name == "policy" else self.agent.critic_inputs(obs, actions), task=task, record=record)
                 yield [activities(hidden) for hidden in record]
 
         return passes
@@ -288,15 +303,15 @@ class ContinualSACTorchLearner(TorchLearner):
     # Reports and state
 
     @torch.no_grad()
-    def report(self, obs: np.ndarray | None = None) -> dict[str, float]:
-        """Numbers of the last update, the method's own, and the share of dormant actor neurons on `obs`."""
+    def report(self, obs: np.ndarray | None = None, task: int = 0) -> dict[str, float]:
+        """Numbers of the last update, the method's own, and the share of dormant actor neurons on a task's `obs`."""
         numbers = {name: float(value) for name, value in self._last.items() if value.dim() == 0}
         if "logp" in self._last:
             numbers |= {"entropy": -float(self._last["logp"].mean()), "q_mean": float(self._last["q"].mean())}
         numbers |= {"alpha": float(self.agent.log_alpha.exp()), "masked_frac": 0.0, **self.method.metrics()}
         if obs is not None:
             record: list[Tensor] = []
-            self.agent.networks["policy"](torch.as_tensor(obs, device=self._device), record=record)
+            self.agent.networks["policy"](torch.as_tensor(obs, device=self._device), task=task, record=record)
             numbers["dormant_frac"] = dormant_frac(activities(hidden) for hidden in record)
         return numbers
 

@@ -6,7 +6,6 @@ PyTorch layout throughout: `weight` is (out, in, ...), so neuron j's incoming we
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -14,8 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+CRELU = "crelu"
 # In place: no layer needs its pre-activations again, and memory traffic is what an activation costs.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu_, "tanh": torch.tanh_}
+
+
+def crelu(z: Tensor) -> Tensor:
+    """`[relu(z), relu(-z)]` on the feature or channel axis, (B, 2N, ...) from (B, N, ...) (Abbas et al. 2023)."""
+    return torch.cat([F.relu(z), F.relu(-z)], 1)
 
 
 def init_layer(layer: nn.Linear | nn.Conv2d, generator: torch.Generator) -> None:
@@ -38,7 +43,8 @@ class Network(nn.Module):
         in_shape: shape of one input: (features,), or (channels, height, width) of an image.
         hidden: widths of the fully connected hidden layers.
         out_features: width of the head.
-        activation: a key of `ACTIVATIONS`.
+        activation: a key of `ACTIVATIONS`, or "crelu", with which each layer has twice as many inputs as the one before
+            it has neurons.
         conv: (channels, kernel size, stride) of each convolution before them, for images.
         generator: source of the initial weights.
 
@@ -58,15 +64,18 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
+        self.features_per_neuron = features = 2 if activation == CRELU else 1
         channels = in_shape[0]
         for out_channels, kernel, stride in conv:
             layers.append(nn.Conv2d(channels, out_channels, kernel, stride))
-            channels = out_channels
-        widths = [conv_features(in_shape, conv) if conv else math.prod(in_shape), *hidden]
-        layers += [nn.Linear(i, o) for i, o in itertools.pairwise(widths)]
+            channels = features * out_channels
+        width = features * conv_features(in_shape, conv) if conv else math.prod(in_shape)
+        for neurons in hidden:
+            layers.append(nn.Linear(width, neurons))
+            width = features * neurons
         self.hidden = nn.ModuleList(layers)
-        self.head = nn.Linear(widths[-1], out_features)
-        self.activation = ACTIVATIONS[activation]
+        self.head = nn.Linear(width, out_features)
+        self.activation = ACTIVATIONS.get(activation, crelu)
         for layer in self.layers():
             init_layer(layer, generator)
 
@@ -78,23 +87,47 @@ class Network(nn.Module):
         """Neurons of each hidden layer; a convolution's channel is one."""
         return [layer.weight.shape[0] for layer in self.layers()[:-1]]
 
-    def forward(self, inputs: Tensor, *, frozen: bool = False, record: list[Tensor] | None = None) -> Tensor:
+    def sources(self, layer: int) -> Tensor:
+        """Which neuron of the hidden layer before it feeds each input of a layer, shape (fan in,), int64.
+
+        Args:
+            layer: place in `layers()`, from 1. A channel feeds a kernel's inputs, or its pixels' after a flatten; with
+                CReLU a neuron feeds two features.
+        """
+        before, weight = self.layers()[layer - 1].weight, self.layers()[layer].weight
+        features = self.features_per_neuron * before.shape[0]
+        neuron = torch.arange(features, device=weight.device) % before.shape[0]
+        return neuron.repeat_interleave(weight[0].numel() // features)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        *,
+        task: Tensor | int | None = None,
+        frozen: bool = False,
+        record: list[Tensor] | None = None,
+    ) -> Tensor:
         """Outputs of the head, shape (B, out_features).
 
         Args:
             inputs: shape (B, *in_shape); bytes are taken for pixels and scaled to [0, 1].
+            task: index of the distinct task that all rows, or each of them (B,), come from; for networks that a method
+                conditions on it, and ignored here.
             frozen: treat the weights as constants; gradients still flow to `inputs`.
-            record: if given, the activations of each hidden layer are appended, of shape (B, N) or (B, N, H, W).
+            record: if given, the activations of each hidden layer are appended, of shape (B, N) or (B, N, H, W): one
+                for each neuron, with CReLU the z of which relu(z) and relu(-z) are the two features.
         """
         x = inputs / 255.0 if inputs.dtype == torch.uint8 else inputs
         for layer in self.hidden:
-            x = self.activation(_apply(layer, x, frozen))
+            z = apply_layer(layer, x, frozen)
+            x = self.activation(z)
             if record is not None:
-                record.append(x)
-        return _apply(self.head, x, frozen)
+                record.append(z if self.features_per_neuron == 2 else x)
+        return apply_layer(self.head, x, frozen)
 
 
-def _apply(layer: nn.Module, x: Tensor, frozen: bool) -> Tensor:
+def apply_layer(layer: nn.Module, x: Tensor, frozen: bool = False) -> Tensor:
+    """A layer's pre-activations; images are flattened before a fully connected layer."""
     if x.dim() == 4 and isinstance(layer, nn.Linear):
         x = x.flatten(1)
     # Detached views, not requires_grad flags: the flags would be shared with the pass that must train the weights.
@@ -116,18 +149,6 @@ def conv_features(in_shape: tuple[int, ...], conv: Sequence[Sequence[int]]) -> i
             raise ValueError(f"model.conv[{i}] has a kernel of {kernel}, larger than its input of {height}x{width}")
         channels, height, width = out_channels, (height - kernel) // stride + 1, (width - kernel) // stride + 1
     return channels * height * width
-
-
-def num_parameters(
-    in_shape: tuple[int, ...], hidden: Sequence[int], out_features: int, conv: Sequence[Sequence[int]] = ()
-) -> int:
-    """Weights and biases of a `Network`, without building it."""
-    count, channels = 0, in_shape[0]
-    for out_channels, kernel, _ in conv:
-        count += (channels * kernel * kernel + 1) * out_channels
-        channels = out_channels
-    widths = [conv_features(in_shape, conv) if conv else math.prod(in_shape), *hidden, out_features]
-    return count + sum((i + 1) * o for i, o in itertools.pairwise(widths))
 
 
 def activities(hidden: Tensor) -> Tensor:

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from gymnasium.spaces import Discrete
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor
 
-from rllib_nbsp.checks import method_of, scoring_of
-from rllib_nbsp.envs import suite_of
-from rllib_nbsp.networks import num_parameters
+from rllib_nbsp.checks import method_of, model_of, scoring_of
+from rllib_nbsp.envs import ActionSpace, suite_of
+from rllib_nbsp.methods.base import NETWORKS
+from rllib_nbsp.networks import Network
 from rllib_nbsp.replay import row_nbytes
 from rllib_nbsp.settings import RunSettings
 from rllib_nbsp.stores import RowSpec
@@ -110,23 +113,50 @@ def needs(run: RunSettings) -> Needs:
         rows += run.replay.prior_capacity * (tasks if run.replay.split == "per_task" else 1)
     scoring = scoring_of(run)
     rollout = scoring.score_env_steps * spec.obs_nbytes if scoring else 0
-    conv = run.model.conv if len(obs.shape) == 3 else ()
-    if isinstance(act, Discrete):
-        actor = critic = num_parameters(obs.shape, run.model.hidden, int(act.n), conv)
-    else:
-        obs_dim, act_dim = math.prod(obs.shape), math.prod(act.shape)
-        actor = num_parameters(obs.shape, run.model.hidden, 2 * act_dim, conv)
-        critic = num_parameters((obs_dim + act_dim,), run.model.hidden, 1)
-    # A weight, its gradient and Adam's two moments; a target critic is a weight alone.
-    learner_bytes = 4 * (4 * (actor + 2 * critic) + 2 * critic)
+    networks = _networks(run, obs, act)
+    weights = sum(_numbers(network.parameters()) for network in networks)
+    reserves = sum(_numbers(network.buffers()) for network in networks)
+    targets = sum(_numbers(network.state_dict().values()) for network in networks[1:])
+    # A weight, its gradient and Adam's two moments; a buffer or a target critic is itself alone.
+    learner_bytes = 4 * (4 * weights + reserves + targets)
     learners, workers = max(1, run.resources.num_learners), run.resources.num_env_runners
     return Needs(
         replay=rows * row,
         scoring=rollout,
-        networks=learners * learner_bytes + workers * 4 * actor,
+        networks=learners * learner_bytes + workers * 4 * _numbers(networks[0].state_dict().values()),
         processes=TRIAL_PROCESS_BYTES + (run.resources.num_learners + workers) * WORKER_PROCESS_BYTES,
-        disk=_disk(run, visits, tasks, 4 * (actor + 4 * critic)),
+        disk=_disk(run, visits, tasks, 4 * (weights + reserves + targets)),
     )
+
+
+def _networks(run: RunSettings, obs: Box, act: ActionSpace) -> list[Network]:
+    """Actor and critics as the run has them, without memory for their weights."""
+    if isinstance(act, Discrete):
+        shapes = [(obs.shape, int(act.n))] * 3
+    else:
+        size = math.prod(act.shape)
+        critic = ((math.prod(obs.shape) + size,), 1)
+        shapes = [(obs.shape, 2 * size), critic, critic]
+    method, method_config = method_of(run)
+    model, networks = model_of(run), []
+    with torch.device("meta"):
+        for name, (in_shape, out_features) in zip(NETWORKS, shapes, strict=True):
+            build = method.network(method_config, name, len(set(run.tasks)), len(run.tasks) * run.cycles)
+            networks.append(
+                build(
+                    in_shape,
+                    model.hidden,
+                    out_features,
+                    activation=model.activation,
+                    conv=model.conv if len(in_shape) == 3 else (),
+                    generator=torch.Generator(),
+                )
+            )
+    return networks
+
+
+def _numbers(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)
 
 
 def _disk(run: RunSettings, visits: int, tasks: int, weights: int) -> int:

@@ -15,6 +15,7 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import Tensor, nn
 
 from rllib_nbsp.losses import expectation, sample_action, squashed_gaussian
+from rllib_nbsp.methods import METHODS
 from rllib_nbsp.methods.base import NETWORKS
 from rllib_nbsp.networks import Network
 from rllib_nbsp.seeding import torch_generator
@@ -23,7 +24,8 @@ from rllib_nbsp.seeding import torch_generator
 class ContinualSACModule(TorchRLModule, InferenceOnlyAPI):
     """Everything that is trained. Actions are in [-1, 1]; the environments are made so.
 
-    `model_config` keys: `hidden`, `conv`, `activation`, `initial_alpha`, `seed`, `record_activations`.
+    `model_config` keys: those of `ModelSettings`, `initial_alpha`, `seed`, `record_activations`, and what the method's
+    own networks hang on: `method`, `method_settings`, `tasks` and `visits`.
 
     Attributes:
         discrete: whether actions are numbers 0 ... n - 1.
@@ -37,10 +39,10 @@ class ContinualSACModule(TorchRLModule, InferenceOnlyAPI):
         obs_shape = self.observation_space.shape
         self._set_action_size()
         # A stream of its own per network: an inference-only copy draws the same actor.
-        self.policy = self._network(0, obs_shape, self._actor_outputs)
+        self.policy = self._network("policy", obs_shape, self._actor_outputs)
         if not self.inference_only:
-            self.qf = self._network(1, self._critic_in_shape(obs_shape), self._critic_outputs)
-            self.qf_twin = self._network(2, self._critic_in_shape(obs_shape), self._critic_outputs)
+            self.qf = self._network("qf", self._critic_in_shape(obs_shape), self._critic_outputs)
+            self.qf_twin = self._network("qf_twin", self._critic_in_shape(obs_shape), self._critic_outputs)
             self.target_qf = copy.deepcopy(self.qf).requires_grad_(False)
             self.target_qf_twin = copy.deepcopy(self.qf_twin).requires_grad_(False)
             # In the module, not in the Learner as RLlib has it: so its gradient is averaged over Learners and it is
@@ -49,15 +51,17 @@ class ContinualSACModule(TorchRLModule, InferenceOnlyAPI):
             self.log_alpha = nn.Parameter(torch.full((1,), log_alpha))
             self._noise: torch.Generator | None = None
 
-    def _network(self, index: int, in_shape: tuple[int, ...], out_features: int) -> Network:
+    def _network(self, name: str, in_shape: tuple[int, ...], out_features: int) -> Network:
         cfg = self.model_config
-        return Network(
+        method = METHODS[cfg["method"]]
+        build = method.network(method.Config(**cfg["method_settings"]), name, cfg["tasks"], cfg["visits"])
+        return build(
             in_shape,
             cfg["hidden"],
             out_features,
             activation=cfg["activation"],
             conv=cfg["conv"] if len(in_shape) == 3 else (),
-            generator=torch_generator(cfg["seed"], "initialization", index),
+            generator=torch_generator(cfg["seed"], "initialization", NETWORKS.index(name)),
         )
 
     def _set_action_size(self) -> None:
@@ -77,18 +81,27 @@ class ContinualSACModule(TorchRLModule, InferenceOnlyAPI):
         return ["qf", "qf_twin", "target_qf", "target_qf_twin", "log_alpha"]
 
     @torch.no_grad()
-    def act(self, obs: Tensor, *, explore: bool, generator: torch.Generator | None = None) -> Tensor:
-        """Actions in [-1, 1], shape (E, A): a sample of the policy, or tanh of its mean."""
-        mean, log_std = squashed_gaussian(self.policy(obs))
+    def act(
+        self, obs: Tensor, *, explore: bool, generator: torch.Generator | None = None, task: Tensor | int | None = None
+    ) -> Tensor:
+        """Actions in [-1, 1], shape (E, A): a sample of the policy, or tanh of its mean.
+
+        Args:
+            obs: (E, ...).
+            explore: sample, instead of the mean.
+            generator: of the sample's noise.
+            task: index of the distinct task that all rows, or each of them (E,), come from.
+        """
+        mean, log_std = squashed_gaussian(self.policy(obs, task=task))
         if not explore:
             return torch.tanh(mean)
         return torch.tanh(mean + log_std.exp() * torch.empty_like(mean).normal_(generator=generator))
 
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return {Columns.ACTIONS: self.act(batch[Columns.OBS], explore=False)}
+        return {Columns.ACTIONS: self.act(batch[Columns.OBS], explore=False, task=batch.get("task"))}
 
     def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return {Columns.ACTIONS: self.act(batch[Columns.OBS], explore=True)}
+        return {Columns.ACTIONS: self.act(batch[Columns.OBS], explore=True, task=batch.get("task"))}
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """The six quantities that SAC's losses need, each (B,), in one pass.
@@ -96,8 +109,9 @@ class ContinualSACModule(TorchRLModule, InferenceOnlyAPI):
         Whatever yields gradients happens in here: with several Learners, this is what DistributedDataParallel wraps.
         """
         obs, next_obs, actions = batch[Columns.OBS], batch[Columns.NEXT_OBS], batch[Columns.ACTIONS]
+        task = batch.get("task")
         record = self._new_record()
-        mean, log_std = squashed_gaussian(self.policy(obs, record=record["policy"]))
+        mean, log_std = squashed_gaussian(self.policy(obs, task=task, record=record["policy"]))
         new_actions, logp = sample_action(mean, log_std, self._normal(mean))
         state_action = torch.cat([obs, actions], -1)
         q = self.qf(state_action, record=record["qf"]).squeeze(-1)
@@ -105,7 +119,7 @@ class ContinualSACModule(TorchRLModule, InferenceOnlyAPI):
         on_policy = torch.cat([obs, new_actions], -1)
         q_policy = torch.min(self.qf(on_policy, frozen=True), self.qf_twin(on_policy, frozen=True)).squeeze(-1)
         with torch.no_grad():
-            next_mean, next_log_std = squashed_gaussian(self.policy(next_obs))
+            next_mean, next_log_std = squashed_gaussian(self.policy(next_obs, task=task))
             next_actions, next_logp = sample_action(next_mean, next_log_std, self._normal(next_mean))
             next_state_action = torch.cat([next_obs, next_actions], -1)
             next_q = torch.min(self.target_qf(next_state_action), self.target_qf_twin(next_state_action)).squeeze(-1)
@@ -171,9 +185,11 @@ class DiscreteSACModule(ContinualSACModule):
         return 0.89 * math.log(self.act_dim)
 
     @torch.no_grad()
-    def act(self, obs: Tensor, *, explore: bool, generator: torch.Generator | None = None) -> Tensor:
+    def act(
+        self, obs: Tensor, *, explore: bool, generator: torch.Generator | None = None, task: Tensor | int | None = None
+    ) -> Tensor:
         """Actions in 0 ... n - 1, shape (E,): a sample of the policy, or its likeliest action."""
-        logits = self.policy(obs)
+        logits = self.policy(obs, task=task)
         if not explore:
             return logits.argmax(-1)
         return torch.multinomial(F.softmax(logits, -1), 1, generator=generator).squeeze(-1)
@@ -181,12 +197,12 @@ class DiscreteSACModule(ContinualSACModule):
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """The six quantities of the continuous module, in expectation over the actions."""
         obs, next_obs = _pixels(batch[Columns.OBS]), _pixels(batch[Columns.NEXT_OBS])
-        actions = batch[Columns.ACTIONS].unsqueeze(-1)
+        actions, task = batch[Columns.ACTIONS].unsqueeze(-1), batch.get("task")
         record = self._new_record()
-        log_probs = F.log_softmax(self.policy(obs, record=record["policy"]), -1)
+        log_probs = F.log_softmax(self.policy(obs, task=task, record=record["policy"]), -1)
         q, q_twin = self.qf(obs, record=record["qf"]), self.qf_twin(obs, record=record["qf_twin"])
         with torch.no_grad():
-            next_log_probs = F.log_softmax(self.policy(next_obs), -1)
+            next_log_probs = F.log_softmax(self.policy(next_obs, task=task), -1)
             next_q = torch.min(self.target_qf(next_obs), self.target_qf_twin(next_obs))
         return {
             "logp": expectation(log_probs, log_probs),

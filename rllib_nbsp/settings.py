@@ -98,6 +98,8 @@ class TrainingSettings(Settings):
     alpha_lr: PositiveFloat = 1e-3
     adam_eps: PositiveFloat = 1e-8
     initial_alpha: PositiveFloat = 1.0
+    reward_scale: PositiveFloat = 1.0
+    """Multiplies the rewards in the critics' target; returns are recorded as they are."""
     target_entropy: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """None: -(number of action dimensions), or 0.89 log(number of actions) if actions are discrete."""
     discrete_reduce: Literal["mean", "sum"] = "mean"
@@ -118,7 +120,8 @@ class ModelSettings(Settings):
         [64, 3, 1],
     ]
     """[channels, kernel size, stride] of the convolutions that images pass first; without images, nothing."""
-    activation: Literal["relu", "tanh"] = "relu"
+    activation: Literal["relu", "tanh", "crelu"] = "relu"
+    """`crelu` (Abbas et al. 2023) hands on relu(z) and relu(-z): two features for each neuron."""
 
 
 class BoundarySettings(Settings):

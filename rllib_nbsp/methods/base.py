@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.networks import Network, init_layer
 from rllib_nbsp.neurons import NeuronScores
-from rllib_nbsp.settings import ReplaySettings, RunSettings, ScoringSettings, Settings
+from rllib_nbsp.settings import ModelSettings, ReplaySettings, RunSettings, ScoringSettings, Settings
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -129,13 +129,16 @@ class ReplayRequest:
 
 @dataclass(frozen=True)
 class Acting:
-    """How the policy acts in training: warm-up actions drawn uniformly, or by the module itself ("policy").
+    """How the policy acts in training: whose actions warm up a visit.
+
+    "uniform": random actions. "policy": the task's own. "earlier_tasks": at each step those that a uniformly drawn
+    earlier task's policy would take, and random ones in the first visit.
 
     Whatever else must act (prompts, injected branches) is a parameter or buffer of the policy network and so travels
     with the weights.
     """
 
-    warmup: Literal["uniform", "policy"] = "uniform"
+    warmup: Literal["uniform", "policy", "earlier_tasks"] = "uniform"
 
 
 class MethodSettings(Settings):
@@ -157,6 +160,8 @@ class Agent:
         generator: a method's only source of randomness; the same stream on every Learner.
         act_dim: number of action dimensions, or of actions if they are discrete.
         discrete: whether actions are discrete: the actor's head is logits, a critic's one value per action.
+        sac_losses: SAC's losses of any `Batch` by name ("policy", "qf", "qf_twin", "alpha"), with gradients, as a
+            Learner's update has them; each call draws fresh noise.
     """
 
     def __init__(
@@ -169,6 +174,7 @@ class Agent:
         generator: torch.Generator,
         device: torch.device,
         act_dim: int,
+        sac_losses: Callable[[Batch], dict[str, Tensor]],
         discrete: bool = False,
     ) -> None:
         self.networks = networks
@@ -178,6 +184,7 @@ class Agent:
         self.generator = generator
         self.device = device
         self.act_dim = act_dim
+        self.sac_losses = sac_losses
         self.discrete = discrete
 
     init_layer = staticmethod(init_layer)
@@ -253,9 +260,23 @@ class ContinualMethod:
         return []
 
     @classmethod
-    def model_config(cls, config: Any) -> dict[str, Any]:
-        """Overrides of the run's `model` section."""
+    def model_config(cls, config: Any, model: ModelSettings) -> dict[str, Any]:
+        """Overrides of the run's `model` section, which is given, such as `{"activation": "crelu"}`."""
         return {}
+
+    @classmethod
+    def network(cls, config: Any, name: str, tasks: int, visits: int) -> Callable[..., Network]:
+        """What builds the network of that name; it is called as `Network` is.
+
+        Shapes are fixed here, for a whole run: what a method adds later stands in reserve from the start.
+
+        Args:
+            config: the method's keys.
+            name: one of `NETWORKS`.
+            tasks: distinct tasks of the run.
+            visits: visits of the run.
+        """
+        return Network
 
     @classmethod
     def scoring(cls, config: Any) -> ScoringSettings | None:
@@ -275,6 +296,11 @@ class ContinualMethod:
     @classmethod
     def boundary_exceptions(cls, config: Any) -> dict[str, bool]:
         """Named exceptions from the run's `boundary` section, such as `{"reset_optimizer": False}`."""
+        return {}
+
+    @classmethod
+    def training_exceptions(cls, config: Any) -> dict[str, Any]:
+        """Named exceptions from the run's `training` section, such as `{"reward_scale": 0.002}`."""
         return {}
 
     @classmethod

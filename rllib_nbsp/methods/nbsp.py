@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.methods.base import Agent, Batch, ContinualMethod, MethodSettings, VisitData
+from rllib_nbsp.methods.braking import Brake, rows_of
 from rllib_nbsp.networks import Network
 from rllib_nbsp.neurons import LayerStatistics, NeuronScores, select_top, skill_mask
 from rllib_nbsp.settings import Frac, ReplaySettings, RunSettings, ScoringSettings
@@ -281,7 +281,7 @@ class NeuronMasking(ContinualMethod):
                 if param in state:
                     # A mask of 0 leaves moments of 0, from which no scale can be read: the floor keeps them small.
                     ratio = torch.where(after == before, 1.0, after / before.clamp(min=1e-3))
-                    ratio = ratio.expand_as(_rows(param)).reshape(param.shape)
+                    ratio = ratio.expand_as(rows_of(param)).reshape(param.shape)
                     state[param]["exp_avg"] *= ratio
                     state[param]["exp_avg_sq"] *= ratio.square()
 
@@ -328,43 +328,6 @@ class NeuronMasking(ContinualMethod):
         self.report = dict(state["report"])
 
 
-@dataclass
-class Brake:
-    """Slows the rows of one parameter.
-
-    Only rows with a mask below 1 are read and written, so that everything else stays plain SAC to the last bit.
-    """
-
-    param: Tensor
-    mask: Tensor
-
-    def __post_init__(self) -> None:
-        self.rows = (self.mask < 1.0).any(1).nonzero().squeeze(1)
-        self.mask = self.mask[self.rows].to(self.param.dtype)
-        self.before = torch.empty(0)
-        self._version = -1
-
-    def remember(self) -> None:
-        """Keep the rows as they are before the optimizer's step.
-
-        They are what `scale_step` wrote last, unless somebody else wrote to the parameter since: its version tells.
-        """
-        if self.param._version != self._version:
-            self.before = _rows(self.param.detach()).index_select(0, self.rows)
-
-    def scale_step(self) -> None:
-        """`w <- old + mask (new - old)`: the step times its mask, whatever the optimizer."""
-        rows = _rows(self.param.detach())
-        rows.index_copy_(0, self.rows, self.before.lerp_(rows.index_select(0, self.rows), self.mask))
-        self._version = self.param._version
-
-    def scale_gradient(self) -> None:
-        """Eq. 5 to the letter."""
-        if self.param.grad is not None:
-            rows = _rows(self.param.grad)
-            rows.index_copy_(0, self.rows, rows.index_select(0, self.rows) * self.mask)
-
-
 def weight_masks(
     network: Network, masks: list[Tensor], side: Side, with_bias: bool, head: float | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -377,7 +340,6 @@ def weight_masks(
         with_bias: whether a neuron's bias is masked with its incoming weights.
         head: a factor for the output layer, or None.
     """
-    incoming: Tensor | None = None
     for i, layer in enumerate(network.layers()):
         width, fan_in = layer.weight.shape[0], layer.weight[0].numel()
         if i < len(masks):
@@ -385,9 +347,8 @@ def weight_masks(
         else:
             row = torch.full((width,), 1.0 if head is None else head, device=layer.weight.device)
         column = torch.ones(fan_in, device=row.device)
-        if incoming is not None:
-            # A channel's outgoing weights are one column in a convolution or its pixels' columns after a flatten.
-            column = incoming.repeat_interleave(fan_in // len(incoming))
+        if i > 0:
+            column = masks[i - 1][network.sources(i)]
         if side == "in":
             mask = row.unsqueeze(1)
         elif side == "out":
@@ -401,11 +362,6 @@ def weight_masks(
         yield layer.weight, mask
         if with_bias and layer.bias is not None:
             yield layer.bias, row.unsqueeze(1) if side in ("in", "both") else torch.ones_like(row).unsqueeze(1)
-        incoming = masks[i] if i < len(masks) else None
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    return tensor.view(tensor.shape[0], -1)
 
 
 def _combine(a: NeuronMasks, b: NeuronMasks, how: Any) -> NeuronMasks:

@@ -29,7 +29,7 @@ class Anchor(ContinualMethod):
         self.importance = {n: [torch.zeros_like(p) for p in params] for n, params in self.anchor.items()}
         for batch in data.batches(2, 8, self.agent.generator, self.agent.device):
             for name, net in self.agent.networks.items():
-                inputs = batch.obs if name == "policy" else torch.cat([batch.obs, batch.actions], -1)
+                inputs = batch.obs if name == "policy" else self.agent.critic_inputs(batch.obs, batch.actions)
                 gradients = torch.autograd.grad(net(inputs).sum(), list(net.parameters()))
                 for total, gradient in zip(self.importance[name], gradients, strict=True):
                     total += gradient.square()
@@ -80,7 +80,8 @@ class Importance(ContinualMethod):
         importances = [importance for layers in self.importance.values() for importance in layers]
         for layer, before, importance in zip(self._layers(), self.before, importances, strict=True):
             rate = 1.0 / (1.0 + importance)
-            layer.weight.data.copy_(torch.lerp(before, layer.weight.data, rate.unsqueeze(1)))
+            rows = rate.reshape(-1, *[1] * (layer.weight.dim() - 1))
+            layer.weight.data.copy_(torch.lerp(before, layer.weight.data, rows))
 
     def _layers(self) -> list[torch.nn.Linear]:
         return [layer for net in self.agent.networks.values() for layer in net.layers()[:-1]]
@@ -105,17 +106,21 @@ class Rehearsal(ContinualMethod):
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
         if batch.prior is None:
             return {}
-        inputs = torch.cat([batch.prior.obs, batch.prior.actions], -1)
+        inputs = self.agent.critic_inputs(batch.prior.obs, batch.prior.actions)
         return {name: self.agent.networks[name](inputs).square().mean() for name in ("qf", "qf_twin")}
 
 
 class Distillation(ContinualMethod):
-    """Starts each later visit with updates that have a loss of their own and none of SAC's (as CoTASP)."""
+    """Starts later visits with updates on the last one's D, of a loss of their own and none of SAC's (as CoTASP)."""
 
     @classmethod
     def phases(cls, config: Any, visit: Visit) -> list[Phase]:
         distil = Phase("distil", collect=False, updates=3, sac_losses=False)
-        return [Phase()] if visit.number == 1 else [distil, Phase()]
+        return [Phase()] if visit.number == 1 else [distil, Phase(fresh=True)]
+
+    @classmethod
+    def boundary_exceptions(cls, config: Any) -> dict[str, bool]:
+        return {"clear_buffer": False}
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

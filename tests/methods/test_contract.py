@@ -20,18 +20,21 @@ from rllib_nbsp.methods import METHODS
 from rllib_nbsp.methods.base import NETWORKS, Acting, ContinualMethod, MethodSettings, Phase, ReplayRequest, VisitData
 from rllib_nbsp.neurons import goal_labels
 from rllib_nbsp.replay import TaskReplayBuffer
-from rllib_nbsp.settings import BoundarySettings, ModelSettings, ReplaySettings, ScoringSettings
+from rllib_nbsp.settings import BoundarySettings, ModelSettings, ReplaySettings, ScoringSettings, TrainingSettings
 from rllib_nbsp.stores import RowSpec
 from tests.methods.probes import PROBES
 from tests.tiny import (
-    ACT,
+    ACTIONS,
+    CHOICES,
     HIDDEN,
-    OBS,
+    IMAGES,
+    OBSERVATIONS,
     ROWS,
     assert_same,
     build_config,
     build_learner,
     build_learner_of,
+    game_transitions,
     parameters,
     train,
     transitions,
@@ -49,23 +52,37 @@ def _probes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
+KEYS: dict[str, dict[str, Any]] = {}
+"""Keys under which a method does all that it does within the few updates and neurons of these tests."""
+
+KINDS = ("continuous", "discrete")
+SPACES = {"continuous": (OBSERVATIONS, ACTIONS), "discrete": (IMAGES, CHOICES)}
+ROWS_OF = {"continuous": transitions, "discrete": game_transitions}
+CONV = [[4, 4, 2], [5, 3, 1]]
+NEURONS = {"continuous": HIDDEN, "discrete": (4, 5, *HIDDEN)}
+EVERY_RUN = [(method, kind) for method in EVERY_METHOD for kind in KINDS]
+every_run = pytest.mark.parametrize(("method", "kind"), EVERY_RUN)
+
+
 class Run:
     """One Learner's part of a run: what the driver does, without environments and without Ray.
 
     Visits alternate between two tasks. Each adds 60 transitions and makes 20 updates in calls of several, with a real
-    replay buffer; then comes the boundary.
+    replay buffer; then comes the boundary. Actions are continuous, or discrete on images.
     """
 
-    def __init__(self, method: str, *, ranks: int = 1, rank: int = 0, seed: int = 0) -> None:
-        self.config = build_config(method, seed=seed).learners(num_learners=ranks if ranks > 1 else 0)
-        self.learner: ContinualSACTorchLearner = build_learner_of(self.config)
+    def __init__(self, method: str, kind: str = "continuous", *, ranks: int = 1, rank: int = 0, seed: int = 0) -> None:
+        self.kind = kind
+        self.config = build_config(method, KEYS.get(method), seed=seed).networks(conv=CONV)
+        self.config.learners(num_learners=ranks if ranks > 1 else 0)
+        self.learner: ContinualSACTorchLearner = build_learner_of(self.config, *SPACES[kind])
         self.run = self.config.settings
         self.method, self.keys = method_of(self.run)
         self.ranks, self.rank = ranks, rank
         self.buffer = TaskReplayBuffer(
             ReplaySettings(capacity=200, prior_capacity=40, interval=5),
             self.method.replay_request(self.keys, self.run.replay),
-            RowSpec((OBS,), np.dtype(np.float32), (ACT,), np.dtype(np.float32)),
+            RowSpec(*(part for space in SPACES[kind] for part in (space.shape, space.dtype))),
             batch_size=ROWS,
             num_shards=ranks,
             seed=seed,
@@ -79,26 +96,56 @@ class Run:
         self.train(number, 20)
         self.end(number)
 
+    def rows(self, seed: int, count: int = ROWS) -> dict[str, np.ndarray]:
+        """Random rows of the run's spaces."""
+        return ROWS_OF[self.kind](seed, count)
+
     def start(self, number: int) -> None:
-        """Up to the first update."""
+        """Up to the first update of the last phase that collects."""
         self.learner.visit_start(visit(number), self.data)
-        fresh = transitions(number, 60)
-        self.buffer.add({**fresh, "episode": np.arange(60) // 10}, visit(number).task.index)
         self.phases = self.method.phases(self.keys, visit(number))
-        for phase in self.phases[:-1]:
-            self.learner.phase_start(visit(number), phase)
-            self._update(number, phase.updates)
-            self.learner.phase_end(visit(number), phase, VisitData(visit(number)))
-        self.learner.phase_start(visit(number), self.phases[-1])
+        main = max(i for i, phase in enumerate(self.phases) if phase.collect)
+        for phase in self.phases[:main]:
+            self._start_phase(number, phase)
+            self._run_phase(number, phase)
+            self._end_phase(number, phase)
+        self.phases = self.phases[main:]
+        self._start_phase(number, self.phases[0])
 
     def train(self, number: int, updates: int) -> None:
         """So many updates, four a call."""
         for _ in range(updates // 4):
             self._update(number, 4)
 
-    def _update(self, number: int, count: int) -> None:
+    def _start_phase(self, number: int, phase: Phase) -> None:
+        if phase.fresh:
+            self.buffer.clear()
+        if phase.collect:
+            fresh = {**self.rows(number, 60), "episode": np.arange(60) // 10, "truncateds": np.zeros(60, bool)}
+            if self.kind == "discrete":  # the next row's stack is this one's next, but for its oldest frame
+                frames = np.random.default_rng(number).integers(0, 256, (64 + 6, *IMAGES.shape[1:]), np.uint8)
+                first = np.arange(60) + np.arange(60) // 10
+                fresh["obs"] = np.stack([frames[i : i + 4] for i in first])
+                fresh["new_obs"] = np.stack([frames[i + 1 : i + 5] for i in first])
+            self.buffer.add(fresh, visit(number).task.index)
+        self.learner.phase_start(visit(number), phase)
+
+    def _run_phase(self, number: int, phase: Phase) -> None:
+        if phase.collect:
+            self.train(number, 20)
+        elif phase.updates:
+            self._update(number, phase.updates, phase.data)
+
+    def _end_phase(self, number: int, phase: Phase) -> None:
+        self.learner.phase_end(visit(number), phase, VisitData(visit(number), rows=self._visit_rows(number)))
+
+    def _visit_rows(self, number: int) -> dict[str, np.ndarray]:
+        wanted = self.method.visit_data_rows
+        return self.buffer.current_rows(wanted, np.random.default_rng(number)) if wanted else {}
+
+    def _update(self, number: int, count: int, only: str | None = None) -> None:
         numbers = range(self.updates + 1, self.updates + count + 1)
-        columns = self.buffer.sample(numbers, visit(number).task.index)
+        columns = self.buffer.sample(numbers, visit(number).task.index, only)
         size = len(columns["rewards"]) // self.ranks
         # As RLlib shards a batch: contiguous parts.
         shard = {name: column[self.rank * size : (self.rank + 1) * size] for name, column in columns.items()}
@@ -106,23 +153,28 @@ class Run:
         self.updates += count
 
     def end(self, number: int) -> None:
-        """The boundary: scores of the first Learner, the method, D_pre, the resets."""
-        self.learner.phase_end(visit(number), self.phases[-1], VisitData(visit(number)))
-        rows = self.buffer.current_rows(self.method.visit_data_rows, np.random.default_rng(number))
-        count = len(rows["rewards"])
-        rows = {**rows, "task": np.zeros(count, np.int64), "from_prior": np.zeros(count, bool)}
-        self.data = VisitData(visit(number), rows=rows, scores=self._scores(number))
+        """The phases that are left, then the boundary: scores of the first Learner, the method, D_pre, the resets."""
+        self._end_phase(number, self.phases[0])
+        for phase in self.phases[1:]:
+            self._start_phase(number, phase)
+            self._run_phase(number, phase)
+            self._end_phase(number, phase)
+        self.data = VisitData(visit(number), rows=self._visit_rows(number), scores=self._scores(number))
         self.learner.visit_end(visit(number), self.data)
         self.buffer.store_prior(visit(number).task.index)
-        self.buffer.clear()
         exceptions = self.method.boundary_exceptions(self.keys)
-        self.learner.boundary_reset(BoundarySettings(**{**BoundarySettings().model_dump(), **exceptions}))
+        policy = BoundarySettings(**{**BoundarySettings().model_dump(), **exceptions})
+        if policy.clear_buffer:
+            self.buffer.clear()
+        self.learner.boundary_reset(policy)
 
     def _scores(self, number: int) -> Any:
         if scoring_of(self.run) is None:
             return None
-        rollout = transitions(100 + number, 80)
-        labels = goal_labels((rollout["obs"][:, 0] > 0.2).astype(float))
+        rollout = self.rows(100 + number, 80)
+        labels = goal_labels((rollout["obs"].reshape(80, -1).mean(1) > 0.2).astype(float))
+        if self.kind == "discrete":
+            labels = rollout["obs"].reshape(80, -1).mean(1) > 127.5
         chunk = {"obs": rollout["obs"], "actions": rollout["actions"], "labels": labels}
         # On two Learners the first one scores, on its own weights, and everybody gets its scores.
         message = [self.learner.score_neurons([chunk], None, float(labels.mean()))] if self.rank == 0 else [None]
@@ -134,34 +186,35 @@ class Run:
 # One Learner
 
 
-@pytest.mark.parametrize("method", EVERY_METHOD)
-def test_three_visits_have_finite_losses_and_weights(method):
-    run = Run(method)
+@every_run
+def test_three_visits_have_finite_losses_and_weights(method, kind):
+    run = Run(method, kind)
     for number in range(1, 4):
         run.visit(number)
-        report = run.learner.report(transitions(0)["obs"])
+        report = run.learner.report(run.rows(0)["obs"])
         assert all(np.isfinite(value) for value in report.values()), report
         assert all(bool(torch.isfinite(value).all()) for value in parameters(run.learner).values())
 
 
-@pytest.mark.parametrize("method", EVERY_METHOD)
-def test_state_round_trip_in_the_middle_of_a_visit(method):
-    run = Run(method)
+@every_run
+def test_state_round_trip_in_the_middle_of_a_visit(method, kind):
+    run = Run(method, kind)
     run.visit(1)
     run.start(2)
     run.train(2, 8)
     state = pickle.loads(pickle.dumps(run.learner.get_state()))
-    batches = [transitions(k) for k in range(12)]
-    other = Run(method, seed=77)
+    batches = [run.rows(k) for k in range(12)]
+    other = Run(method, kind, seed=77)
     other.learner.set_state(state)
     for one in (run, other):
         for batch in batches:
             update(one.learner, batch)
-        one.data = VisitData(visit(2), rows=transitions(5, 64), scores=one._scores(2))
+        one.data = VisitData(visit(2), rows=run.rows(5, 64), scores=one._scores(2))
         one.learner.visit_end(visit(2), one.data)
         one.learner.boundary_reset(BoundarySettings())
         one.learner.visit_start(visit(3), one.data)
-        train(one.learner, range(12, 20))
+        for k in range(12, 20):
+            update(one.learner, run.rows(k))
     assert_same(parameters(other.learner), parameters(run.learner))
     assert other.learner.checksum() == run.learner.checksum()
     assert other.learner.report() == run.learner.report()
@@ -183,14 +236,14 @@ def test_states_are_tensors_arrays_numbers_and_strings_in_dicts_and_lists(method
     assert plain(run.learner.method.get_state())
 
 
-@pytest.mark.parametrize("method", EVERY_METHOD)
-def test_recorded_arrays_are_named_by_network_layer_and_quantity(method):
-    run = Run(method)
+@every_run
+def test_recorded_arrays_are_named_by_network_layer_and_quantity(method, kind):
+    run = Run(method, kind)
     run.visit(1)
     for name, array in run.learner.method_arrays().items():
         network, layer, quantity = name.split("/")
         assert network in NETWORKS
-        assert len(array) == HIDDEN[int(layer)]
+        assert len(array) == NEURONS[kind][int(layer)]
         assert re.fullmatch(r"[a-z_]+", quantity)
 
 
@@ -203,7 +256,10 @@ def test_declarations_are_what_the_driver_reads(method):
     assert isinstance(cls.replay_request(config, ReplaySettings()), ReplayRequest)
     assert isinstance(cls.acting(config), Acting)
     assert set(cls.boundary_exceptions(config)) <= set(BoundarySettings.model_fields)
-    assert set(cls.model_config(config)) <= set(ModelSettings.model_fields)
+    assert set(cls.model_config(config, ModelSettings())) <= set(ModelSettings.model_fields)
+    assert set(cls.training_exceptions(config)) <= set(TrainingSettings.model_fields)
+    for name in NETWORKS:
+        assert callable(cls.network(config, name, 2, 4))
     for number in range(1, 5):
         phases = cls.phases(config, visit(number))
         assert all(isinstance(phase, Phase) for phase in phases)
@@ -211,11 +267,11 @@ def test_declarations_are_what_the_driver_reads(method):
     assert cls.check(config, build_config(method).settings) == []
 
 
-@pytest.mark.parametrize("method", EVERY_METHOD)
-def test_a_seed_gives_one_run(method):
+@every_run
+def test_a_seed_gives_one_run(method, kind):
     checksums = []
     for _ in range(2):
-        run = Run(method, seed=5)
+        run = Run(method, kind, seed=5)
         run.visit(1)
         run.visit(2)
         checksums.append(run.learner.checksum())
@@ -280,21 +336,23 @@ def learn_on_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     METHODS.update(PROBES)
-    for method in EVERY_METHOD:
-        run = Run(method, ranks=2, rank=rank)
+    for method, kind in EVERY_RUN:
+        if METHODS[method].max_learners == 1:
+            continue
+        run = Run(method, kind, ranks=2, rank=rank)
         run.visit(1)
         boundary = run.learner.checksum()
         run.visit(2)
         result = {"boundary": boundary, "end": run.learner.checksum(), "report": run.learner.report()}
-        Path(folder, f"{method}-{rank}.pickle").write_bytes(pickle.dumps((result, run.learner.weights())))
+        Path(folder, f"{method}-{kind}-{rank}.pickle").write_bytes(pickle.dumps((result, run.learner.weights())))
         own = torch.tensor([float(rank)])
         assert run.learner.agent.all_reduce_mean(own).item() == 0.5
     torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def two_learners(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]:
-    """Per method the result and the weights of each of two processes."""
+def two_learners(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], list[Any]]:
+    """Per method and kind of actions the result and the weights of each of two processes."""
     folder = tmp_path_factory.mktemp("two_learners")
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=learn_on_rank, args=(rank, str(folder)), daemon=True) for rank in range(2)]
@@ -308,26 +366,30 @@ def two_learners(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tup
         for process in processes:
             process.kill()
     return {
-        method: [pickle.loads((folder / f"{method}-{rank}.pickle").read_bytes()) for rank in range(2)]
-        for method in EVERY_METHOD
+        (method, kind): [pickle.loads((folder / f"{method}-{kind}-{rank}.pickle").read_bytes()) for rank in range(2)]
+        for method, kind in EVERY_RUN
+        if METHODS.get(method, PROBES.get(method)).max_learners != 1
     }
 
 
-def test_sac_and_nbsp_stay_bit_equal_across_two_processes_through_a_boundary(two_learners):
-    for method, ((first, weights), (second, other)) in two_learners.items():
-        assert first["boundary"] == second["boundary"], method
-        assert first["end"] == second["end"], method
+def test_every_method_stays_bit_equal_across_two_processes_through_a_boundary(two_learners):
+    for run, ((first, weights), (second, other)) in two_learners.items():
+        assert first["boundary"] == second["boundary"], run
+        assert first["end"] == second["end"], run
         assert first["end"] != first["boundary"]
         for name, value in weights.items():
-            assert np.array_equal(value, other[name]), f"{method}: {name}"
-    assert two_learners["nbsp"][0][0]["report"]["masked_frac"] > 0.0
+            assert np.array_equal(value, other[name]), f"{run}: {name}"
+    for kind in KINDS:
+        assert two_learners["nbsp", kind][0][0]["report"]["masked_frac"] > 0.0
 
 
-@pytest.mark.parametrize("method", EVERY_METHOD)
-def test_two_learners_learn_what_one_learns(two_learners, method):
+@every_run
+def test_two_learners_learn_what_one_learns(two_learners, method, kind):
+    if METHODS[method].max_learners == 1:
+        return  # refused before a run starts
     # The same rows and the same noise: the gradient is the mean over the batch, however it is cut into shards.
-    result, weights = two_learners[method][0]
-    alone = Run(method)
+    result, weights = two_learners[method, kind][0]
+    alone = Run(method, kind)
     alone.visit(1)
     alone.visit(2)
     for name, value in alone.learner.weights().items():

@@ -76,6 +76,7 @@ class Bench:
             generator=torch.Generator().manual_seed(seed),
             device=torch.device("cpu"),
             act_dim=1,
+            sac_losses=lambda batch: {},
         )
         self.method = NeuronMasking(NBSPSettings(**(keys or {})), self.agent, replay or ReplaySettings())
         self._gradients = torch.Generator().manual_seed(seed + 1)
