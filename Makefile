@@ -6,15 +6,16 @@ STAMP := $(VENV)/.installed
 RESULTS ?= results/quickstart
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: run test test-all check report bench clean
+.PHONY: run test test-all check report bench bench-methods clean
 
 run: $(STAMP)  ## The quickstart study and its report; started again, it goes on where it stopped.
 	$(PY) run_tune.py $(if $(wildcard results/quickstart/study.yaml),--resume)
 
-test: $(STAMP)  ## The fast tests, then the smoke study through the command line.
+test: $(STAMP)  ## The fast tests, then the smoke studies through the command line.
 	$(PY) -m pytest -q -n 2 --dist loadfile -m "not slow"
 	rm -rf .smoke
 	$(PY) run_tune.py tune_configs/smoke.yaml --results-dir .smoke
+	$(PY) run_tune.py tune_configs/tuning_smoke.yaml --results-dir .smoke
 
 test-all: test  ## Also the slow tests and the quickstart.
 	$(PY) -m pytest -q -m slow
@@ -30,6 +31,9 @@ report: $(STAMP)  ## Tables and figures of finished runs: make report RESULTS=re
 
 bench: $(STAMP)  ## Throughput against stock RLlib and a plain PyTorch loop (about 30 minutes).
 	$(PY) -m benchmarks.throughput
+
+bench-methods: $(STAMP)  ## What each method costs next to SAC: time, parameters, bytes, steps (about 5 minutes).
+	$(PY) -m benchmarks.methods
 
 clean:  ## Remove the environment and caches; results stay.
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .smoke

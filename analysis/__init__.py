@@ -15,6 +15,7 @@ from __future__ import annotations
 from analysis import metrics
 from analysis.errors import AnalysisError, DataError, UnknownNameError
 from analysis.load import (
+    COSTS,
     EVALUATION_COLUMNS,
     NEURON_COLUMNS,
     PAPER_COLUMNS,
@@ -34,6 +35,7 @@ from analysis.load import (
 from analysis.tables import SuccessArray, compare_with_paper, metric_table, metric_values, success_array
 
 __all__ = [
+    "COSTS",
     "EVALUATION_COLUMNS",
     "NEURON_COLUMNS",
     "PAPER_COLUMNS",

@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(report.summary)
     if report.comparison:
         print(f"\n{report.comparison}")
+    if report.best:
+        print("\n" + "\n".join(["best of each search:", *report.best]))
     print(f"\n{len(report.notes)} notes on these numbers are in the report.")
     print(report.html)
     if report.partial and not arguments.allow_partial:

@@ -96,6 +96,17 @@ NEURON_COLUMNS: dict[str, str] = {
 }
 """Columns of `load_neurons`: a row is one hidden neuron after one visit."""
 
+COSTS: dict[str, str] = {
+    "auxiliary_env_steps": "training environment steps in phases beside a visit's main one",
+    "auxiliary_updates": "updates in such phases",
+    "scoring_env_steps": "environment steps of the rollouts that neurons were scored on",
+    "trainable_parameters": "of actor and critics",
+    "network_bytes": "weights, targets and what a method holds in reserve there",
+    "method_bytes": "the method's own state at the end of the last visit",
+    "prior_bytes": "D_pre, the store of earlier tasks' transitions",
+}
+"""Keys of a run's `cost.json`."""
+
 PAPER_COLUMNS: dict[str, str] = {
     "source": "table of the paper",
     "tasks": "task names without version, joined by ' -> '",
@@ -140,11 +151,23 @@ class Run:
     config: dict[str, Any] = field(default_factory=dict)
     """The resolved settings; empty if the run left none."""
     versions: dict[str, str] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    """What `cost.json` says, by the keys of `COSTS`; empty if the run left none."""
 
     @property
     def label(self) -> str:
         """The run's place under the study's folder."""
         return f"{self.sequence}/{self.arm}/seed_{self.seed}"
+
+
+@dataclass(frozen=True)
+class Search:
+    """The arms that are samples of searches."""
+
+    objective: str
+    """What the best sample has most of: asr, fwt or final_success."""
+    arms: dict[str, dict[str, dict[str, Any]]]
+    """For each arm with a search what its samples state in the study's file, by their labels."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +178,8 @@ class Study:
     arms: list[str]
     seeds: list[int]
     notes: list[str] = field(default_factory=list)
-    """What the suite says of these tasks together."""
+    """What the suite says of these tasks together, and how much of its combinations a search tries."""
+    search: Search | None = None
 
 
 @dataclass(frozen=True)
@@ -205,7 +229,8 @@ def find_runs(results: str | Path, notes: list[str] | None = None) -> list[Run]:
                 if match := _SEED_FOLDER.fullmatch(folder.name):
                     config = _read_mapping(folder / "config.yaml", notes)
                     versions = {str(k): str(v) for k, v in _read_mapping(folder / "versions.json", notes).items()}
-                    runs.append(Run(folder, sequence.name, arm.name, int(match[1]), config, versions))
+                    cost = _cost_of(folder, notes)
+                    runs.append(Run(folder, sequence.name, arm.name, int(match[1]), config, versions, cost))
     if not runs:
         raise DataError(f"no trials in {root}: expected <sequence>/<arm>/seed_<n>/evaluations.jsonl{_hint(root)}")
     for label, count in Counter(run.label for run in runs).items():
@@ -230,10 +255,19 @@ def load_study(results: str | Path) -> Study | None:
             arms=[str(arm) for arm in content["arms"]],
             seeds=[int(seed) for seed in content["seeds"]],
             notes=[str(note) for note in content.get("notes", ())],
+            search=_search_of(content["search"]) if "search" in content else None,
         )
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         wanted = "a mapping with sequences {name: [tasks]}, arms [names] and seeds [numbers]"
         raise DataError(f"{path} is not {wanted}: {error}") from error
+
+
+def _search_of(content: dict[str, Any]) -> Search:
+    arms = {
+        str(arm): {str(label): dict(stated) for label, stated in samples.items()}
+        for arm, samples in content["arms"].items()
+    }
+    return Search(str(content["objective"]), arms)
 
 
 def load_evaluations(results: str | Path, notes: list[str] | None = None) -> pd.DataFrame:
@@ -640,6 +674,15 @@ def _folders(path: Path) -> list[Path]:
         for child in path.iterdir()
         if child.is_dir() and not child.name.startswith((".", "_")) and not child.name.endswith(".stale")
     )
+
+
+def _cost_of(folder: Path, notes: list[str] | None) -> dict[str, float]:
+    """The counts of `cost.json`; one that is no count is left out, with a note."""
+    content = _read_mapping(folder / "cost.json", notes)
+    counts = {key: content[key] for key in COSTS if type(content.get(key)) is int and content[key] >= 0}
+    if content and len(counts) < len(COSTS):
+        _say(notes, f"{_place(folder / 'cost.json')}: no count for {', '.join(sorted(COSTS.keys() - counts.keys()))}")
+    return counts
 
 
 def _read_mapping(path: Path, notes: list[str] | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis import figures, metrics, tables
+from analysis import figures, metrics, search, tables
 from analysis.errors import UnknownNameError
 from analysis.load import Results, load_results, neurons_of
 
@@ -65,6 +65,8 @@ class Report:
     """The main table as Markdown."""
     comparison: str
     """The comparison with the paper as Markdown; empty if there is none."""
+    best: list[str]
+    """The best sample of each search as a line of YAML, after a comment."""
     notes: list[str]
     partial: bool
     """Whether a seed that was expected is missing or incomplete."""
@@ -97,25 +99,31 @@ def write_report(
     styles = figures.arm_styles(tables.arm_order(loaded))
     sections = [_section(loaded, sequence, values, thresholds, styles) for sequence in loaded.orders]
     notes = collect_notes(loaded, values, table, comparison if compare else None)
+    ranked, objective = search.rank_samples(loaded, values), search.objective_of(loaded)
+    costs = _in_order(tables.cost_values(loaded), styles)
 
     folder = Path(results) / "report" if out is None else Path(out)
     texts = {
         "summary": tables.summary_text(table, loaded.of_returns),
         "cycles": tables.cycles_text(_in_order(values, styles)),
         "comparison": tables.comparison_text(comparison),
-        "costs": tables.cost_text(_in_order(tables.cost_values(loaded), styles)),
+        "search": search.search_text(ranked, objective, loaded.of_returns),
+        "costs": tables.cost_text(costs),
+        "method_costs": tables.cost_over_sac_text(costs),
     }
     _write(folder / "table.csv", _csv(table, comparison).encode())
-    _write(folder / "table.md", _markdown(loaded, texts, sections, notes, protocol).encode())
+    best = search.best_lines(ranked, objective)
+    _write(folder / "table.md", _markdown(loaded, texts, sections, best, notes, protocol).encode())
     for section in sections:
         for picture in [*section.pictures, *(picture for _, picture, _ in section.neurons)]:
             _write(folder / "figures" / picture.file, picture.png)
-    page = _html(loaded, texts, sections, notes, protocol, partial=tables.is_partial(table))
+    page = _html(loaded, texts, sections, best, notes, protocol, partial=tables.is_partial(table))
     _write(folder / "report.html", page.encode())
     return Report(
         html=folder / "report.html",
         summary=tables.to_markdown(texts["summary"]),
         comparison="" if comparison.empty else tables.to_markdown(texts["comparison"]),
+        best=best,
         notes=notes,
         partial=tables.is_partial(table),
     )
@@ -233,6 +241,11 @@ def collect_notes(
             )
         if len(order.tasks) == 1:
             notes.append(f"{sequence}: with one task nothing can be forgotten, so FM is not defined.")
+    if results.study and results.study.search:
+        notes.append(
+            "The best of several samples looks better than it is: run it again, with seeds that the search has not "
+            "seen, before comparing it with anything."
+        )
     notes += _unequal_budgets(results, values)
     notes += _mixed_versions(results)
     if comparison is not None:
@@ -376,15 +389,23 @@ def _csv(table: pd.DataFrame, comparison: pd.DataFrame) -> str:
 
 
 def _markdown(
-    results: Results, texts: dict[str, pd.DataFrame], sections: list[Section], notes: list[str], protocol: str
+    results: Results,
+    texts: dict[str, pd.DataFrame],
+    sections: list[Section],
+    best: list[str],
+    notes: list[str],
+    protocol: str,
 ) -> str:
     parts = [f"# {_title(results)}", f"Metrics under the protocol `{protocol}`.", tables.to_markdown(texts["summary"])]
     titled = [("Compared with the paper", texts["comparison"]), ("By cycle", texts["cycles"])]
+    titled += [("Samples of each search", texts["search"])]
     titled += [(f"Env steps to {tables.THRESHOLD:.0%} success, {s.sequence}", s.thresholds) for s in sections]
-    titled += [("Cost of a run", texts["costs"])]
+    titled += [("Cost of a run", texts["costs"]), ("Cost of a method", texts["method_costs"])]
     for title, text in titled:
         if len(text):
             parts += [f"## {title}", tables.to_markdown(text)]
+    if best:
+        parts += ["## Best of each search", "\n".join(["```yaml", *best, "```"])]
     parts += ["## Notes", "\n".join(f"- {note}" for note in notes) or "- none"]
     return "\n\n".join(parts) + "\n"
 
@@ -393,6 +414,7 @@ def _html(
     results: Results,
     texts: dict[str, pd.DataFrame],
     sections: list[Section],
+    best: list[str],
     notes: list[str],
     protocol: str,
     *,
@@ -414,6 +436,7 @@ def _html(
         title=_title(results),
         texts=texts,
         sections=sections,
+        best=best,
         notes=notes,
         partial=partial,
         protocol=metrics.get_protocol(protocol),

@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis import metrics
 from analysis.errors import UnknownNameError
-from analysis.load import Results, TaskOrder, check_name, load_paper
+from analysis.load import COSTS, Results, TaskOrder, check_name, load_paper
 
 SUMMARY = {"asr": "ASR ↑", "fm": "FM ↓", "fwt": "FWT ↑", "final_success": "Final ↑", "relearn": "Relearn ↑"}
 """Columns of the summary and their headings: the paper's three, success after the last visit, before retraining."""
@@ -36,6 +36,9 @@ PAPER_METHODS = {
     "plasticity_injection": "PI",
 }
 """Registered methods -> the paper's names; NBSP and its ablations are told apart by their settings."""
+
+RECONSTRUCTIONS = {"npc": "NPC (reconstruction)"}
+"""Registered methods that are rebuilt without their source's equations -> what summary and comparison call them."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,12 @@ def is_partial(table: pd.DataFrame) -> bool:
 
 
 def cost_values(results: Results) -> pd.DataFrame:
-    """What each run used: sequence, arm, seed, env_steps, updates, wall_s, env_steps_per_s."""
+    """What each run used.
+
+    Returns:
+        Columns sequence, arm, seed, env_steps, updates, wall_s, env_steps_per_s; updates_per_s, the median over the
+        reporting intervals that had updates; and those of `load.COSTS`, NaN in a run that left no `cost.json`.
+    """
     counts = ["env_steps", "updates"]
     rows = []
     for run in results.runs:
@@ -208,9 +216,31 @@ def cost_values(results: Results) -> pd.DataFrame:
                 "updates": used["updates"].max(),
                 "wall_s": seconds,
                 "env_steps_per_s": steps / seconds if seconds > 0 else float("nan"),
+                "updates_per_s": _median_of_positive(own[0]["updates_per_s"]),
+                **{name: run.cost.get(name, float("nan")) for name in COSTS},
             }
         )
-    return pd.DataFrame(rows, columns=["sequence", "arm", "seed", *counts, "wall_s", "env_steps_per_s"])
+    columns = ["sequence", "arm", "seed", *counts, "wall_s", "env_steps_per_s", "updates_per_s", *COSTS]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def cost_over_sac(costs: pd.DataFrame) -> pd.DataFrame:
+    """Mean over seeds of what a method costs, a row per sequence and arm, and how it compares with the arm "sac".
+
+    Args:
+        costs: the output of `cost_values`.
+
+    Returns:
+        Columns sequence, arm, updates_per_s, the sizes among `load.COSTS`; time_ratio, the time of an update over that
+        of the arm "sac", and parameters_ratio. NaN where a run left no such number, or there is no such arm.
+    """
+    sizes = ["trainable_parameters", "network_bytes", "method_bytes", "prior_bytes"]
+    means = costs.groupby(["sequence", "arm"], as_index=False, sort=False)[["updates_per_s", *sizes]].mean()
+    sac = means[means["arm"] == "sac"].set_index("sequence").reindex(means["sequence"])
+    return means.assign(
+        time_ratio=sac["updates_per_s"].to_numpy() / means["updates_per_s"],
+        parameters_ratio=means["trainable_parameters"] / sac["trainable_parameters"].to_numpy(),
+    )
 
 
 def threshold_values(results: Results, threshold: float = THRESHOLD) -> pd.DataFrame:
@@ -319,8 +349,8 @@ def compare_with_paper(results: Results, table: pd.DataFrame) -> pd.DataFrame:
     """Our means next to the published ones, a row per arm and metric that the paper has.
 
     Returns:
-        Columns sequence, arm, metric, mean, half_width, low, high, n, paper_method, paper_mean, paper_spread, source,
-        difference, reproduced (yes: the published mean lies in our interval; no; "n too small" under 2 seeds).
+        Columns sequence, arm, method, metric, mean, half_width, low, high, n, paper_method, paper_mean, paper_spread,
+        source, difference, reproduced (yes: the published mean lies in our interval; no; "n too small" under 2 seeds).
     """
     paper = load_paper().set_index(["tasks", "method", "metric"])
     configs = {(run.sequence, run.arm): run.config for run in results.runs}
@@ -340,6 +370,7 @@ def compare_with_paper(results: Results, table: pd.DataFrame) -> pd.DataFrame:
                     {
                         "sequence": row.sequence,
                         "arm": row.arm,
+                        "method": row.method,
                         "metric": metric,
                         "mean": mean,
                         "half_width": getattr(row, f"{metric}_half_width"),
@@ -376,7 +407,7 @@ def summary_text(table: pd.DataFrame, of_returns: bool = False) -> pd.DataFrame:
     rows = []
     for row in table.to_dict("records"):
         seeds, expected = row["n_complete"], row["n_expected"]
-        cells = {"Sequence": row["sequence"], "Arm": row["arm"]}
+        cells = {"Sequence": row["sequence"], "Arm": arm_text(row["arm"], row["method"])}
         for name, heading in headings(of_returns).items():
             # Undefined (relearn with one cycle, say) is not the same as not measured yet.
             cells[heading] = estimate_text(row, name, NO_VALUE if seeds else "incomplete")
@@ -385,6 +416,11 @@ def summary_text(table: pd.DataFrame, of_returns: bool = False) -> pd.DataFrame:
         cells["Seeds"] = f"n={seeds}" if seeds == expected else f"n={seeds}/{expected}"
         rows.append(cells)
     return pd.DataFrame(rows)
+
+
+def arm_text(arm: str, method: str | None) -> str:
+    """An arm's name, and that its method is a reconstruction if it is."""
+    return f"{arm}: {RECONSTRUCTIONS[method]}" if method in RECONSTRUCTIONS else arm
 
 
 def estimate_text(row: Mapping[str, Any], name: str, empty: str = NO_VALUE) -> str:
@@ -419,18 +455,39 @@ def cost_text(costs: pd.DataFrame) -> pd.DataFrame:
     """Mean use over seeds, a row per sequence and arm."""
     rows = []
     for (sequence, arm), own in costs.groupby(["sequence", "arm"], sort=False):
-        mean = own[["env_steps", "updates", "wall_s", "env_steps_per_s"]].mean()
+        mean = own.drop(columns=["sequence", "arm", "seed"]).mean()
         rows.append(
             {
                 "Sequence": sequence,
                 "Arm": arm,
                 "Env steps": steps_text(mean["env_steps"]),
+                "Of them auxiliary": steps_text(mean["auxiliary_env_steps"]),
+                "Scoring steps": steps_text(mean["scoring_env_steps"]),
                 "Updates": steps_text(mean["updates"]),
                 "Wall time": time_text(mean["wall_s"]),
                 "Env steps/s": number(mean["env_steps_per_s"], 1),
                 "Runs": str(len(own)),
             }
         )
+    return pd.DataFrame(rows)
+
+
+def cost_over_sac_text(costs: pd.DataFrame) -> pd.DataFrame:
+    """`cost_over_sac` as text."""
+    rows = [
+        {
+            "Sequence": row["sequence"],
+            "Arm": row["arm"],
+            "Updates/s": number(row["updates_per_s"], 1),
+            "Time per update, × sac": number(row["time_ratio"]),  # noqa: RUF001
+            "Parameters": steps_text(row["trainable_parameters"]),
+            "Parameters, × sac": number(row["parameters_ratio"]),  # noqa: RUF001
+            "Networks": bytes_text(row["network_bytes"]),
+            "Method's state": bytes_text(row["method_bytes"]),
+            "D_pre": bytes_text(row["prior_bytes"]),
+        }
+        for row in cost_over_sac(costs).to_dict("records")
+    ]
     return pd.DataFrame(rows)
 
 
@@ -470,7 +527,7 @@ def comparison_text(comparison: pd.DataFrame) -> pd.DataFrame:
     rows = [
         {
             "Sequence": row["sequence"],
-            "Arm": row["arm"],
+            "Arm": arm_text(row["arm"], row["method"]),
             "Metric": SUMMARY[row["metric"]],
             "Ours": number(row["mean"]) + (f" ± {row['half_width']:.2f}" if np.isfinite(row["half_width"]) else ""),
             "Seeds": f"n={row['n']}",
@@ -515,6 +572,16 @@ def steps_text(value: float) -> str:
     return f"{value / 1e6:.2f}M" if value >= 999_500 else f"{value / 1e3:.1f}k" if value >= 1_000 else f"{value:.0f}"
 
 
+def bytes_text(value: float) -> str:
+    """A size in bytes, kB, MB or GB of powers of ten."""
+    if not np.isfinite(value):
+        return NO_VALUE
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= 0.9995 * unit:
+            return f"{value / unit:.1f} {name}"
+    return f"{value:.0f} B"
+
+
 def time_text(seconds: float) -> str:
     """A duration in seconds, minutes or hours."""
     if not np.isfinite(seconds):
@@ -536,6 +603,10 @@ def short_name(task: str) -> str:
 def _pairs(results: Results) -> set[tuple[str, str]]:
     study = results.study
     return {(sequence, arm) for sequence in study.sequences for arm in study.arms} if study else set()
+
+
+def _median_of_positive(values: pd.Series) -> float:
+    return float(values[values > 0].median())
 
 
 def _elapsed(clock: Iterable[float]) -> float:

@@ -51,6 +51,7 @@ SCORING_CHUNK_STEPS, SCORING_CHUNK_IMAGES = 5_000, 500
 MAX_UPDATES_PER_CALL = 64
 DORMANCY_ROWS = 256
 STALLED_TIMEOUTS = 3
+EXTRA = ("scoring_env_steps", "auxiliary_env_steps", "auxiliary_updates")
 ROUNDING = 1e-6  # ten steps of 0.1 updates each are one update, also in binary
 
 
@@ -312,6 +313,7 @@ class ContinualSAC(SAC):
         self.visit: Visit = self.curriculum.visit(1)
         self.started = self.done = False
         self.env_steps = self.updates = 0
+        self.extra = dict.fromkeys(EXTRA, 0)
         self._version = 0
         self._updates_due = 0.0
         self._phases: list[Phase] = []
@@ -372,6 +374,7 @@ class ContinualSAC(SAC):
                 reply["columns"], self.visit.task.index, [e["episode"] for e in episodes if e[flag]]
             )
             self.env_steps += added
+            self.extra["auxiliary_env_steps"] += added * self._is_auxiliary
             self.progress.add(added, [(e["return"], e[flag]) for e in episodes])
             self._updates_due += warm * added * self.run.training.updates_per_env_step
 
@@ -427,6 +430,7 @@ class ContinualSAC(SAC):
             minibatch_size=rows // (count * self.replay.num_shards),
         )
         self.updates += count
+        self.extra["auxiliary_updates"] += count * self._is_auxiliary
 
     def _publish_weights(self) -> None:
         if not self._shares_network:
@@ -463,6 +467,7 @@ class ContinualSAC(SAC):
         if self.records:
             self.records.neurons(visit, data.scores, self._on_first_learner("method_arrays"))
             self.records.weights(visit, self._on_first_learner("weights"))
+            self.records.cost({**self._on_first_learner("sizes"), "prior_bytes": self.replay.nbytes[1], **self.extra})
         if visit.number == len(self.curriculum.visits):
             self._finish_run()
             return
@@ -481,6 +486,11 @@ class ContinualSAC(SAC):
     def phase(self) -> Phase:
         """The stretch of the visit that is running."""
         return self._phases[0]
+
+    @property
+    def _is_auxiliary(self) -> bool:
+        """Whether the phase stands beside the visit's main one, the last that collects."""
+        return not self.phase.collect or any(phase.collect for phase in self._phases[1:])
 
     def _start_phase(self) -> None:
         self._phase_updates = 0
@@ -529,6 +539,7 @@ class ContinualSAC(SAC):
         }
         reply = self._ask_one_worker("rollout", request)
         columns = reply["columns"]
+        self.extra["scoring_env_steps"] += len(columns["rewards"])
         complete = np.array([episode["complete"] for episode in reply["episodes"]], bool)
         q, use = goal_proximity(scoring.gpm, columns["success"], columns["rewards"], columns["episode"], complete)
         if not use.any():
@@ -686,6 +697,7 @@ class ContinualSAC(SAC):
                 "phase_updates": self._phase_updates,
                 "env_steps": self.env_steps,
                 "updates": self.updates,
+                "extra": dict(self.extra),
                 "version": self._version,
                 "next_evaluation": self._next_evaluation,
                 "done": self.done,
@@ -704,6 +716,7 @@ class ContinualSAC(SAC):
         self._phases = self.method.phases(self.method_config, self.visit)[-ours["phases_left"] :]
         self._phase_updates = ours["phase_updates"]
         self.env_steps, self.updates = ours["env_steps"], ours["updates"]
+        self.extra = dict(ours["extra"])
         self._version = ours["version"] + 1  # new episodes: what was running when the state was taken is gone
         self._next_evaluation, self.done = ours["next_evaluation"], ours["done"]
         self._open_records(fresh=False)

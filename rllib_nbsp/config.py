@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 from rllib_nbsp.checks import check_run
 from rllib_nbsp.envs import SUITES, Suite, suite_of
 from rllib_nbsp.explain import (
+    MAX_NAME_LENGTH,
     NAME_PATTERN,
     NAME_WORDS,
     KeyPath,
@@ -32,6 +33,7 @@ from rllib_nbsp.explain import (
     unknown,
 )
 from rllib_nbsp.methods import METHODS
+from rllib_nbsp.search import Options, SearchSettings, combinations, draw, sample_label
 from rllib_nbsp.settings import CommonSettings, ConfigError, RunSettings, Seed, Settings
 from rllib_nbsp.yaml_tree import YamlTree, apply_overrides, read_yaml_file
 
@@ -49,7 +51,9 @@ class StudySettings(CommonSettings):
     """Task sequences by name."""
     seeds: Annotated[list[Seed], Field(min_length=1)]
     arms: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
-    """Method configurations by label: `method`, the method's own keys, and changes of the sections."""
+    """Method configurations by label: `method`, the method's own keys, and changes of the sections. Under `search` an
+    arm lists values for some of these keys, and stands for as many arms as are drawn from them."""
+    search: SearchSettings = SearchSettings()
     allow_repeats: bool = False
     """Let a sequence visit the same task twice in a row."""
 
@@ -63,12 +67,19 @@ SECTIONS: dict[str, type[Settings]] = {
 
 @dataclass(frozen=True)
 class Arm:
-    """A labelled method configuration: the method, all of its keys, and the sections that it changes."""
+    """A labelled method configuration: the method, all of its keys, and the sections that it changes.
+
+    Attributes:
+        origin: its label in the file; another than its own for a sample of a search.
+        stated: what the file says of it, with a sample's values in place of the search.
+    """
 
     label: str
     method: str
     method_settings: dict[str, Any]
     sections: dict[str, Settings]
+    origin: str
+    stated: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,7 @@ class Study:
         sequences: the selected task sequences.
         arms: the selected arms.
         seeds: the selected seeds.
+        searches: for each of the file's arms with a search, how many combinations it has.
     """
 
     path: Path
@@ -90,6 +102,7 @@ class Study:
     sequences: dict[str, list[str]]
     arms: list[Arm]
     seeds: list[int]
+    searches: dict[str, int]
 
     def trials(self, folder: Path | None = None) -> list[RunSettings]:
         """One run per sequence, seed and arm; the arms of a seed stand together, so that they can be compared early.
@@ -105,12 +118,23 @@ class Study:
         ]
 
     def notes(self) -> list[str]:
-        """What the suite says of the sequences' tasks, one line each."""
-        return [
+        """What the suite says of the sequences' tasks, and how much of its combinations a search tries, a line each."""
+        of_tasks = [
             f"{sequence}: {note}"
             for sequence, tasks in self.sequences.items()
             for note in suite_of(self.settings).notes(tasks)
         ]
+        return [*of_tasks, *(self._search_note(arm) for arm in self.samples())]
+
+    def samples(self) -> dict[str, list[Arm]]:
+        """The selected samples of each search."""
+        return {origin: own for origin in self.searches if (own := [arm for arm in self.arms if arm.origin == origin])}
+
+    def _search_note(self, origin: str) -> str:
+        search, total = self.settings.search, self.searches[origin]
+        if search.samples < total:
+            return f"{origin}: {search.samples} of {total} combinations, drawn with seed {search.seed}"
+        return f"{origin}: all {total} combinations, {search.samples} samples being asked for"
 
     def run(self, sequence: str, arm: Arm, seed: int, folder: Path | None = None) -> RunSettings:
         """The settings of one trial."""
@@ -178,25 +202,29 @@ class _Reader:
     def __init__(self, tree: YamlTree) -> None:
         self.tree = tree
         self.problems: list[str] = []
+        self.searches: dict[str, int] = {}
 
     def study(
         self, path: Path, text: str, sequence_names: Sequence[str] | None, arm_names: Sequence[str] | None
     ) -> Study:
         settings = self._validate(StudySettings, self.tree.data, ())
         arms = list(self._arms())
+        self._check_search()
         self._check_tasks()
         self._check_seeds()
         sequences = self._mapping("sequences")
         chosen_sequences = self._choose("--sequences", sequence_names, sequences)
-        chosen_arms = self._choose("--arms", arm_names, self._mapping("arms"))
+        labels = dict.fromkeys([*self._mapping("arms"), *(arm.label for arm in arms)])
+        chosen_arms = self._choose("--arms", arm_names, labels)
         if not self.problems and settings is not None:
             study = Study(
                 path,
                 text,
                 settings,
                 {name: settings.sequences[name] for name in chosen_sequences},
-                [arm for label in chosen_arms for arm in arms if arm.label == label],
+                _select(arms, chosen_arms),
                 settings.seeds,
+                self.searches,
             )
             self._check_runs(study)
         if self.problems:
@@ -220,9 +248,11 @@ class _Reader:
 
     # Single values
 
-    def _validate(self, model: type[Settings], data: Any, path: KeyPath, only: Any = None) -> Any:
+    def _validate(
+        self, model: type[Settings], data: Any, path: KeyPath, only: Any = None, option: int | None = None
+    ) -> Any:
         """The model of some data, or None; problems are named by `path` and, if `only` is given, only those of keys
-        that `only` has too."""
+        that `only` has too. With `option`, the data hold one key's value at that place of a list."""
         try:
             return model.model_validate(data)
         except ValidationError as error:
@@ -232,11 +262,13 @@ class _Reader:
                 inner = input_path(detail["loc"], schema)
                 if inner not in seen and (only is None or _reaches(only, inner)):
                     seen.add(inner)
-                    self.problems.append(self._problem(dict(detail), schema, path, inner))
+                    place = (*path, *inner) if option is None else (*path, inner[0], option, *inner[1:])
+                    self.problems.append(self._problem(dict(detail), schema, place, inner))
             return None
 
     def _problem(self, detail: dict[str, Any], schema: dict[str, Any], path: KeyPath, inner: KeyPath) -> str:
-        place, name = self.tree.place((*path, *inner)), dotted((*path, *inner))
+        """One line; `path` is the value's own, `inner` its part that the schema knows."""
+        place, name = self.tree.place(path), dotted(path)
         if detail["type"] == "extra_forbidden":
             options, _ = options_at(schema, inner[:-1])
             known = [key for option in options for key in option.get("properties", {})]
@@ -245,7 +277,7 @@ class _Reader:
         if detail["type"] == "missing":
             return f"{place}: {name} is missing; it must be {allowed}"
         if detail["loc"] and detail["loc"][-1] == "[key]":
-            where = dotted((*path, *inner[:-1]))
+            where = dotted(path[:-1])
             return f"{place}: {where} has the name {show(inner[-1])}; allowed: names of {NAME_WORDS}"
         if detail["type"] == "finite_number":
             allowed += ", finite"
@@ -256,12 +288,13 @@ class _Reader:
     def _arms(self) -> Iterator[Arm]:
         for label, raw in self._mapping("arms").items():
             if isinstance(raw, dict):
-                arm = self._arm(label, raw)
+                stated = {key: value for key, value in raw.items() if key != "search"}
+                arm = self._arm(label, label, stated)
                 if arm is not None:
-                    yield arm
+                    yield from self._samples(arm, raw["search"]) if "search" in raw else [arm]
 
-    def _arm(self, label: str, raw: dict[str, Any]) -> Arm | None:
-        path: KeyPath = ("arms", label)
+    def _arm(self, label: str, origin: str, raw: dict[str, Any]) -> Arm | None:
+        path: KeyPath = ("arms", origin)
         method = raw.get("method")
         if not isinstance(method, str) or method not in METHODS:
             place, name = self.tree.place((*path, "method")), dotted((*path, "method"))
@@ -273,7 +306,7 @@ class _Reader:
         before = len(self.problems)
         keys = {key: value for key, value in raw.items() if key != "method" and key not in SECTIONS}
         config = METHODS[method].Config
-        known = [*config.model_fields, *SECTIONS]
+        known = [*config.model_fields, *SECTIONS, "search"]
         for key in [key for key in keys if key not in config.model_fields]:
             del keys[key]
             place, name = self.tree.place((*path, key)), dotted((*path, key))
@@ -282,7 +315,7 @@ class _Reader:
         sections = {name: self._section(name, raw[name], path) for name in SECTIONS if name in raw}
         if len(self.problems) > before or settings is None or not all(sections.values()):
             return None
-        return Arm(label, method, settings.model_dump(), sections)
+        return Arm(label, method, settings.model_dump(), sections, origin, raw)
 
     def _section(self, name: str, override: Any, path: KeyPath) -> Any:
         """The file's section with an arm's changes."""
@@ -296,6 +329,93 @@ class _Reader:
         base = self.tree.data.get(name)
         merged = _merge(base, override) if isinstance(base, dict) else override
         return self._validate(SECTIONS[name], merged, (*path, name), only=override)
+
+    # Searches
+
+    def _samples(self, arm: Arm, raw: Any) -> Iterator[Arm]:
+        """The arms that an arm's search stands for."""
+        before = len(self.problems)
+        options = self._options(arm, raw)
+        if len(self.problems) > before:
+            return
+        self.searches[arm.origin] = combinations(options)
+        search = self._search_settings()
+        for number, chosen in enumerate(draw(options, search.samples, search.seed)):
+            stated = arm.stated
+            for path, value in chosen.items():
+                for key in reversed(path):
+                    value = {key: value}
+                stated = _merge(stated, value)
+            sample = self._arm(sample_label(arm.label, number), arm.origin, stated)
+            if sample is not None:
+                yield sample
+
+    def _options(self, arm: Arm, raw: Any) -> Options:
+        """The values to choose from; whatever else stands in a search is a problem."""
+        path: KeyPath = ("arms", arm.origin, "search")
+        config = METHODS[arm.method].Config
+        options: dict[tuple[str, ...], Any] = {}
+        if not isinstance(raw, dict) or not raw:
+            self._refuse(path, f"is {show(raw)}; allowed: a mapping of the arm's keys to lists of values")
+            return {}
+        for name, values in raw.items():
+            if name in config.model_fields:
+                self._check_option(config, path, name, values, arm.stated)
+                options[(name,)] = values
+            elif name not in SECTIONS:
+                place, where = self.tree.place((*path, name)), dotted((*path, name))
+                known = unknown(name, [*config.model_fields, *SECTIONS])
+                self.problems.append(f"{place}: unknown key {where!r} for method {arm.method!r}: {known}")
+            elif not isinstance(values, dict) or not values:
+                keys = ", ".join(SECTIONS[name].model_fields)
+                self._refuse((*path, name), f"is {show(values)}; allowed: a mapping to lists, with keys {keys}")
+            else:
+                for key, inner in values.items():
+                    self._check_option(SECTIONS[name], (*path, name), key, inner, arm.stated.get(name, {}))
+                    options[name, key] = inner
+        return options
+
+    def _check_option(
+        self, model: type[Settings], path: KeyPath, key: str, values: Any, stated: Mapping[str, Any]
+    ) -> None:
+        """Whether a key's list can be searched."""
+        where = (*path, key)
+        if key not in model.model_fields:
+            known = unknown(key, model.model_fields)
+            self.problems.append(f"{self.tree.place(where)}: unknown key {dotted(where)!r}: {known}")
+        elif not isinstance(values, list) or not values:
+            allowed = allowed_at(schema_of(model), (key,))
+            self._refuse(where, f"is {show(values)}; allowed: a list of at least 1: {allowed}")
+        else:
+            if key in stated:
+                self._refuse(where, "is searched, but the arm states it too; leave out one of them")
+            for i, value in enumerate(values):
+                if value in values[:i]:
+                    self._refuse(where, f"has {show(value)} twice; a sample is run once")
+                self._validate(model, {key: value}, path, option=i)
+
+    def _refuse(self, path: KeyPath, what: str) -> None:
+        self.problems.append(f"{self.tree.place(path)}: {dotted(path)} {what}")
+
+    def _search_settings(self) -> SearchSettings:
+        """The file's, or the defaults if these are wrong."""
+        with contextlib.suppress(ValidationError):
+            return SearchSettings.model_validate(self.tree.data.get("search", {}))
+        return SearchSettings()
+
+    def _check_search(self) -> None:
+        arms = self._mapping("arms")
+        searched = [label for label, raw in arms.items() if isinstance(raw, dict) and "search" in raw]
+        if "search" in self.tree.data and not searched:
+            self._refuse(("search",), "is given, but no arm has a search of its own, lists of values for its keys")
+        samples = self._search_settings().samples
+        for label in searched:
+            taken = [other for other in arms if re.fullmatch(rf"{re.escape(label)}-s\d\d+", other)]
+            last = sample_label(label, min(samples, self.searches.get(label, 1)) - 1)
+            if taken:
+                self._refuse(("arms", taken[0]), f"is called as a sample of arms.{label}.search is; rename one of them")
+            if len(label) <= MAX_NAME_LENGTH < len(last):
+                self._refuse(("arms", label), f"has samples up to {last}, longer than {MAX_NAME_LENGTH} characters")
 
     # Values together
 
@@ -358,12 +478,21 @@ class _Reader:
     def _placed(self, line: str, arm: Arm) -> str:
         """A line that begins with a key, with that key's place."""
         keys = tuple(line.split(" ", 1)[0].split("."))
-        own = ("arms", arm.label, *keys)
+        own = ("arms", arm.origin, *keys)
+        searched = ("arms", arm.origin, "search", *keys[: 2 if keys[0] in SECTIONS else 1])
+        if self.tree.get(searched) is not None:
+            return f"{self.tree.place(searched)}: arms.{arm.origin}.search.{line}"
         if keys[0] in arm.method_settings or self.tree.get(own) is not None:
-            return f"{self.tree.place(own)}: arms.{arm.label}.{line}"
+            return f"{self.tree.place(own)}: arms.{arm.origin}.{line}"
         if keys[0] in SECTIONS:
             return f"{self.tree.place(keys)}: {line}"
-        return f"{self.tree.place(('arms', arm.label))}: arms.{arm.label}: {line}"
+        return f"{self.tree.place(('arms', arm.origin))}: arms.{arm.origin}: {line}"
+
+
+def _select(arms: Sequence[Arm], labels: Iterable[str]) -> list[Arm]:
+    """The arms of those labels, a search's label standing for all of its samples; each once."""
+    chosen = {arm.label: arm for label in labels for arm in arms if label in (arm.label, arm.origin)}
+    return list(chosen.values())
 
 
 def _reaches(data: Any, path: KeyPath) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rllib_nbsp.settings import VisitSettings
 
@@ -19,11 +19,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Visit:
-    """One stay in a task; visits count from 1 over all cycles."""
+    """One stay in a task; visits count from 1 over all cycles, and `following` is how many come after this one."""
 
     number: int
     cycle: int
     task: Task
+    following: int = field(default=0, compare=False)
 
 
 class Curriculum:
@@ -37,10 +38,10 @@ class Curriculum:
     def __init__(self, tasks: Sequence[str], cycles: int) -> None:
         distinct = {name: Task(index, name) for index, name in enumerate(dict.fromkeys(tasks))}
         self.tasks = list(distinct.values())
+        total = cycles * len(tasks)
         self.visits = [
-            Visit(cycle * len(tasks) + i + 1, cycle + 1, distinct[name])
-            for cycle in range(cycles)
-            for i, name in enumerate(tasks)
+            Visit(i + 1, i // len(tasks) + 1, distinct[tasks[i % len(tasks)]], following=total - i - 1)
+            for i in range(total)
         ]
 
     def visit(self, number: int) -> Visit:

@@ -12,8 +12,9 @@ from typing import Any
 from rllib_nbsp.envs.base import did_you_mean
 from rllib_nbsp.settings import Settings
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-NAME_WORDS = "1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
+MAX_NAME_LENGTH = 64
+NAME_PATTERN = rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_LENGTH - 1}}}$"
+NAME_WORDS = f"1 to {MAX_NAME_LENGTH} letters, digits, '.', '_' or '-', the first a letter or digit"
 
 KeyPath = tuple[str | int, ...]
 Schema = dict[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -23,10 +24,11 @@ from rllib_nbsp.checks import training_of
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.methods.base import NETWORKS, Agent, Batch, Phase, VisitData, make_batch
+from rllib_nbsp.methods.twin import Twin
 from rllib_nbsp.networks import activities
 from rllib_nbsp.neurons import NeuronScores, dormant_frac, layer_statistics
 from rllib_nbsp.seeding import torch_generator
-from rllib_nbsp.settings import BoundarySettings, RunSettings
+from rllib_nbsp.settings import BoundarySettings, RunSettings, TrainingSettings
 
 CONTINUAL = "continual"
 
@@ -54,23 +56,32 @@ class ContinualSACTorchLearner(TorchLearner):
         self._last: dict[str, Tensor] = {}
         self._batch: Batch
         self._target_period = max(1, int(self.training.target_update_env_steps * self.training.updates_per_env_step))
-        self._pairs: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for online, target in ((module.qf, module.target_qf), (module.qf_twin, module.target_qf_twin)):
-            self._pairs[0].extend([*target.parameters(), *target.buffers()])
-            self._pairs[1].extend([*online.parameters(), *online.buffers()])
+        generator = torch_generator(self.run.seed, "method")
+        optimizers = {name: self.get_optimizer(DEFAULT_MODULE_ID, name) for name in (*NETWORKS, "alpha")}
+        self.agent = Agent(**self._agent_parts(module, optimizers, generator), twin=self._twin)
+        self._pairs = self.agent.target_pairs()
         method = METHODS[self.run.method]
-        self.agent = Agent(
-            networks={name: getattr(module, name) for name in NETWORKS},
-            targets={"qf": module.target_qf, "qf_twin": module.target_qf_twin},
-            optimizers={name: self.get_optimizer(DEFAULT_MODULE_ID, name) for name in (*NETWORKS, "alpha")},
-            log_alpha=module.log_alpha,
-            generator=torch_generator(self.run.seed, "method"),
-            device=torch.device(self._device),
-            act_dim=module.act_dim,
-            sac_losses=self._sac_losses_of,
-            discrete=module.discrete,
-        )
         self.method = method(method.Config(**self.run.method_settings), self.agent, self.run.replay)
+
+    def _agent_parts(
+        self, module: Any, optimizers: dict[str, torch.optim.Optimizer], generator: torch.Generator
+    ) -> dict[str, Any]:
+        return {
+            "networks": {name: getattr(module, name) for name in NETWORKS},
+            "targets": {"qf": module.target_qf, "qf_twin": module.target_qf_twin},
+            "optimizers": optimizers,
+            "log_alpha": module.log_alpha,
+            "generator": generator,
+            "device": torch.device(self._device),
+            "act_dim": module.act_dim,
+            "sac_losses": functools.partial(self._sac_losses_of, module),
+            "discrete": module.discrete,
+        }
+
+    def _twin(self) -> Twin:
+        module = copy.deepcopy(self._sac)
+        parts = self._agent_parts(module, adam_of(module, self.training), self.agent.generator)
+        return Twin(module, self.training, self._target_period, **parts)
 
     @property
     def _sac(self) -> Any:
@@ -78,19 +89,16 @@ class ContinualSACTorchLearner(TorchLearner):
         return self.module[DEFAULT_MODULE_ID].unwrapped()
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
-        """Adam for each network and the temperature; fused, one kernel a step."""
-        module = self.module[module_id].unwrapped()
-        training = training_of(self.config.settings)
-        rates = {"policy": training.actor_lr, "qf": training.critic_lr, "qf_twin": training.critic_lr}
-        parameters = {name: list(getattr(module, name).parameters()) for name in NETWORKS}
-        rates["alpha"], parameters["alpha"] = training.alpha_lr, [module.log_alpha]
-        for name, params in parameters.items():
+        """Register the optimizers with RLlib."""
+        optimizers = adam_of(self.module[module_id].unwrapped(), training_of(self.config.settings))
+        for name, optimizer in optimizers.items():
+            group = optimizer.param_groups[0]
             self.register_optimizer(
                 module_id=module_id,
                 optimizer_name=name,
-                optimizer=torch.optim.Adam(params, lr=rates[name], eps=training.adam_eps, fused=True),
-                params=params,
-                lr_or_lr_schedule=rates[name],
+                optimizer=optimizer,
+                params=group["params"],
+                lr_or_lr_schedule=group["lr"],
             )
 
     # An update
@@ -147,7 +155,7 @@ class ContinualSACTorchLearner(TorchLearner):
     def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: dict[str, Any]) -> Tensor:
         """SAC's losses plus the method's terms; their graphs are disjoint, so one backward is exact."""
         self._batch.activations = fwd_out.get("activations", {})
-        terms = self._sac_losses(self._batch, fwd_out) if self._phase.sac_losses else {}
+        terms = self._sac_losses(self._sac, self._batch, fwd_out) if self._phase.sac_losses else {}
         self._last = {f"{name}_loss": term.detach() for name, term in terms.items()}
         self._last["logp"], self._last["q"] = fwd_out["logp"].detach(), fwd_out["q"].detach()
         for name, term in self.method.loss_terms(self._batch).items():
@@ -157,9 +165,9 @@ class ContinualSACTorchLearner(TorchLearner):
         self._last["total_loss"] = total.detach()
         return total
 
-    def _sac_losses(self, batch: Batch, fwd_out: dict[str, Any]) -> dict[str, Tensor]:
-        """SAC's four losses from the forward pass of a batch."""
-        log_alpha = self._sac.log_alpha
+    def _sac_losses(self, module: Any, batch: Batch, fwd_out: dict[str, Any]) -> dict[str, Tensor]:
+        """SAC's four losses from a module's forward pass of a batch."""
+        log_alpha = module.log_alpha
         alpha = log_alpha.detach().exp()
         target = losses.critic_target(
             self.training.reward_scale * batch.rewards,
@@ -176,15 +184,15 @@ class ContinualSACTorchLearner(TorchLearner):
             "alpha": self._actor_scale * losses.temperature_loss(log_alpha, fwd_out["logp"], self._target_entropy),
         }
 
-    def _sac_losses_of(self, batch: Batch) -> dict[str, Tensor]:
-        """The same of rows that are not the update's; the pass goes around DistributedDataParallel."""
+    def _sac_losses_of(self, module: Any, batch: Batch) -> dict[str, Tensor]:
+        """The same of other rows or another module; the pass goes around DistributedDataParallel."""
         columns = {
             Columns.OBS: batch.obs,
             Columns.ACTIONS: batch.actions,
             Columns.NEXT_OBS: batch.next_obs,
             "task": batch.task,
         }
-        return self._sac_losses(batch, self._sac.forward_train(columns))
+        return self._sac_losses(module, batch, module.forward_train(columns))
 
     def compute_gradients(self, loss_per_module: dict[str, Tensor], **kwargs: Any) -> dict[Any, Tensor]:
         """One backward pass for everything; with several Learners their mean is taken in here."""
@@ -323,6 +331,18 @@ class ContinualSACTorchLearner(TorchLearner):
         """All weights of the module by name."""
         return {name: tensor.detach().cpu().numpy() for name, tensor in self._sac.state_dict().items()}
 
+    def sizes(self) -> dict[str, int]:
+        """What there is of this Learner: trainable parameters of the networks, and bytes.
+
+        Bytes of the module (weights, targets, what a method holds in reserve there) and of the method's own state.
+        """
+        trained = [p for network in self.agent.networks.values() for p in network.parameters() if p.requires_grad]
+        return {
+            "trainable_parameters": sum(p.numel() for p in trained),
+            "network_bytes": sum(array.nbytes for array in self.weights().values()),
+            "method_bytes": _nbytes(self.method.get_state()),
+        }
+
     def checksum(self) -> str:
         """SHA-256 over weights and the method's state, to compare Learners."""
         digest = hashlib.sha256()
@@ -358,6 +378,17 @@ class ContinualSACTorchLearner(TorchLearner):
             self._sac.set_noise_state(ours["noise"], torch.device(self._device))
 
 
+def adam_of(module: Any, training: TrainingSettings) -> dict[str, torch.optim.Optimizer]:
+    """Adam for each network and the temperature; fused, one kernel a step."""
+    rates = {"policy": training.actor_lr, "qf": training.critic_lr, "qf_twin": training.critic_lr}
+    parameters = {name: list(getattr(module, name).parameters()) for name in NETWORKS}
+    rates["alpha"], parameters["alpha"] = training.alpha_lr, [module.log_alpha]
+    return {
+        name: torch.optim.Adam(params, lr=rates[name], eps=training.adam_eps, fused=True)
+        for name, params in parameters.items()
+    }
+
+
 def call_learner(learner: Learner, name: str, args: Sequence[Any]) -> tuple[bool, Any]:
     """Call a Learner's method and return (True, value) or (False, error text).
 
@@ -378,6 +409,13 @@ def _resolve(ray: Any, arg: Any) -> Any:
     if isinstance(arg, list):
         return [_resolve(ray, item) for item in arg]
     return arg
+
+
+def _nbytes(value: Any) -> int:
+    """Bytes of the tensors and arrays in a state."""
+    if isinstance(value, dict | list | tuple):
+        return sum(_nbytes(item) for item in (value.values() if isinstance(value, dict) else value))
+    return value.nbytes if isinstance(value, Tensor | np.ndarray) else 0
 
 
 def _digest_into(digest: Any, value: Any) -> None:

@@ -17,6 +17,8 @@ from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.neurons import NeuronScores
 from rllib_nbsp.settings import RunSettings, config_hash
 
+WRITTEN = ("*.jsonl", "neurons/*.npz", "weights/*.npz", "cost.json")
+"""What a trial adds to as it goes."""
 PACKAGES = ("ray", "torch", "numpy", "gymnasium", "metaworld", "mujoco")
 
 
@@ -36,10 +38,8 @@ class TrialFolder:
         self.run = run
         self.config_hash = config_hash(run)
         path.mkdir(parents=True, exist_ok=True)
-        for old in (
-            [] if not fresh else [*path.glob("*.jsonl"), *path.glob("neurons/*.npz"), *path.glob("weights/*.npz")]
-        ):
-            os.replace(old, old.with_name(old.name + ".stale"))
+        for old in [file for pattern in WRITTEN for file in path.glob(pattern)] if fresh else []:
+            os.replace(old, _unused(old))
         self._identity = {
             "experiment": run.experiment,
             "suite": run.suite,
@@ -77,6 +77,10 @@ class TrialFolder:
         """Write `weights/visit_NN.npz`: all networks and the temperature, by parameter name."""
         self._save(self.path / "weights" / f"visit_{visit.number:02d}.npz", weights)
 
+    def cost(self, cost: dict[str, int]) -> None:
+        """Write `cost.json`: sizes of what is trained and kept, and steps beside the training of the tasks."""
+        self._replace("cost.json", json.dumps(cost, indent=1) + "\n")
+
     def finish(self) -> None:
         """Mark the trial as done, so that a resumed study leaves it alone."""
         self._status(done=True)
@@ -93,9 +97,12 @@ class TrialFolder:
         os.replace(temporary, path)
 
     def _status(self, done: bool) -> None:
-        temporary = self.path / "status.json.tmp"
-        temporary.write_text(json.dumps({"done": done, "config_hash": self.config_hash}) + "\n")
-        os.replace(temporary, self.path / "status.json")
+        self._replace("status.json", json.dumps({"done": done, "config_hash": self.config_hash}) + "\n")
+
+    def _replace(self, name: str, text: str) -> None:
+        temporary = self.path / f"{name}.tmp"
+        temporary.write_text(text)
+        os.replace(temporary, self.path / name)
 
 
 def _unused(old: Path) -> Path:

@@ -157,6 +157,7 @@ _Dumper.add_representer(
 def write_study(study: Study, overrides: Sequence[str], folder: Path, resume: bool) -> None:
     """Write `study.yaml`: which trials the folder should hold, for the analysis, and the study's own text."""
     earlier = _earlier_study(folder) if resume else {}
+    searches = _searches(study, earlier.get("search", {}))
     content = {
         "experiment": study.settings.experiment,
         "suite": study.settings.suite,
@@ -164,6 +165,7 @@ def write_study(study: Study, overrides: Sequence[str], folder: Path, resume: bo
         "arms": list(dict.fromkeys([*earlier.get("arms", []), *(arm.label for arm in study.arms)])),
         "seeds": list(dict.fromkeys([*earlier.get("seeds", []), *study.seeds])),
         "notes": list(dict.fromkeys([*earlier.get("notes", []), *study.notes()])),
+        **({"search": searches} if searches else {}),
         "overrides": list(overrides),
         "file": study.path.name,
         "text": _Block(study.text),
@@ -171,6 +173,14 @@ def write_study(study: Study, overrides: Sequence[str], folder: Path, resume: bo
     temporary = folder / "study.yaml.tmp"
     temporary.write_text(yaml.dump(content, Dumper=_Dumper, sort_keys=False), encoding="utf-8")
     os.replace(temporary, folder / "study.yaml")
+
+
+def _searches(study: Study, earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """What the analysis must know to name the best sample of each search: the objective, and what each one states."""
+    arms = {label: dict(samples) for label, samples in earlier.get("arms", {}).items()}
+    for label, samples in study.samples().items():
+        arms.setdefault(label, {}).update({arm.label: arm.stated for arm in samples})
+    return {"objective": study.settings.search.objective, "arms": arms} if arms else {}
 
 
 def _earlier_study(folder: Path) -> dict[str, Any]:

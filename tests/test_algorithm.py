@@ -13,10 +13,11 @@ import ray
 import torch
 
 from rllib_nbsp import NBSP, ContinualSAC, ContinualSACConfig, NBSPConfig
+from rllib_nbsp.algorithm import EXTRA
 from rllib_nbsp.callbacks import ContinualCallback, SkillNeuronCallback
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.methods import METHODS
-from rllib_nbsp.methods.base import Batch, ContinualMethod, Phase, VisitData
+from rllib_nbsp.methods.base import NETWORKS, Batch, ContinualMethod, Phase, VisitData
 
 PAIR = ["reach-left", "reach-right"]
 
@@ -83,6 +84,15 @@ def test_a_run_visits_every_task_twice_and_files_its_rows(tmp_path: Path) -> Non
     assert masks.shape == (16,)
     assert sorted(np.load(tmp_path / "weights" / "visit_04.npz")) == sorted(weights(algo))
     assert results[-1]["visit"] == results[-1]["num_visits"] == 4
+    cost = json.loads((tmp_path / "cost.json").read_text())
+    module = weights(algo)
+    trained = [value for name, value in module.items() if name.split(".")[0] in NETWORKS]
+    assert cost["trainable_parameters"] == sum(value.size for value in trained)
+    assert cost["network_bytes"] == 4 * sum(value.size for value in module.values())  # targets and log_alpha too
+    assert cost["method_bytes"] == 3 * 2 * 16 * 4  # a mask for every hidden neuron
+    assert cost["prior_bytes"] == algo.replay.nbytes[1] > 0
+    # 200 steps after each of four visits; nothing but the main phase.
+    assert [cost[name] for name in EXTRA] == [800, 0, 0]
 
 
 def on_breakout(config: ContinualSACConfig, results: Path) -> ContinualSACConfig:
@@ -258,6 +268,9 @@ def test_phases_run_inside_a_visit_and_do_not_shift_it(monkeypatch: pytest.Monke
     # Each visit: 40 updates of each run after its warm-up, 70 without collecting. D holds the second run alone.
     assert algo.updates == 2 * (40 + 40 + 70)
     assert len(algo.replay) == 240
+    cost = json.loads((tmp_path / "cost.json").read_text())
+    assert (algo.env_steps, cost["auxiliary_env_steps"], cost["auxiliary_updates"]) == (2 * 480, 2 * 240, 2 * (40 + 70))
+    assert (cost["scoring_env_steps"], cost["prior_bytes"]) == (0, 0)
 
 
 class RowsBeside(ContinualMethod):
@@ -293,7 +306,7 @@ def test_save_and_restore_keep_temperature_masks_and_place(tmp_path: Path) -> No
     path = algo.save_to_path(tmp_path / "checkpoint")
     before, learner = weights(algo), algo.learner_group._learner
     masks = learner.method.get_state()["masks"]
-    place = (algo.visit.number, algo.progress.env_steps, algo.env_steps, algo.updates)
+    place = (algo.visit.number, algo.progress.env_steps, algo.env_steps, algo.updates, algo.extra)
     algo.stop()
 
     restored = tiny(NBSPConfig()).build_algo()
@@ -304,7 +317,9 @@ def test_save_and_restore_keep_temperature_masks_and_place(tmp_path: Path) -> No
     for name, layers in masks.items():
         assert all(np.array_equal(a, b) for a, b in zip(layers, after.method.get_state()["masks"][name], strict=True))
     assert min(mask.min() for layers in masks.values() for mask in layers) < 1.0
-    assert (restored.visit.number, restored.progress.env_steps, restored.env_steps, restored.updates) == place
+    there = restored.visit.number, restored.progress.env_steps, restored.env_steps, restored.updates, restored.extra
+    assert there == place
+    assert restored.extra["scoring_env_steps"] == 400
     while not (result := restored.train())["done"]:
         pass
     assert result["visit"] == 4

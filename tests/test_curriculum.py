@@ -23,6 +23,7 @@ def test_visits_count_from_1_over_all_cycles():
         (6, 2, "c"),
     ]
     assert curriculum.visit(4) == Visit(4, 2, Task(0, "a"))
+    assert [v.following for v in curriculum.visits] == [5, 4, 3, 2, 1, 0]
 
 
 def test_a_task_that_stands_twice_in_the_sequence_is_one_task():

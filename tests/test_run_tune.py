@@ -281,6 +281,15 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists()
 
 
+def test_a_dry_run_lists_the_samples_of_a_search(main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arms = {"ewc": {"method": "ewc", "search": {"coef": [1.0, 10.0, 100.0]}}}
+    config = write_config(tmp_path, arms=arms, search={"samples": 2})
+    assert main(config, "--results-dir", tmp_path / "results", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"left_right +ewc-s00 +0 .*\nleft_right +ewc-s01 +0 ", printed)
+    assert "note: ewc: 2 of 3 combinations, drawn with seed 0" in printed
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_stops_the_trials_and_the_study_can_be_resumed(tmp_path: Path, number: int, code: int) -> None:

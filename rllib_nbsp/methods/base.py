@@ -23,6 +23,8 @@ from rllib_nbsp.settings import ModelSettings, ReplaySettings, RunSettings, Scor
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+    from rllib_nbsp.methods.twin import Twin
+
 NETWORKS = ("policy", "qf", "qf_twin")
 
 
@@ -162,6 +164,7 @@ class Agent:
         discrete: whether actions are discrete: the actor's head is logits, a critic's one value per action.
         sac_losses: SAC's losses of any `Batch` by name ("policy", "qf", "qf_twin", "alpha"), with gradients, as a
             Learner's update has them; each call draws fresh noise.
+        twin: makes a `Twin`, an independent SAC that starts from these weights; None where no Learner is.
     """
 
     def __init__(
@@ -176,6 +179,7 @@ class Agent:
         act_dim: int,
         sac_losses: Callable[[Batch], dict[str, Tensor]],
         discrete: bool = False,
+        twin: Callable[[], Twin] | None = None,
     ) -> None:
         self.networks = networks
         self.targets = targets
@@ -186,6 +190,7 @@ class Agent:
         self.act_dim = act_dim
         self.sac_losses = sac_losses
         self.discrete = discrete
+        self.twin = twin
 
     init_layer = staticmethod(init_layer)
 
@@ -200,14 +205,20 @@ class Agent:
             tensor /= torch.distributed.get_world_size()
         return tensor
 
+    def target_pairs(self) -> tuple[list[Tensor], list[Tensor]]:
+        """All parameters and buffers of the targets, and those of the networks that they follow."""
+        targets = [t for net in self.targets.values() for t in (*net.parameters(), *net.buffers())]
+        followed = [self.networks[name] for name in self.targets]
+        return targets, [t for net in followed for t in (*net.parameters(), *net.buffers())]
+
     def snapshot(self) -> dict[str, Any]:
-        """A copy of networks, targets, log_alpha and optimizers, for `restore`."""
-        copy: Callable[[Any], Any] = _deep_clone
+        """A copy of networks, targets, log_alpha and Adam's moments, for `restore`; fit for a method's state."""
+        moments = {name: optimizer.state_dict()["state"] for name, optimizer in self.optimizers.items()}
         return {
-            "networks": {name: copy(net.state_dict()) for name, net in self.networks.items()},
-            "targets": {name: copy(net.state_dict()) for name, net in self.targets.items()},
-            "log_alpha": self.log_alpha.detach().clone(),
-            "optimizers": {name: copy(optimizer.state_dict()) for name, optimizer in self.optimizers.items()},
+            "networks": {name: _copy(net.state_dict()) for name, net in self.networks.items()},
+            "targets": {name: _copy(net.state_dict()) for name, net in self.targets.items()},
+            "log_alpha": _copy(self.log_alpha),
+            "optimizers": {name: {str(i): _copy(m) for i, m in state.items()} for name, state in moments.items()},
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
@@ -217,17 +228,18 @@ class Agent:
                 modules[name].load_state_dict(state)
         with torch.no_grad():
             self.log_alpha.copy_(snapshot["log_alpha"])
-        for name, state in snapshot["optimizers"].items():
-            self.optimizers[name].load_state_dict(_deep_clone(state))
+        for name, moments in snapshot["optimizers"].items():
+            groups = self.optimizers[name].state_dict()["param_groups"]
+            state = {int(i): _copy(m) for i, m in moments.items()}  # optimizers keep what they are given
+            self.optimizers[name].load_state_dict({"state": state, "param_groups": groups})
 
 
-def _deep_clone(value: Any) -> Any:
+def _copy(value: Any) -> Any:
+    """Copies of all tensors, on the CPU, where checkpoints can be read."""
     if isinstance(value, Tensor):
-        return value.detach().clone()
+        return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):
-        return {key: _deep_clone(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_deep_clone(item) for item in value]
+        return {key: _copy(item) for key, item in value.items()}
     return value
 
 

@@ -358,6 +358,29 @@ def test_broken_versions_are_left_out_and_said(study):
     assert notes[0].startswith("pair/sac/seed_0/versions.json: left out")
 
 
+def test_costs_are_read_and_what_is_no_count_is_left_out_and_said(study):
+    folder = study.run()
+    whole = dict.fromkeys(analysis.COSTS, 7)
+    (folder / "cost.json").write_text(json.dumps(whole | {"of_another_version": [1]}))
+    notes: list[str] = []
+    assert analysis.find_runs(study.root, notes)[0].cost == whole
+    assert notes == []
+    (folder / "cost.json").write_text(json.dumps(whole | {"method_bytes": -1, "prior_bytes": "much"}))
+    cost = analysis.find_runs(study.root, notes)[0].cost
+    assert cost.keys() == analysis.COSTS.keys() - {"method_bytes", "prior_bytes"}
+    assert notes == ["pair/sac/seed_0/cost.json: no count for method_bytes, prior_bytes"]
+
+
+def test_runs_without_costs_or_with_a_torn_file_have_none(study):
+    folder = study.run()
+    notes: list[str] = []
+    assert analysis.find_runs(study.root, notes)[0].cost == {}
+    assert notes == []
+    (folder / "cost.json").write_text('{"method_bytes": ')
+    assert analysis.find_runs(study.root, notes)[0].cost == {}
+    assert notes[0].startswith("pair/sac/seed_0/cost.json: left out")
+
+
 class Payload:
     """Makes a folder when it is unpickled."""
 

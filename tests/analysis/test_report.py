@@ -103,6 +103,7 @@ def test_the_page_shows_tables_notes_versions_and_hashes_but_no_paths(small_stud
         "2.60.0",
         "Env steps to 90% success",
         "Cost of a run",
+        "Cost of a method",
     ):
         assert text in page
     assert str(study.root) not in page and str(study.root) not in (study.root / "report" / "table.md").read_text()

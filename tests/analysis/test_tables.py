@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -144,6 +146,91 @@ def test_cost_is_the_last_count_of_each_run_and_survives_a_restarted_clock(study
     assert (cost["env_steps"], cost["updates"], cost["wall_s"], cost["env_steps_per_s"]) == (4000, 2000, 40.0, 100.0)
 
 
+COST = {
+    "trainable_parameters": 100,
+    "network_bytes": 2_000,
+    "method_bytes": 0,
+    "prior_bytes": 0,
+    "scoring_env_steps": 0,
+    "auxiliary_env_steps": 0,
+    "auxiliary_updates": 0,
+}
+
+
+def with_cost(study, arm, seed=0, *, speeds, **cost):
+    """A run of four visits whose reporting intervals had these speeds, one after the other and again."""
+    folder = study.run(arm=arm, seed=seed)
+    rows = study.read_rows(folder / "training.jsonl")
+    for k, row in enumerate(rows):
+        row["updates_per_s"] = speeds[k % len(speeds)]
+    study.write_rows(folder / "training.jsonl", rows)
+    if cost:
+        (folder / "cost.json").write_text(json.dumps(COST | cost))
+
+
+def test_cost_of_a_method_next_to_sac_by_hand(study):
+    # Medians over intervals with updates: sac 40 and 60 on its two seeds, nbsp 25. A warm-up's interval has 0.
+    with_cost(study, "sac", 0, speeds=[0.0, 40.0, 40.0], method_bytes=0)
+    with_cost(study, "sac", 1, speeds=[0.0, 50.0, 60.0, 70.0], method_bytes=0)
+    with_cost(study, "nbsp", speeds=[0.0, 20.0, 25.0, 300.0], trainable_parameters=150, method_bytes=384)
+    costs = tables.cost_values(load_results(study.root))
+    assert costs.set_index(["arm", "seed"])["updates_per_s"].to_dict() == {
+        ("nbsp", 0): 25.0,
+        ("sac", 0): 40.0,
+        ("sac", 1): 60.0,
+    }
+    row = tables.cost_over_sac(costs).set_index("arm").loc["nbsp"]
+    assert (row["updates_per_s"], row["time_ratio"], row["parameters_ratio"]) == (25.0, 2.0, 1.5)
+    text = tables.cost_over_sac_text(costs).set_index("Arm")
+    assert text.loc["nbsp"].tolist()[1:] == ["25.0", "2.00", "150", "1.50", "2.0 kB", "384 B", "0 B"]
+    assert text.loc["sac"].tolist()[1:] == ["50.0", "1.00", "100", "1.00", "2.0 kB", "0 B", "0 B"]
+
+
+def test_steps_of_scoring_and_of_auxiliary_phases_stand_beside_the_env_steps(study):
+    with_cost(study, "nbsp", speeds=[1.0], scoring_env_steps=800, auxiliary_env_steps=1500)
+    row = tables.cost_text(tables.cost_values(load_results(study.root))).iloc[0]
+    assert (row["Env steps"], row["Of them auxiliary"], row["Scoring steps"]) == ("4.0k", "1.5k", "800")
+
+
+def test_runs_that_left_no_costs_show_a_dash_and_never_0(study):
+    with_cost(study, "sac", speeds=[None])
+    with_cost(study, "nbsp", speeds=[10.0], method_bytes=5)
+    costs = tables.cost_values(load_results(study.root))
+    text = tables.cost_over_sac_text(costs).set_index("Arm")
+    assert text.loc["sac"].tolist()[1:] == ["–"] * 7  # noqa: RUF001
+    assert text.loc["nbsp"].tolist()[1:] == ["10.0", "–", "100", "–", "2.0 kB", "5 B", "0 B"]  # noqa: RUF001
+    steps = tables.cost_text(costs).set_index("Arm").loc["sac"]
+    assert (steps["Env steps"], steps["Of them auxiliary"], steps["Scoring steps"]) == ("4.0k", "–", "–")  # noqa: RUF001
+
+
+def test_costs_of_the_seeds_that_left_them_are_averaged(study):
+    with_cost(study, "ewc", 0, speeds=[10.0], method_bytes=100)
+    with_cost(study, "ewc", 1, speeds=[20.0], method_bytes=300)
+    with_cost(study, "ewc", 2, speeds=[30.0])
+    row = tables.cost_over_sac(tables.cost_values(load_results(study.root))).iloc[0]
+    assert (row["updates_per_s"], row["method_bytes"]) == (20.0, 200.0)
+    assert np.isnan(row["time_ratio"])  # there is no arm "sac"
+
+
+def test_each_sequence_has_its_own_sac(study):
+    for sequence, sac in (("pair", 40.0), ("other", 20.0)):
+        for arm, speed in (("sac", sac), ("nbsp", 10.0)):
+            folder = study.run(sequence=sequence, arm=arm)
+            rows = study.read_rows(folder / "training.jsonl")
+            study.write_rows(folder / "training.jsonl", [row | {"updates_per_s": speed} for row in rows])
+    ratios = tables.cost_over_sac(tables.cost_values(load_results(study.root)))
+    nbsp = ratios[ratios["arm"] == "nbsp"].set_index("sequence")["time_ratio"]
+    assert nbsp.to_dict() == {"pair": 4.0, "other": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (9_730_000, "9.7 MB"), (999_990_000, "1.0 GB"), (np.nan, "–")],  # noqa: RUF001
+)
+def test_sizes_as_text(value, text):
+    assert tables.bytes_text(value) == text
+
+
 def test_env_steps_to_mastery_come_from_the_training_window(study):
     study.run(arm="sac")
     study.run(arm="nbsp", visits=3)
@@ -235,6 +322,16 @@ def test_other_tasks_or_cycles_are_not_compared(study):
 
 
 # Text
+
+
+def test_arms_of_a_reconstructed_method_say_so_beside_the_papers_name(study):
+    study.run(arm="sac")
+    study.run(arm="slow", method="npc")
+    assert list(text_of(study).index) == ["sac", "slow: NPC (reconstruction)"]
+    results, values, _ = table_of(study)
+    frame = tables.compare_with_paper(results, tables.metric_table(results, values))
+    text = tables.comparison_text(frame).set_index("Arm")
+    assert text.loc["slow: NPC (reconstruction)", "Source"].tolist() == ["Table 1, NPC"] * 3
 
 
 def test_markdown_columns_line_up_and_pipes_are_escaped(study):

@@ -52,7 +52,18 @@ def _probes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-KEYS: dict[str, dict[str, Any]] = {}
+KEYS: dict[str, dict[str, Any]] = {
+    "agem": {"memory_batch": 2},
+    "ancl": {"lam": 20.0, "lam_a": 5.0, "critic": True, "fisher_batches": 2, "fisher_batch": 8},
+    "cbp": {"rate": 0.05, "maturity": 3, "bias_transfer": True},
+    "cloning": {"memory_rows": 20, "batch_rows": 8, "coef": 1.0, "critic": True},
+    "cotasp": {"distill_updates": 4, "alternate": [3, 2]},
+    "l2": {"coef": 10.0, "critic": True},
+    "npc": {"delta": 0.9},
+    "packnet": {"retrain_updates": 6},
+    "plasticity_injection": {"schedule": "boundary", "max_injections": 2},
+    "redo": {"interval": 5, "threshold": 0.3},
+}
 """Keys under which a method does all that it does within the few updates and neurons of these tests."""
 
 KINDS = ("continuous", "discrete")
@@ -267,6 +278,16 @@ def test_declarations_are_what_the_driver_reads(method):
     assert cls.check(config, build_config(method).settings) == []
 
 
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_any_method_replays_beside_what_it_does_if_asked(method):
+    cls = METHODS[method]
+    without, with_replay = (
+        cls.replay_request(cls.Config(with_replay=value), ReplaySettings(interval=7)) for value in (False, True)
+    )
+    assert (without.interval, with_replay.interval) == (None, 7)
+    assert with_replay.prior_rows_per_update == without.prior_rows_per_update
+
+
 @every_run
 def test_a_seed_gives_one_run(method, kind):
     checksums = []
@@ -330,6 +351,9 @@ def test_batches_of_a_visit_are_uniform_and_the_same_for_one_generator_state():
 
 # Two Learners
 
+RANKS_TIMEOUT_S = 560
+"""Two processes take every method of both kinds through two visits: half a minute on a quiet machine."""
+
 
 def learn_on_rank(rank: int, folder: str) -> None:
     """One of two processes: every method through two visits, each rank on its own shard of every batch."""
@@ -360,7 +384,7 @@ def two_learners(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, st
         for process in processes:
             process.start()
         for process in processes:
-            process.join(timeout=200)
+            process.join(timeout=RANKS_TIMEOUT_S)
         assert [process.exitcode for process in processes] == [0, 0]
     finally:
         for process in processes:
@@ -372,6 +396,7 @@ def two_learners(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, st
     }
 
 
+@pytest.mark.timeout(RANKS_TIMEOUT_S + 40)
 def test_every_method_stays_bit_equal_across_two_processes_through_a_boundary(two_learners):
     for run, ((first, weights), (second, other)) in two_learners.items():
         assert first["boundary"] == second["boundary"], run
@@ -383,6 +408,7 @@ def test_every_method_stays_bit_equal_across_two_processes_through_a_boundary(tw
         assert two_learners["nbsp", kind][0][0]["report"]["masked_frac"] > 0.0
 
 
+@pytest.mark.timeout(RANKS_TIMEOUT_S + 40)
 @every_run
 def test_two_learners_learn_what_one_learns(two_learners, method, kind):
     if METHODS[method].max_learners == 1:

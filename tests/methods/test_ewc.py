@@ -112,6 +112,70 @@ def test_the_actors_fisher_has_a_floor_and_the_critics_none():
     assert min(float(part.min()) for part in fisher["qf"]) == 0.0
 
 
+def test_the_information_is_the_mean_of_squared_gradients_sample_by_sample():
+    learner = learner_with({"critic": True, "floor": 0.0})
+    train(learner, range(3))
+    rows = transitions(1, 50)
+    same_draws = torch.Generator()
+    same_draws.set_state(learner.agent.generator.get_state())
+    batches = list(VisitData(visit(1), rows=rows).batches(2, 8, same_draws, torch.device("cpu")))
+    consolidate(learner, rows=rows)
+    for name, network in learner.agent.networks.items():
+        parameters_of = list(network.parameters())
+        expected = [torch.zeros_like(p, dtype=torch.float64) for p in parameters_of]
+        for batch in batches:
+            for obs, action in zip(batch.obs, batch.actions, strict=True):
+                for scalar, weight in outputs_of(name, network, obs, action):
+                    gradients = torch.autograd.grad(scalar, parameters_of, retain_graph=True)
+                    for total, gradient in zip(expected, gradients, strict=True):
+                        total += weight * gradient.double().square() / 16
+        for ours, total in zip(learner.method.fisher[name], expected, strict=True):
+            assert torch.allclose(ours.double(), total, rtol=1e-4, atol=1e-8), name
+
+
+def outputs_of(
+    name: str, network: torch.nn.Module, obs: torch.Tensor, action: torch.Tensor
+) -> list[tuple[torch.Tensor, float]]:
+    """What one sample's gradients are of, each with the weight of its square: mu and sigma, or Q."""
+    if name != "policy":
+        return [(network(torch.cat([obs, action])[None])[0, 0], 1.0)]
+    mean, raw = network(obs[None])[0].chunk(2)
+    sigma = (-5 + 3.5 * (torch.tanh(raw) + 1)).exp()
+    per_variance = [1 / (float(s) ** 2 + 1e-6) for s in sigma.detach()]
+    return [(m, w) for m, w in zip(mean, per_variance, strict=True)] + [
+        (s, 2 * w) for s, w in zip(sigma, per_variance, strict=True)
+    ]
+
+
+def test_of_an_actor_that_is_linear_in_its_last_layer_in_closed_form():
+    # mu = W h + b with sigma held at s: F_b = 1 / s^2 and F_W = h^2 / s^2, of one state.
+    learner = learner_with({"floor": 0.0})
+    policy = learner.agent.networks["policy"]
+    with torch.no_grad():
+        policy.head.weight[2:] = 0.0
+        policy.head.bias[2:] = 0.0  # tanh(0) is the middle: log sigma = -1.5
+    state = {name: np.repeat(column[:1], 50, axis=0) for name, column in transitions(0).items()}
+    record: list[torch.Tensor] = []
+    policy(torch.from_numpy(state["obs"][:1]), record=record)
+    consolidate(learner, 1, state)
+    weight, bias = learner.method.fisher["policy"][-2:]
+    precision = 1 / (np.exp(-3.0) + 1e-6)
+    assert bias[:2].tolist() == pytest.approx([precision, precision], rel=1e-5)
+    assert torch.allclose(weight[:2], precision * record[-1].detach().square().expand(2, -1), rtol=1e-5)
+    # 2 (d sigma)^2 / sigma^2 with d sigma = sigma * 3.5 (1 - tanh(0)^2).
+    assert bias[2:].tolist() == pytest.approx([2 * 3.5**2] * 2, rel=1e-4)
+
+
+def test_two_identical_consolidations_double_the_information():
+    learner = learner_with()
+    state = {name: np.repeat(column[:1], 50, axis=0) for name, column in transitions(0).items()}
+    consolidate(learner, 1, state)
+    once = [part.clone() for part in learner.method.fisher["policy"]]
+    consolidate(learner, 2, state)
+    for first, second in zip(once, learner.method.fisher["policy"], strict=True):
+        assert torch.allclose(second, 2.0 * first, rtol=1e-6)
+
+
 @pytest.mark.parametrize(("merge", "factor"), [("sum", 3.0), ("mean", 1.0), ("ema", 1.0)])
 def test_the_same_information_again_and_again(merge, factor):
     learner = learner_with({"merge": merge})

@@ -1,0 +1,112 @@
+"""A-GEM: an update may not raise the losses of earlier tasks; what of its gradient would is projected away.
+
+Chaudhry et al. 2018b (arXiv:1812.00420), in the form that Continual World (Wolczyk et al. 2021) gives it for SAC: the
+reference gradient `g_ref` is that of SAC's own losses on rows of earlier tasks, actor and critics are one gradient
+vector `g`, and where `g . g_ref < 0` it becomes `g - (g . g_ref) / (g_ref . g_ref) g_ref`. The temperature stays free.
+
+Differences from the source:
+- The rows come from D_pre, which the run's `replay` section governs: by default 1e5 rows shared by all tasks, where
+  Continual World keeps 1e4 of each; `replay: {prior_capacity: 10000, split: per_task}` gives that.
+- A revisited task's rows are replaced; Continual World's sequences add a memory for every stay.
+- One head for all tasks and no task identity, so that the two gradients always share every weight.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rllib_nbsp.curriculum import Visit
+from rllib_nbsp.methods.base import NETWORKS, Agent, Batch, ContinualMethod, MethodSettings, ReplayRequest, VisitData
+from rllib_nbsp.settings import PositiveInt, ReplaySettings, RunSettings
+
+
+class AGEMSettings(MethodSettings):
+    """The method's keys."""
+
+    memory_batch: PositiveInt = 128
+    """Rows of D_pre behind each reference gradient, over all Learners together (Continual World's)."""
+
+
+class AveragedGradientEpisodicMemory(ContinualMethod):
+    """The joint gradient of actor and critics never points against that of earlier tasks."""
+
+    Config = AGEMSettings
+
+    def __init__(self, config: AGEMSettings, agent: Agent, replay: ReplaySettings) -> None:
+        super().__init__(config, agent, replay)
+        self.updates = 0
+        self.violations = torch.zeros((), device=agent.device)  # a tensor: reading it would stall a GPU at every update
+
+    # Declarations
+
+    @classmethod
+    def check(cls, config: AGEMSettings, run: RunSettings) -> list[str]:
+        if not run.replay.prior_capacity:
+            return [
+                f"memory_batch is {config.memory_batch}, but D_pre holds nothing to draw from: replay.prior_capacity "
+                "is 0; raise it or use method: sac"
+            ]
+        return []
+
+    @classmethod
+    def replay_request(cls, config: AGEMSettings, replay: ReplaySettings) -> ReplayRequest:
+        interval = super().replay_request(config, replay).interval
+        return ReplayRequest(interval, prior_rows_per_update=config.memory_batch)
+
+    # Hooks
+
+    def on_visit_start(self, visit: Visit, data: VisitData | None) -> None:
+        self.updates = 0
+        self.violations.zero_()
+
+    def transform_gradients(self, batch: Batch) -> None:
+        if batch.prior is None:
+            return
+        weights: list[Tensor] = [p for name in NETWORKS for p in self.agent.networks[name].parameters()]
+        gradients = [p.grad for p in weights if p.grad is not None]
+        violated = project(gradients, self._reference(batch.prior, weights))
+        self.updates += 1
+        self.violations += violated
+
+    def _reference(self, prior: Batch, weights: list[Tensor]) -> list[Tensor]:
+        """The gradient of SAC's losses on rows of earlier tasks, the mean over all Learners."""
+        losses = self.agent.sac_losses(prior)
+        total = torch.stack([losses[name] for name in NETWORKS]).sum()
+        return [self.agent.all_reduce_mean(part) for part in torch.autograd.grad(total, weights)]
+
+    # Records and state
+
+    def metrics(self) -> dict[str, float]:
+        """The share of this visit's updates whose gradient was projected."""
+        return {"agem_violation_frac": float(self.violations) / self.updates} if self.updates else {}
+
+    def get_state(self) -> dict[str, Any]:
+        return {"updates": self.updates, "violations": float(self.violations)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.updates = state["updates"]
+        self.violations = torch.tensor(state["violations"], device=self.agent.device)
+
+
+def project(gradients: list[Tensor], reference: list[Tensor]) -> Tensor:
+    """`g <- g - (g . g_ref) / (g_ref . g_ref) g_ref` in place where `g . g_ref < 0`.
+
+    Args:
+        gradients: the parts of one vector g.
+        reference: the parts of g_ref, of the same shapes.
+
+    Returns:
+        Whether `g . g_ref < 0`, a bool scalar.
+    """
+    dot = _dot(gradients, reference)
+    # No branch on a value: with 0 for a dot product that is not negative, nothing changes.
+    factor = dot.clamp(max=0.0) / _dot(reference, reference).clamp(min=torch.finfo(dot.dtype).tiny)
+    torch._foreach_sub_(gradients, torch._foreach_mul(reference, factor))
+    return dot < 0.0
+
+
+def _dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
+    return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()
