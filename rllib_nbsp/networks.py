@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CRELU = "crelu"
-# In place: no layer needs its pre-activations again, and memory traffic is what an activation costs.
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu_, "tanh": torch.tanh_}
 
 
 def crelu(z: Tensor) -> Tensor:
@@ -23,8 +21,14 @@ def crelu(z: Tensor) -> Tensor:
     return torch.cat([F.relu(z), F.relu(-z)], 1)
 
 
+# In place: no layer needs its pre-activations again, and memory traffic is what an activation costs.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu_, "tanh": torch.tanh_, CRELU: crelu}
+
+
 def init_layer(layer: nn.Linear | nn.Conv2d, generator: torch.Generator) -> None:
     """Draw a layer's weights and biases as PyTorch does by default: uniform in +-1/sqrt(fan in)."""
+    if layer.weight.is_meta:
+        return  # shapes without memory, of which only the size is asked
     bound = 1.0 / math.sqrt(layer.weight[0].numel())
     with torch.no_grad():
         for param in layer.parameters():
@@ -43,8 +47,8 @@ class Network(nn.Module):
         in_shape: shape of one input: (features,), or (channels, height, width) of an image.
         hidden: widths of the fully connected hidden layers.
         out_features: width of the head.
-        activation: a key of `ACTIVATIONS`, or "crelu", with which each layer has twice as many inputs as the one before
-            it has neurons.
+        activation: a key of `ACTIVATIONS`; with "crelu" each layer has twice as many inputs as the one before it has
+            neurons.
         conv: (channels, kernel size, stride) of each convolution before them, for images.
         generator: source of the initial weights.
 
@@ -75,7 +79,7 @@ class Network(nn.Module):
             width = features * neurons
         self.hidden = nn.ModuleList(layers)
         self.head = nn.Linear(width, out_features)
-        self.activation = ACTIVATIONS.get(activation, crelu)
+        self.activation = ACTIVATIONS[activation]
         for layer in self.layers():
             init_layer(layer, generator)
 

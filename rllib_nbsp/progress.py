@@ -93,7 +93,7 @@ class LiveProgress(tune.Callback):
                 if row != self._printed[label]:
                     self._printed[label] = row
                     line = PLAIN_LINE.format(*row) if len(row) == len(HEADINGS) else ": ".join(row)
-                    if row[1] == "running":
+                    if row[1] == "running" and row[-1]:
                         line += f", at most {row[-1]} left"
                     self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -108,7 +108,7 @@ def _cells(result: dict[str, Any]) -> tuple[str, ...]:
         f"{result['visit_env_steps']:,}/{length:,}",
         _score(result),
         f"{speed:.0f}",
-        "" if result["done"] else duration(left / max(speed, 1e-9)),
+        "" if result["done"] or not speed else duration(left / speed),  # a phase may only update
     )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rllib_nbsp.config import Study, load_study
+from rllib_nbsp.records import resolved_yaml
+from rllib_nbsp.settings import RunSettings, config_hash
 
 TINY: dict[str, Any] = {
     "experiment": "tiny",
@@ -34,3 +37,13 @@ def write_config(folder: Path, **changes: Any) -> Path:
 def tiny_study(folder: Path, *overrides: str, **selections: Any) -> Study:
     """The loaded study."""
     return load_study(write_config(folder), overrides, **selections)
+
+
+def leave(run: RunSettings, *, done: bool) -> None:
+    """What a trial leaves behind."""
+    assert run.results_dir is not None
+    path = Path(run.results_dir)
+    path.mkdir(parents=True)
+    (path / "evaluations.jsonl").write_text("{}\n")
+    (path / "config.yaml").write_text(resolved_yaml(run))
+    (path / "status.json").write_text(json.dumps({"done": done, "config_hash": config_hash(run)}))

@@ -39,7 +39,7 @@ class Policy:
             torch.empty(o, i).normal_(0, i**-0.5, generator=generator) for i, o in itertools.pairwise(sizes)
         ]
 
-    def __call__(self, obs: Tensor, *, explore: bool, generator: torch.Generator | None) -> Tensor:
+    def __call__(self, obs: Tensor, *, explore: bool, generator: torch.Generator | None, task: Tensor | int) -> Tensor:
         for weight in self.weights[:-1]:
             obs = torch.relu(linear(obs, weight))
         mean = linear(obs, self.weights[-1])
@@ -93,7 +93,7 @@ def games(name: str = "Breakout", num_envs: int = 2) -> Sampler:
     )
     observation_space, action_space = suite.spaces([name])
 
-    def act(obs: Tensor, *, explore: bool, generator: torch.Generator | None) -> Tensor:
+    def act(obs: Tensor, *, explore: bool, generator: torch.Generator | None, task: Tensor | int) -> Tensor:
         return torch.randint(int(action_space.n), (len(obs),), generator=generator)
 
     return Sampler(suite, observation_space, action_space, act, run)
@@ -184,7 +184,7 @@ def test_random_actions_are_uniform_and_of_a_stream_of_their_own():
     # They do not move the policy's noise on.
     noise = []
     for rows in (sample(sampler, steps=1), sample(other, steps=1)):
-        mean = Policy(6)(torch.from_numpy(rows["obs"]), explore=False, generator=None).numpy()
+        mean = Policy(6)(torch.from_numpy(rows["obs"]), explore=False, generator=None, task=0).numpy()
         noise.append(np.arctanh(rows["actions"]) - np.arctanh(mean))
     np.testing.assert_allclose(noise[0], noise[1], atol=1e-4)
 
@@ -206,8 +206,45 @@ def test_a_failed_sub_environment_cuts_its_episode_and_keeps_the_row_count():
     assert mine["episode"][0] not in [e["episode"] for e in episodes]
 
 
+class Listening:
+    """A policy that keeps which task it was asked to act in."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Tensor | int] = []
+
+    def __call__(self, obs: Tensor, *, explore: bool, generator: torch.Generator | None, task: Tensor | int) -> Tensor:
+        self.tasks.append(task)
+        return torch.zeros(len(obs), 2)
+
+
+def test_the_policy_is_told_which_task_it_acts_in():
+    policy = Listening()
+    sampler = make_sampler(act=policy)
+    for task in (LEFT, RIGHT):
+        policy.tasks.clear()
+        sample(sampler, task, steps=3)
+        sampler.evaluate(task=task, version=1, episode_indices=[0])
+        sampler.rollout(task=task, version=1, num_env_steps=8, rollout_index=0)
+        assert set(policy.tasks) == {TASKS.index(task)}
+
+
+def test_each_step_may_act_as_in_a_task_drawn_from_those_that_are_named():
+    policy = Listening()
+    sampler = make_sampler(act=policy, num_envs=4)
+    sample(sampler, LEFT, steps=100, act_as=[RIGHT])
+    assert all(torch.equal(task, torch.full((4,), TASKS.index(RIGHT))) for task in policy.tasks)
+    policy.tasks.clear()
+    sample(sampler, LEFT, version=2, steps=100, act_as=[LEFT, RIGHT])
+    # 400 fair draws: 200, standard deviation 10.
+    assert abs(int(torch.stack(policy.tasks).sum()) - 200) < 50
+    drawn = list(policy.tasks)
+    policy.tasks.clear()
+    sample(make_sampler(act=policy, num_envs=4), LEFT, version=2, steps=100, act_as=[LEFT, RIGHT])
+    assert all(torch.equal(a, b) for a, b in zip(drawn, policy.tasks, strict=True))
+
+
 def test_actions_that_are_not_finite_are_refused():
-    def diverged(obs: Tensor, *, explore: bool, generator: torch.Generator | None) -> Tensor:
+    def diverged(obs: Tensor, *, explore: bool, generator: torch.Generator | None, task: Tensor | int) -> Tensor:
         return torch.full((len(obs), 2), torch.nan)
 
     with pytest.raises(FloatingPointError, match="actions in task 'reach-left' are not finite"):
@@ -411,7 +448,7 @@ def test_a_rollout_does_not_use_the_environments_of_evaluation_or_training():
 
 def test_a_rollout_without_exploration_takes_the_mean():
     rows, _ = make_sampler().rollout(task=LEFT, version=1, num_env_steps=50, rollout_index=0, explore=False)
-    expected = Policy(6)(torch.from_numpy(rows["obs"]), explore=False, generator=None)
+    expected = Policy(6)(torch.from_numpy(rows["obs"]), explore=False, generator=None, task=0)
     np.testing.assert_allclose(rows["actions"], expected, atol=1e-5)
 
 

@@ -168,12 +168,12 @@ def test_durations_for_people(seconds: float, text: str) -> None:
 # The display
 
 
-def shown(runs: list[RunSettings], terminal: bool, success: float | None = 0.25) -> str:
+def shown(runs: list[RunSettings], terminal: bool, success: float | None = 0.25, env_steps_per_s: float = 10.0) -> str:
     screen = io.StringIO()
     result = {
         "visit": 2, "num_visits": 4, "task": "reach-right", "phase": "train", "visit_env_steps": 100,
-        "visit_max_env_steps": 400, "success_window": success, "mean_return": 3.0, "env_steps_per_s": 10.0,
-        "done": False,
+        "visit_max_env_steps": 400, "success_window": success, "mean_return": 3.0,
+        "env_steps_per_s": env_steps_per_s, "done": False,
     }  # fmt: skip
     sac, nbsp = (SimpleNamespace(config={"run": run.model_dump()}) for run in runs)
     with LiveProgress(runs, Console(file=screen, force_terminal=terminal, width=80)) as progress:
@@ -196,6 +196,11 @@ def test_progress_is_a_line_per_trial_where_there_is_no_terminal(tmp_path: Path)
 def test_progress_shows_the_return_where_tasks_have_no_success(tmp_path: Path) -> None:
     text = shown(tiny_study(tmp_path).trials(tmp_path), terminal=False, success=None)
     assert "env steps, success - (return 3.0), 10 steps/s" in text
+
+
+def test_progress_promises_no_end_while_a_phase_takes_no_steps(tmp_path: Path) -> None:
+    text = shown(tiny_study(tmp_path).trials(tmp_path), terminal=False, env_steps_per_s=0.0)
+    assert "0 steps/s\n" in text
 
 
 def test_progress_is_a_table_on_a_terminal(tmp_path: Path) -> None:

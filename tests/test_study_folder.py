@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import socket
@@ -16,10 +15,8 @@ import yaml
 from analysis import load_study as load_written_study
 from rllib_nbsp.config import Study
 from rllib_nbsp.preflight import PreflightError
-from rllib_nbsp.records import resolved_yaml
-from rllib_nbsp.settings import RunSettings, config_hash
 from rllib_nbsp.study_folder import open_trials, study_folder, study_lock, write_study
-from tests.studies import tiny_study
+from tests.studies import leave, tiny_study
 
 
 @pytest.fixture
@@ -32,16 +29,6 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     return tiny_study(tmp_path, seeds=[0, 1])
-
-
-def leave(run: RunSettings, *, done: bool) -> None:
-    """What a trial leaves behind."""
-    assert run.results_dir is not None
-    path = Path(run.results_dir)
-    path.mkdir(parents=True)
-    (path / "evaluations.jsonl").write_text("{}\n")
-    (path / "config.yaml").write_text(resolved_yaml(run))
-    (path / "status.json").write_text(json.dumps({"done": done, "config_hash": config_hash(run)}))
 
 
 def refusal(study: Study, folder: Path, resume: bool) -> PreflightError:

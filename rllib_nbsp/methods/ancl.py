@@ -8,6 +8,7 @@ Differences from the source:
 - The auxiliary network is a whole SAC: either it has the visit's budget of environment steps for itself before the
   main run (`aux: two_phase`), or it learns from the main run's batches beside it (`concurrent`), without more steps.
 - The Fisher information is exact; the source squares gradients of a batch's mean, which underestimates it.
+- The first visit's information counts in full; the source merges it with zeros, which halves it.
 - One head for all tasks, so the output layer is regularised too (`reg_output_layer: false` leaves it free).
 """
 
