@@ -17,7 +17,7 @@ from torch.distributions import Normal, TanhTransform
 
 from rllib_nbsp.learner import ContinualSACTorchLearner, call_learner
 from rllib_nbsp.methods import METHODS
-from rllib_nbsp.methods.base import NETWORKS, Batch, ContinualMethod, Phase, VisitData
+from rllib_nbsp.methods.base import NETWORKS, Batch, ContinualMethod, Phase, VisitData, make_batch
 from rllib_nbsp.seeding import torch_generator
 from rllib_nbsp.settings import BoundarySettings
 from tests.tiny import (
@@ -750,3 +750,24 @@ def test_the_actor_of_a_rollout_worker_is_the_learners_before_any_weights_are_se
 def learner_spaces(learner: ContinualSACTorchLearner) -> tuple[Any, Any]:
     module = learner.module[DEFAULT_MODULE_ID]
     return module.observation_space, module.action_space
+
+
+def test_scaled_rewards_are_rewards_that_were_scaled():
+    scaled, plain = build_learner(training={"reward_scale": 0.25}), build_learner()
+    for k in range(6):
+        rows = transitions(k)
+        update(scaled, rows)
+        update(plain, {**rows, "rewards": 0.25 * rows["rewards"]})  # a power of two: exact
+    assert_same(parameters(scaled), parameters(plain))
+
+
+def test_losses_of_any_batch_are_those_that_its_update_minimises():
+    learner, twin = build_learner(), build_learner()
+    rows = transitions(3)
+    losses_of_rows = twin.agent.sac_losses(make_batch({name: torch.from_numpy(col) for name, col in rows.items()}))
+    update(learner, rows)
+    report = learner.report()
+    assert set(losses_of_rows) == {"policy", "qf", "qf_twin", "alpha"}
+    for name, value in losses_of_rows.items():
+        assert float(value) == pytest.approx(report[f"{name}_loss"], rel=1e-6), name
+        assert value.requires_grad

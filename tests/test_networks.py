@@ -28,6 +28,33 @@ def test_forward_is_hidden_layers_with_activation_and_then_a_linear_head(name, f
     assert torch.allclose(net(x), expected, atol=1e-6)
 
 
+def test_each_input_of_a_layer_has_the_neuron_that_feeds_it():
+    # Three channels of 2 x 2 pixels after the convolution of a 5 x 5 image: 12 inputs, a channel's pixels side by side.
+    generator = torch.Generator().manual_seed(0)
+    net = Network((1, 5, 5), (4,), 2, activation="relu", conv=[(2, 2, 1), (3, 3, 1)], generator=generator)
+    assert net.sources(1).tolist() == [0] * 9 + [1] * 9  # two channels in kernels of 3 x 3
+    assert net.sources(2).tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert net.sources(3).tolist() == [0, 1, 2, 3]
+    # With CReLU a neuron feeds an input of relu(z) and, as many places further on, one of relu(-z).
+    assert network(activation="crelu").sources(1).tolist() == [0, 1, 2, 3, 4] * 2
+
+
+def test_silencing_a_neurons_outgoing_weights_silences_it():
+    for activation in ("relu", "crelu"):
+        net, x = network(activation=activation), inputs()
+        with torch.no_grad():
+            net.layers()[1].weight[:, net.sources(1) == 2] = 0.0
+            before = net(x)
+            net.layers()[0].bias[2] += 5.0
+        assert torch.equal(net(x), before)
+
+
+def test_a_networks_size_can_be_asked_without_memory_for_it():
+    with torch.device("meta"):
+        net = Network((3,), (10**9,), 2, activation="relu", generator=torch.Generator())
+    assert sum(p.numel() for p in net.parameters()) == 6 * 10**9 + 2
+
+
 def test_sizes_are_those_of_the_paper():
     # methods.md 1.1: actor 39-768-768-768-8 and critics 43-768-768-768-1, 3 x 768 = 2304 neurons each.
     generator = torch.Generator().manual_seed(0)

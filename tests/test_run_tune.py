@@ -155,6 +155,17 @@ def test_a_trials_time_by_hand(tmp_path: Path) -> None:
     assert trial_seconds(remote, speed) == start + 120 * 10.0 + 800 * 0.5 / 2
 
 
+def test_a_trials_time_counts_the_phases_of_its_method(tmp_path: Path) -> None:
+    sac, _ = tiny_study(tmp_path).trials()
+    speed = Speed(env_step_s=0.5, update_s=10.0, horizon=50)
+    # Visits 2 to 4 run twice: 3 x 400 steps and 3 x 30 updates more.
+    ancl = sac.model_copy(update={"method": "ancl"})
+    assert trial_seconds(ancl, speed) == trial_seconds(sac, speed) + 3 * 400 * 0.5 + 3 * 30 * 10.0
+    # Retraining after visits 1 to 3.
+    packnet = sac.model_copy(update={"method": "packnet", "method_settings": {"retrain_updates": 7}})
+    assert trial_seconds(packnet, speed) == trial_seconds(sac, speed) + 3 * 7 * 10.0
+
+
 def test_trials_take_the_first_free_place() -> None:
     assert study_seconds([4.0, 1.0, 2.0, 5.0], 2) == 8.0  # 4 | 1 2 5
     assert study_seconds([4.0, 1.0], 5) == 4.0
