@@ -247,7 +247,7 @@ class ContinualSACConfig(SACConfig):
             "method": run.method,
             "method_settings": method_config.model_dump(),
             "tasks": len(set(run.tasks)),
-            "visits": len(run.tasks) * run.cycles,
+            "visits": run.num_visits,
         }
 
 

@@ -116,11 +116,9 @@ def trial_seconds(run: RunSettings, speed: Speed) -> float:
     phases = [phase for visit in curriculum.visits for phase in method.phases(method_config, visit)]
     stretches = sum(phase.collect for phase in phases)
     workers = run.resources.num_env_runners
-    warmups = stretches if run.boundary.warmup_each_visit else 1
     sampling = stretches * steps * speed.env_step_s / max(1, workers)
-    learned = stretches * steps - warmups * run.visit.warmup_env_steps
     retraining = sum(phase.updates for phase in phases if not phase.collect)
-    learning = (learned * run.training.updates_per_env_step + retraining) * speed.update_s
+    learning = (run.updates_within(stretches) + retraining) * speed.update_s
     evaluation = run.evaluation
     interval = evaluation.periodic_env_steps or max(1, steps // 20)
     episodes = evaluation.boundary_episodes + steps // interval * evaluation.periodic_episodes

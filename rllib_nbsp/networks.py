@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CRELU = "crelu"
+Shape = tuple[tuple[int, ...], int]
+"""Of a network: the shape of one input, and the number of outputs."""
 
 
 def crelu(z: Tensor) -> Tensor:
@@ -153,6 +155,20 @@ def conv_features(in_shape: tuple[int, ...], conv: Sequence[Sequence[int]]) -> i
             raise ValueError(f"model.conv[{i}] has a kernel of {kernel}, larger than its input of {height}x{width}")
         channels, height, width = out_channels, (height - kernel) // stride + 1, (width - kernel) // stride + 1
     return channels * height * width
+
+
+def sac_shapes(obs_shape: tuple[int, ...], act_dim: int, discrete: bool) -> tuple[Shape, Shape]:
+    """Inputs and outputs of SAC's actor and of one of its critics, as `Network` takes them.
+
+    Args:
+        obs_shape: of one observation.
+        act_dim: action dimensions A, or the number n of discrete actions.
+        discrete: the actor gives n logits and a critic n values of an observation; else the actor gives A means and A
+            log standard deviations, and a critic the value of an observation and an action.
+    """
+    if discrete:
+        return (obs_shape, act_dim), (obs_shape, act_dim)
+    return (obs_shape, 2 * act_dim), ((math.prod(obs_shape) + act_dim,), 1)
 
 
 def activities(hidden: Tensor) -> Tensor:

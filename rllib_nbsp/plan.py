@@ -86,7 +86,7 @@ class Plan:
         """Print the trial table and what it takes."""
         table = Table("sequence", "arm", "seed", "visits", "env steps at most", box=None, pad_edge=False)
         for run in self.runs[:MAX_TABLE_ROWS]:
-            visits = run.cycles * len(run.tasks)
+            visits = run.num_visits
             steps = f"{visits * run.visit.max_env_steps:,}"
             table.add_row(run.sequence, run.arm, str(run.seed), str(visits), steps)
         console.print(table)

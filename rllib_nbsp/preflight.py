@@ -19,7 +19,7 @@ from torch import Tensor
 from rllib_nbsp.checks import method_of, model_of, scoring_of
 from rllib_nbsp.envs import ActionSpace, suite_of
 from rllib_nbsp.methods.base import NETWORKS
-from rllib_nbsp.networks import Network
+from rllib_nbsp.networks import Network, sac_shapes
 from rllib_nbsp.replay import row_nbytes
 from rllib_nbsp.settings import RunSettings
 from rllib_nbsp.stores import RowSpec
@@ -106,7 +106,7 @@ def needs(run: RunSettings) -> Needs:
     spec = RowSpec(obs.shape, np.dtype(obs.dtype), act.shape or (), np.dtype(act.dtype))
     row = row_nbytes(spec)
     method, method_config = method_of(run)
-    tasks, visits = len(set(run.tasks)), len(run.tasks) * run.cycles
+    tasks, visits = len(set(run.tasks)), run.num_visits
     steps = run.visit.max_env_steps * (1 if run.boundary.clear_buffer else visits)
     rows = min(run.replay.capacity, steps)
     if method.replay_request(method_config, run.replay).needs_store:
@@ -131,17 +131,13 @@ def needs(run: RunSettings) -> Needs:
 
 def _networks(run: RunSettings, obs: Box, act: ActionSpace) -> list[Network]:
     """Actor and critics as the run has them, without memory for their weights."""
-    if isinstance(act, Discrete):
-        shapes = [(obs.shape, int(act.n))] * 3
-    else:
-        size = math.prod(act.shape)
-        critic = ((math.prod(obs.shape) + size,), 1)
-        shapes = [(obs.shape, 2 * size), critic, critic]
+    act_dim = int(act.n) if isinstance(act, Discrete) else math.prod(act.shape)
+    actor, critic = sac_shapes(obs.shape, act_dim, isinstance(act, Discrete))
     method, method_config = method_of(run)
     model, networks = model_of(run), []
     with torch.device("meta"):
-        for name, (in_shape, out_features) in zip(NETWORKS, shapes, strict=True):
-            build = method.network(method_config, name, len(set(run.tasks)), len(run.tasks) * run.cycles)
+        for name, (in_shape, out_features) in zip(NETWORKS, (actor, critic, critic), strict=True):
+            build = method.network(method_config, name, len(set(run.tasks)), run.num_visits)
             networks.append(
                 build(
                     in_shape,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rllib_nbsp.losses import expectation, sample_action, squashed_gaussian
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.methods.base import NETWORKS
-from rllib_nbsp.networks import Network
+from rllib_nbsp.networks import Network, Shape, sac_shapes
 from rllib_nbsp.seeding import torch_generator
 
 
@@ -37,12 +37,13 @@ class ContinualSACModule(TorchRLModule, InferenceOnlyAPI):
     def setup(self) -> None:
         """Build the networks; an inference-only module has the actor alone."""
         obs_shape = self.observation_space.shape
-        self._set_action_size()
+        self.act_dim = self._action_size()
+        actor, critic = sac_shapes(obs_shape, self.act_dim, self.discrete)
         # A stream of its own per network: an inference-only copy draws the same actor.
-        self.policy = self._network("policy", obs_shape, self._actor_outputs)
+        self.policy = self._network("policy", actor)
         if not self.inference_only:
-            self.qf = self._network("qf", self._critic_in_shape(obs_shape), self._critic_outputs)
-            self.qf_twin = self._network("qf_twin", self._critic_in_shape(obs_shape), self._critic_outputs)
+            self.qf = self._network("qf", critic)
+            self.qf_twin = self._network("qf_twin", critic)
             self.target_qf = copy.deepcopy(self.qf).requires_grad_(False)
             self.target_qf_twin = copy.deepcopy(self.qf_twin).requires_grad_(False)
             # In the module, not in the Learner as RLlib has it: so its gradient is averaged over Learners and it is
@@ -51,8 +52,8 @@ class ContinualSACModule(TorchRLModule, InferenceOnlyAPI):
             self.log_alpha = nn.Parameter(torch.full((1,), log_alpha))
             self._noise: torch.Generator | None = None
 
-    def _network(self, name: str, in_shape: tuple[int, ...], out_features: int) -> Network:
-        cfg = self.model_config
+    def _network(self, name: str, shape: Shape) -> Network:
+        cfg, (in_shape, out_features) = self.model_config, shape
         method = METHODS[cfg["method"]]
         build = method.network(method.Config(**cfg["method_settings"]), name, cfg["tasks"], cfg["visits"])
         return build(
@@ -64,12 +65,8 @@ class ContinualSACModule(TorchRLModule, InferenceOnlyAPI):
             generator=torch_generator(cfg["seed"], "initialization", NETWORKS.index(name)),
         )
 
-    def _set_action_size(self) -> None:
-        self.act_dim = int(np.prod(self.action_space.shape))
-        self._actor_outputs, self._critic_outputs = 2 * self.act_dim, 1
-
-    def _critic_in_shape(self, obs_shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (int(np.prod(obs_shape)) + self.act_dim,)
+    def _action_size(self) -> int:
+        return math.prod(self.action_space.shape)
 
     @property
     def default_target_entropy(self) -> float:
@@ -173,11 +170,8 @@ class DiscreteSACModule(ContinualSACModule):
 
     discrete = True
 
-    def _set_action_size(self) -> None:
-        self.act_dim = self._actor_outputs = self._critic_outputs = int(self.action_space.n)
-
-    def _critic_in_shape(self, obs_shape: tuple[int, ...]) -> tuple[int, ...]:
-        return obs_shape
+    def _action_size(self) -> int:
+        return int(self.action_space.n)
 
     @property
     def default_target_entropy(self) -> float:

@@ -232,6 +232,17 @@ class RunSettings(CommonSettings):
     results_dir: str | None = None
     """The trial's own result folder, absolute; None writes no rows."""
 
+    @property
+    def num_visits(self) -> int:
+        """V, over all cycles."""
+        return self.cycles * len(self.tasks)
+
+    def updates_within(self, visits: int) -> int:
+        """Updates of the first `visits` visits together, each of which collects once and does not stop early."""
+        warmups = visits if self.boundary.warmup_each_visit else min(visits, 1)
+        learned = visits * self.visit.max_env_steps - warmups * self.visit.warmup_env_steps
+        return int(learned * self.training.updates_per_env_step)
+
 
 # Where a run is filed and on what it runs do not change what it computes.
 NOT_HASHED = {"experiment", "sequence", "arm", "seed", "results_dir", "resources"}

@@ -78,8 +78,7 @@ class AuxiliaryNetworks(ContinualMethod):
                 f"refresh_updates is {config.refresh_updates}; it must be at least fisher_batches, "
                 f"{config.fisher_batches}, from which F_a is measured"
             )
-        steps = run.visit.max_env_steps - run.visit.warmup_env_steps
-        updates = int(steps * run.training.updates_per_env_step)
+        updates = run.updates_within(2) - run.updates_within(1)  # nothing learns beside the first visit
         if config.refresh_updates > updates:
             errors.append(
                 f"refresh_updates is {config.refresh_updates}; a visit has at most {updates} updates, so that nothing "

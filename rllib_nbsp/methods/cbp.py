@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.methods.base import Agent, Batch, ContinualMethod, MethodSettings, VisitData
 from rllib_nbsp.methods.braking import rows_of
-from rllib_nbsp.methods.recycling import Init, Recycler, most_updates
+from rllib_nbsp.methods.recycling import Init, Recycler
 from rllib_nbsp.networks import Network, crelu
 from rllib_nbsp.settings import Frac, NonNegativeInt, ReplaySettings, RunSettings
 
@@ -81,7 +81,7 @@ class ContinualBackpropagation(ContinualMethod):
 
     @classmethod
     def check(cls, config: CBPSettings, run: RunSettings) -> list[str]:
-        updates = most_updates(run)
+        updates = run.updates_within(run.num_visits)
         if config.rate > 0.0 and config.maturity >= updates:
             return [
                 f"maturity is {config.maturity}; the run makes at most {updates} updates, so that no neuron is ever "

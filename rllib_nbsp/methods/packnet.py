@@ -129,7 +129,7 @@ class PackNet(ContinualMethod):
 
     @classmethod
     def check(cls, config: PackNetSettings, run: RunSettings) -> list[str]:
-        visits = len(run.tasks) * run.cycles
+        visits = run.num_visits
         if visits <= MAX_VISITS:
             return []
         return [f"cycles is {run.cycles}, which makes {visits} visits; packnet has weights for at most {MAX_VISITS}"]

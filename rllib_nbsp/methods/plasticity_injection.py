@@ -189,7 +189,7 @@ class PlasticityInjection(ContinualMethod):
     @classmethod
     def check(cls, config: PlasticityInjectionSettings, run: RunSettings) -> list[str]:
         errors = []
-        visits, layers = len(run.tasks) * run.cycles, len(run.model.hidden)
+        visits, layers = run.num_visits, len(run.model.hidden)
         if visits == 1:
             errors.append(f"schedule is {config.schedule!r}; a run of one visit is never injected: use method 'sac'")
         if config.schedule != "boundary" and config.max_injections > 1:

@@ -21,7 +21,6 @@ from torch.optim import Optimizer
 from rllib_nbsp.methods.base import Agent
 from rllib_nbsp.methods.braking import rows_of
 from rllib_nbsp.networks import Network
-from rllib_nbsp.settings import RunSettings
 
 Init = Literal["network", "lecun", "kaiming"]
 GAINS: dict[Init, float] = {"network": 1.0, "lecun": math.sqrt(3.0), "kaiming": math.sqrt(6.0)}
@@ -242,9 +241,3 @@ def _rewrite(
     # Last: where both ends of a weight are new, its source must be silent all the same.
     for layer, gone in zip(layers[1:], columns, strict=True):
         rows_of(layer.weight)[:, gone] = 0.0
-
-
-def most_updates(run: RunSettings) -> int:
-    """How many updates a run makes if no visit stops early."""
-    visits = run.cycles * len(run.tasks)
-    return int(visits * run.visit.max_env_steps * run.training.updates_per_env_step)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.methods.base import Agent, Batch, ContinualMethod, MethodSettings, VisitData
-from rllib_nbsp.methods.recycling import Recycler, most_updates
+from rllib_nbsp.methods.recycling import Recycler
 from rllib_nbsp.networks import activities
 from rllib_nbsp.settings import Frac, PositiveInt, ReplaySettings, RunSettings
 
@@ -46,7 +46,7 @@ class DormantNeuronRecycling(ContinualMethod):
 
     @classmethod
     def check(cls, config: ReDoSettings, run: RunSettings) -> list[str]:
-        updates = most_updates(run)
+        updates = run.updates_within(run.num_visits)
         if config.interval > updates:
             return [
                 f"interval is {config.interval}; the run makes at most {updates} updates, so that no neuron is ever "

@@ -460,13 +460,15 @@ def test_both_penalties_are_recorded_and_the_loss_shows_their_sum():
 
 
 def test_what_would_never_happen_is_an_error():
-    def errors(**keys: Any) -> list[str]:
+    def errors(warmup_each_visit: bool = True, **keys: Any) -> list[str]:
         config = build_config("ancl", keys).visit(max_env_steps=1000, warmup_env_steps=200)
-        run = config.training(updates_per_env_step=0.5).settings
+        run = config.training(updates_per_env_step=0.5).boundary(warmup_each_visit=warmup_each_visit).settings
         return AuxiliaryNetworks.check(ANCLSettings(**keys), run)
 
     assert errors() == errors(aux="concurrent", refresh_updates=400) == errors(aux="concurrent", lam_a=0.0) == []
     (late,) = errors(aux="concurrent", refresh_updates=401)
     assert late.startswith("refresh_updates is 401; a visit has at most 400 updates")
+    # Nothing learns beside the first visit, so that a warm-up in it alone takes nothing from what it learns.
+    assert errors(False, aux="concurrent", refresh_updates=500) == []
     (short,) = errors(aux="concurrent", refresh_updates=9)
     assert short.startswith("refresh_updates is 9; it must be at least fisher_batches, 10")

@@ -334,13 +334,13 @@ def test_utility_and_age_are_recorded_per_layer():
 
 
 def test_a_maturity_beyond_the_run_is_refused():
-    config = build_config("cbp", {"maturity": 4_000_000})
+    config = build_config("cbp", {"maturity": 3_960_000})
     assert check_run(config.settings) == [
-        "maturity is 4000000; the run makes at most 4000000 updates, so that no neuron is ever replaced: lower it, or "
+        "maturity is 3960000; the run makes at most 3960000 updates, so that no neuron is ever replaced: lower it, or "
         "write rate: 0.0"
     ]
-    assert check_run(build_config("cbp", {"maturity": 3_999_999}).settings) == []
-    assert check_run(build_config("cbp", {"maturity": 4_000_000, "rate": 0.0}).settings) == []
+    assert check_run(build_config("cbp", {"maturity": 3_959_999}).settings) == []
+    assert check_run(build_config("cbp", {"maturity": 3_960_000, "rate": 0.0}).settings) == []
 
 
 @pytest.mark.parametrize("bad", [{"rate": 1.1}, {"decay": 1.0}, {"maturity": -1}, {"utility": "weight"}])

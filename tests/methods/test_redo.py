@@ -135,10 +135,10 @@ def test_state_round_trip_between_two_searches():
 
 
 def test_an_interval_beyond_the_run_is_refused():
-    assert check_run(build_config("redo", {"interval": 4_000_001}).settings) == [
-        "interval is 4000001; the run makes at most 4000000 updates, so that no neuron is ever recycled: lower it"
+    assert check_run(build_config("redo", {"interval": 3_960_001}).settings) == [
+        "interval is 3960001; the run makes at most 3960000 updates, so that no neuron is ever recycled: lower it"
     ]
-    assert check_run(build_config("redo", {"interval": 4_000_000}).settings) == []
+    assert check_run(build_config("redo", {"interval": 3_960_000}).settings) == []
 
 
 def test_the_report_has_finite_numbers():
