@@ -120,7 +120,7 @@ PAPER_COLUMNS: dict[str, str] = {
 EVALUATION_KEY = ["sequence", "arm", "seed", "visit", "phase", "eval_task", "env_steps"]
 """What names one evaluation; of several rows with the same key the last one counts."""
 
-TRAINING_KEY = ["sequence", "arm", "seed", "visit", "env_steps"]
+TRAINING_KEY = ["sequence", "arm", "seed", "visit", "env_steps", "updates"]
 """What names one reporting interval."""
 
 MAX_BAD_LINES = 0.01

@@ -265,6 +265,17 @@ def test_duplicate_rows_keep_the_last_and_are_counted(study):
     assert any("goes back 2 times to fewer env_steps" in note for note in notes)
 
 
+def test_updates_without_environment_steps_are_rows_of_their_own(study):
+    path = study.run() / "training.jsonl"
+    rows = study.read_rows(path)
+    last = rows[-1]
+    study.write_rows(path, [*rows, *(last | {"updates": last["updates"] + more} for more in (64, 128))])
+    notes: list[str] = []
+    frame = load_training(study.root, notes)
+    assert frame["updates"].tail(3).tolist() == [last["updates"] + more for more in (0, 64, 128)]
+    assert not any("duplicate" in note for note in notes)
+
+
 def test_duplicate_training_rows_keep_the_last(study):
     path = study.run() / "training.jsonl"
     rows = study.read_rows(path)
