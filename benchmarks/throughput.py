@@ -1,11 +1,15 @@
 """How fast we train, in one run beside those a researcher would otherwise use, and how much of the machine that takes.
 
-    python -m benchmarks.throughput [--quick] [--json F] [--sizes 256 768] [--windows N] [--seconds S] [--only NAME ...]
+    python -m benchmarks.throughput [--quick] [--json F] [--sizes 256 768] [--builds N] [--windows N] [--seconds S]
+        [--only NAME ...]
 
 Everybody trains SAC on Meta-World's window-open-v3: batch 256, one update per environment step, one torch thread, one
 process. And on a game, with the paper's networks: batch 64, an update every fourth step. Windows of the contenders are
 interleaved, so that a slow minute of the machine is everybody's; a figure is the median of its windows, a ratio the
 ratio of two medians. `README.md` says who the contenders are.
+
+Two contenders with the same code differ by some per cent, according to where their memory came to lie, and keep that
+difference for life. A ratio that is to be known closer needs them built several times (`--builds`).
 
 The plain loop must reach `PLAIN_LEAST_GFLOPS_RATIO` of our GFLOP/s: an opponent that wastes the machine proves nothing,
 and the run then ends with exit code 1.
@@ -66,7 +70,8 @@ class Plan:
 
     Attributes:
         sizes: widths; each stands for three hidden layers of it.
-        windows: per contender.
+        builds: how often the contenders of a width are made anew.
+        windows: of each contender in a build.
         seconds: of a window.
         warmup_env_steps: transitions in D before the first update.
         prior_rows: rows of D_pre.
@@ -76,6 +81,7 @@ class Plan:
     """
 
     sizes: tuple[int, ...] = (256, 768)
+    builds: int = 1
     windows: int = 5
     seconds: float = 20.0
     warmup_env_steps: int = 2_000
@@ -110,25 +116,28 @@ def measure_size(size: int, plan: Plan) -> dict[str, dict[str, Any]]:
         `contenders`, `gemm`, `update` and `overlap`, each as in the JSON file, for this width.
     """
     hidden = [size] * 3
-    contenders = []
-    for name in CONTENDERS:
-        if name in plan.only:
-            say(f"{size}: preparing {name}")
-            contenders.append(make_contender(name, hidden, plan))
+    names = [name for name in CONTENDERS if name in plan.only]
+    contenders: list[Contender] = []
     ceiling = GemmCeiling(update_gemms(OBS_SIZE, ACTION_SIZE, hidden, BATCH_SIZE, JOINT_UPDATE))
-    windows: dict[str, list[Window]] = {contender.name: [] for contender in contenders}
+    windows: dict[str, list[list[Window]]] = {name: [] for name in names}
     gemm: list[float] = []
-    for number in range(plan.windows):
-        say(f"{size}: window {number + 1} of {plan.windows}")
+    for build in range(plan.builds):
+        contenders = []
+        for name in names:
+            say(f"{size}: preparing {name}, build {build + 1} of {plan.builds}")
+            contenders.append(make_contender(name, hidden, plan))
+            windows[name].append([])
+        for number in range(plan.windows):
+            say(f"{size}: window {number + 1} of {plan.windows}")
+            for contender in contenders:
+                windows[contender.name][-1].append(contender.run(plan.seconds))
+            if "gemm" in plan.only:
+                gemm.append(ceiling.run(plan.seconds / 4))
         for contender in contenders:
-            windows[contender.name].append(contender.run(plan.seconds))
-        if "gemm" in plan.only:
-            gemm.append(ceiling.run(plan.seconds / 4))
+            contender.close()
     results: dict[str, dict[str, Any]] = {
         "contenders": {contender.name: summary(contender, windows[contender.name]) for contender in contenders},
     }
-    for contender in contenders:
-        contender.close()
     if gemm:
         results["gemm"] = {"gflop_per_s": statistics.median(gemm), "windows": gemm}
     if "update" in plan.only:
@@ -162,16 +171,18 @@ def measure_atari(plan: Plan) -> dict[str, dict[str, Any]]:
     for contender in contenders:
         contender.close()
     return {
-        "contenders": {contender.name: summary(contender, windows[contender.name]) for contender in contenders},
+        "contenders": {contender.name: summary(contender, [windows[contender.name]]) for contender in contenders},
         "gemm": {"gflop_per_s": statistics.median(gemm), "windows": gemm},
     }
 
 
-def summary(contender: Contender, windows: Sequence[Window]) -> dict[str, Any]:
-    """A contender's figures: medians over its windows, and the windows themselves."""
+def summary(contender: Contender, builds: Sequence[Sequence[Window]]) -> dict[str, Any]:
+    """A contender's figures: medians over its windows, one for each of its builds, and the windows themselves."""
+    windows = [window for build in builds for window in build]
     updates_per_s = statistics.median(w.updates / w.seconds for w in windows)
     return {
         "env_steps_per_s": statistics.median(w.env_steps_per_s for w in windows),
+        "builds": [statistics.median(w.env_steps_per_s for w in build) for build in builds],
         "updates_per_s": updates_per_s,
         "gflop_per_update": contender.gflop_per_update,
         "gflop_per_s": updates_per_s * contender.gflop_per_update,
@@ -180,17 +191,33 @@ def summary(contender: Contender, windows: Sequence[Window]) -> dict[str, Any]:
     }
 
 
-def ratios_of(size: int | str, results: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """The ratios of one width whose two sides were both measured."""
+def pairs_of(size: int | str, results: dict[str, dict[str, Any]]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """The two sides of each ratio of one width, if both were measured."""
     contenders = results["contenders"]
-    ratios = {
-        f"{name}_{size}": contenders[over]["env_steps_per_s"] / contenders[under]["env_steps_per_s"]
+    return {
+        f"{name}_{size}": (contenders[over], contenders[under])
         for name, (over, under) in RATIOS.items()
         if over in contenders and under in contenders
+    }
+
+
+def ratios_of(size: int | str, results: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """The ratios of one width."""
+    ratios = {
+        name: over["env_steps_per_s"] / under["env_steps_per_s"]
+        for name, (over, under) in pairs_of(size, results).items()
     }
     if "update" in results:
         ratios[f"update_over_bare_{size}"] = results["update"]["ratio"]
     return ratios
+
+
+def build_ratios_of(size: int | str, results: dict[str, dict[str, Any]]) -> dict[str, list[float]]:
+    """The contenders' ratios of one width in each build."""
+    return {
+        name: [a / b for a, b in zip(over["builds"], under["builds"], strict=True)]
+        for name, (over, under) in pairs_of(size, results).items()
+    }
 
 
 def unfair_sizes(results: dict[int | str, dict[str, dict[str, Any]]]) -> list[str]:
@@ -224,9 +251,13 @@ def table(size: int | str, results: dict[str, dict[str, Any]]) -> str:
             "| contender | env steps/s | updates/s | GFLOP/update | GFLOP/s | of GEMM | network passes of an update |"
         )
         sections.append("\n".join([head, "| --- | ---: | ---: | ---: | ---: | ---: | --- |", *rows]))
-    ratios = [f"| {name} | {value:.3f} |" for name, value in ratios_of(size, results).items()]
+    builds = build_ratios_of(size, results)
+    ratios = [
+        f"| {name} | {value:.3f} | {', '.join(f'{ratio:.3f}' for ratio in builds.get(name, []))} |"
+        for name, value in ratios_of(size, results).items()
+    ]
     if ratios:
-        sections.append("\n".join(["| ratio | value |", "| --- | ---: |", *ratios]))
+        sections.append("\n".join(["| ratio | value | in each build |", "| --- | ---: | --- |", *ratios]))
     if "update" in results:
         row = results["update"]
         sections.append(f"`learner_group.update`: {row['full_ms']:.2f} ms, bare: {row['bare_ms']:.2f} ms an update.")
@@ -266,7 +297,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Plan, Path | None]:
     parser.add_argument("--json", type=Path, metavar="F", help="write all figures to F")
     parser.add_argument("--quick", action="store_true", help="a look in under 90 s: one width, two windows of 2 s")
     parser.add_argument("--sizes", type=int, nargs="+", metavar="N", help="widths of the three hidden layers")
-    parser.add_argument("--windows", type=int, metavar="N", help="windows of each contender")
+    parser.add_argument("--builds", type=int, metavar="N", help="how often the contenders of a width are made anew")
+    parser.add_argument("--windows", type=int, metavar="N", help="windows of each contender in a build")
     parser.add_argument("--seconds", type=float, metavar="S", help="length of a window")
     parser.add_argument(
         "--only", nargs="+", choices=CONTENDERS + PARTS, metavar="NAME", help="what to measure: %(choices)s"
@@ -274,8 +306,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Plan, Path | None]:
     options = parser.parse_args(arguments)
     plan = Plan()
     if options.quick:
-        plan = Plan((256,), 2, 2.0, warmup_env_steps=300, prior_rows=2_000, atari_rows=2_000)
-    given = {name: getattr(options, name) for name in ("sizes", "windows", "seconds", "only")}
+        plan = Plan((256,), windows=2, seconds=2.0, warmup_env_steps=300, prior_rows=2_000, atari_rows=2_000)
+    given = {name: getattr(options, name) for name in ("sizes", "builds", "windows", "seconds", "only")}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value}
     return Plan(**{**asdict(plan), **given}), options.json
 
@@ -299,6 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sizes[ATARI] = measure_atari(plan)
     report: dict[str, Any] = {
         "ratios": {name: value for size in sizes for name, value in ratios_of(size, sizes[size]).items()},
+        "build_ratios": {name: row for size in sizes for name, row in build_ratios_of(size, sizes[size]).items()},
         "contenders": {
             f"{name}_{size}": row for size, results in sizes.items() for name, row in results["contenders"].items()
         },

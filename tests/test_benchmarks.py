@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,19 @@ from benchmarks.flops import (
 from benchmarks.ours import BareUpdate, measure_replay, rllib_batch, sac_config
 from benchmarks.plain_atari import CONV, UPDATE_PERIOD, PlainDiscreteSAC
 from benchmarks.plain_sac import POLICY_PERIOD, Batch, PlainSAC, ReplayRing
-from benchmarks.throughput import CONTENDERS, PARTS, RATIOS, Plan, main, parse, ratios_of, summary, table, unfair_sizes
+from benchmarks.throughput import (
+    CONTENDERS,
+    PARTS,
+    RATIOS,
+    Plan,
+    build_ratios_of,
+    main,
+    parse,
+    ratios_of,
+    summary,
+    table,
+    unfair_sizes,
+)
 from rllib_nbsp import losses
 from rllib_nbsp.learner import ContinualSACTorchLearner
 
@@ -345,9 +358,10 @@ class FakeContender:
 
 
 def test_a_summary_is_the_median_of_the_windows() -> None:
-    windows = [Window(env_steps=10 * n, updates=20 * n, seconds=10.0) for n in (1, 9, 2)]
-    row = summary(FakeContender(), windows)
-    assert (row["env_steps_per_s"], row["updates_per_s"], row["gflop_per_s"]) == (2.0, 4.0, 8.0)
+    builds = [[Window(env_steps=10 * n, updates=20 * n, seconds=10.0) for n in ns] for ns in ((1, 9, 2), (3, 4, 5))]
+    row = summary(FakeContender(), builds)
+    assert (row["env_steps_per_s"], row["updates_per_s"], row["gflop_per_s"]) == (3.5, 7.0, 14.0)
+    assert row["builds"] == [2.0, 4.0]
     assert row["windows"][1] == {"env_steps": 90, "updates": 180, "seconds": 10.0}
 
 
@@ -356,6 +370,7 @@ def results(**env_steps_per_s: float) -> dict[str, dict[str, Any]]:
     rows = {
         name: {
             "env_steps_per_s": speed,
+            "builds": [speed, 2 * speed],
             "updates_per_s": speed,
             "gflop_per_update": 1.0,
             "gflop_per_s": speed,
@@ -377,7 +392,15 @@ def test_ratios_put_us_over_the_others() -> None:
         "update_over_bare_256": 1.5,
     }
     assert set(ratios_of(768, results(sac=40, nbsp=30))) == {"nbsp_over_sac_768", "update_over_bare_768"}
-    assert "| over_plain_torch_256 | 1.250 |" in table(256, measured)
+    assert "| over_plain_torch_256 | 1.250 | 1.250, 1.250 |" in table(256, measured)
+
+
+def test_each_build_has_a_ratio_of_its_own() -> None:
+    measured = results(sac=40, nbsp=30)
+    measured["contenders"]["nbsp"]["builds"] = [30, 60, 20]
+    measured["contenders"]["sac"]["builds"] = [40, 60, 10]
+    assert build_ratios_of(256, measured) == {"nbsp_over_sac_256": [0.75, 1.0, 2.0]}
+    assert "| nbsp_over_sac_256 | 0.750 | 0.750, 1.000, 2.000 |" in table(256, measured)
 
 
 def test_a_slow_plain_loop_is_an_error_of_the_benchmark() -> None:
@@ -398,6 +421,7 @@ def test_command_line_values_overrule_the_quick_plan() -> None:
 
 KEYS = {
     "ratios",
+    "build_ratios",
     "contenders",
     "gemm",
     "update",
@@ -416,10 +440,12 @@ def run_tiny(file: Path, *more: str) -> tuple[int, dict[str, Any]]:
     report = json.loads(file.read_text())
     assert set(report) == KEYS
     for name, row in report["contenders"].items():
-        (window,) = row["windows"]
-        assert row["env_steps_per_s"] == window["env_steps"] / window["seconds"], name
+        # One window a build.
+        assert row["builds"] == [window["env_steps"] / window["seconds"] for window in row["windows"]], name
+        assert row["env_steps_per_s"] == statistics.median(row["builds"]), name
         steps_per_update = UPDATE_PERIOD if name.endswith("atari") else 1
-        assert abs(window["updates"] - window["env_steps"] / steps_per_update) < 1, name
+        for window in row["windows"]:
+            assert abs(window["updates"] - window["env_steps"] / steps_per_update) < 1, name
     return code, report
 
 
@@ -431,6 +457,13 @@ def test_what_was_not_asked_for_is_not_measured(tmp_path: Path) -> None:
     assert (report["update"], report["overlap"], report["replay"]) == ({}, {}, {})
     speed = {name: row["gflop_per_s"] for name, row in report["contenders"].items()}
     assert code == int(speed["plain_torch_16"] < 0.9 * speed["sac_16"])
+
+
+def test_contenders_are_built_anew_as_often_as_asked(tmp_path: Path) -> None:
+    _, report = run_tiny(tmp_path / "throughput.json", "--only", "plain_torch", "sac", "--builds", "2")
+    assert [len(row["builds"]) for row in report["contenders"].values()] == [2, 2]
+    (ratios,) = report["build_ratios"].values()
+    assert len(set(ratios)) == 2
 
 
 def test_a_game_is_measured_beside_the_plain_loop(tmp_path: Path) -> None:
