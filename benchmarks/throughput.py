@@ -26,8 +26,9 @@ import platform
 import statistics
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class Plan:
 
     Attributes:
         sizes: widths; each stands for three hidden layers of it.
-        builds: how often the contenders of a width are made anew.
+        builds: how often the contenders are made anew.
         windows: of each contender in a build.
         seconds: of a window.
         warmup_env_steps: transitions in D before the first update.
@@ -116,30 +117,9 @@ def measure_size(size: int, plan: Plan) -> dict[str, dict[str, Any]]:
         `contenders`, `gemm`, `update` and `overlap`, each as in the JSON file, for this width.
     """
     hidden = [size] * 3
-    names = [name for name in CONTENDERS if name in plan.only]
-    contenders: list[Contender] = []
+    makers = {name: partial(make_contender, name, hidden, plan) for name in CONTENDERS if name in plan.only}
     ceiling = GemmCeiling(update_gemms(OBS_SIZE, ACTION_SIZE, hidden, BATCH_SIZE, JOINT_UPDATE))
-    windows: dict[str, list[list[Window]]] = {name: [] for name in names}
-    gemm: list[float] = []
-    for build in range(plan.builds):
-        contenders = []
-        for name in names:
-            say(f"{size}: preparing {name}, build {build + 1} of {plan.builds}")
-            contenders.append(make_contender(name, hidden, plan))
-            windows[name].append([])
-        for number in range(plan.windows):
-            say(f"{size}: window {number + 1} of {plan.windows}")
-            for contender in contenders:
-                windows[contender.name][-1].append(contender.run(plan.seconds))
-            if "gemm" in plan.only:
-                gemm.append(ceiling.run(plan.seconds / 4))
-        for contender in contenders:
-            contender.close()
-    results: dict[str, dict[str, Any]] = {
-        "contenders": {contender.name: summary(contender, windows[contender.name]) for contender in contenders},
-    }
-    if gemm:
-        results["gemm"] = {"gflop_per_s": statistics.median(gemm), "windows": gemm}
+    results = race(str(size), makers, ceiling if "gemm" in plan.only else None, plan)
     if "update" in plan.only:
         say(f"{size}: update over bare")
         results["update"] = measure_update_over_bare(hidden, plan.windows, plan.seconds / 4)
@@ -155,25 +135,44 @@ def measure_atari(plan: Plan) -> dict[str, dict[str, Any]]:
     Returns:
         `contenders` and `gemm`, each as in the JSON file.
     """
-    say("atari: preparing")
-    contenders: list[Contender] = [
-        PlainAtari(plan.warmup_env_steps, plan.atari_rows),
-        OursOnAtari(plan.warmup_env_steps, plan.atari_rows),
-    ]
-    ceiling = GemmCeiling(atari_gemms(JOINT_DISCRETE_UPDATE))
-    windows: dict[str, list[Window]] = {contender.name: [] for contender in contenders}
-    gemm = []
-    for number in range(plan.windows):
-        say(f"atari: window {number + 1} of {plan.windows}")
-        for contender in contenders:
-            windows[contender.name].append(contender.run(plan.seconds))
-        gemm.append(ceiling.run(plan.seconds / 4))
-    for contender in contenders:
-        contender.close()
-    return {
-        "contenders": {contender.name: summary(contender, [windows[contender.name]]) for contender in contenders},
-        "gemm": {"gflop_per_s": statistics.median(gemm), "windows": gemm},
+    makers: dict[str, Callable[[], Contender]] = {
+        "plain_torch": lambda: PlainAtari(plan.warmup_env_steps, plan.atari_rows),
+        "sac": lambda: OursOnAtari(plan.warmup_env_steps, plan.atari_rows),
     }
+    return race(ATARI, makers, GemmCeiling(atari_gemms(JOINT_DISCRETE_UPDATE)), plan)
+
+
+def race(
+    label: str, makers: Mapping[str, Callable[[], Contender]], ceiling: GemmCeiling | None, plan: Plan
+) -> dict[str, dict[str, Any]]:
+    """Interleaved windows of all contenders, in every build.
+
+    Returns:
+        `contenders`, and `gemm` if its ceiling is to be measured beside them, each as in the JSON file.
+    """
+    contenders: list[Contender] = []
+    windows: dict[str, list[list[Window]]] = {name: [] for name in makers}
+    gemm: list[float] = []
+    for build in range(plan.builds):
+        contenders = []
+        for name, make in makers.items():
+            say(f"{label}: preparing {name}, build {build + 1} of {plan.builds}")
+            contenders.append(make())
+            windows[name].append([])
+        for number in range(plan.windows):
+            say(f"{label}: window {number + 1} of {plan.windows}")
+            for contender in contenders:
+                windows[contender.name][-1].append(contender.run(plan.seconds))
+            if ceiling is not None:
+                gemm.append(ceiling.run(plan.seconds / 4))
+        for contender in contenders:
+            contender.close()
+    results: dict[str, dict[str, Any]] = {
+        "contenders": {contender.name: summary(contender, windows[contender.name]) for contender in contenders},
+    }
+    if gemm:
+        results["gemm"] = {"gflop_per_s": statistics.median(gemm), "windows": gemm}
+    return results
 
 
 def summary(contender: Contender, builds: Sequence[Sequence[Window]]) -> dict[str, Any]:
@@ -297,7 +296,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Plan, Path | None]:
     parser.add_argument("--json", type=Path, metavar="F", help="write all figures to F")
     parser.add_argument("--quick", action="store_true", help="a look in under 90 s: one width, two windows of 2 s")
     parser.add_argument("--sizes", type=int, nargs="+", metavar="N", help="widths of the three hidden layers")
-    parser.add_argument("--builds", type=int, metavar="N", help="how often the contenders of a width are made anew")
+    parser.add_argument("--builds", type=int, metavar="N", help="how often the contenders are made anew")
     parser.add_argument("--windows", type=int, metavar="N", help="windows of each contender in a build")
     parser.add_argument("--seconds", type=float, metavar="S", help="length of a window")
     parser.add_argument(
