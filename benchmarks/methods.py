@@ -122,7 +122,7 @@ class MethodAtWork:
         self.learner.visit_start(visit, None)
         for phase in self.method.phases(self.config, visit):
             self._run_phase(visit, phase)
-        data = VisitData(visit, rows=self._visit_rows(), scores=self._scores())
+        data = VisitData(visit, rows=self._visit_rows(visit), scores=self._scores())
         self.learner.visit_end(visit, data)
         self.replay.store_prior(visit.task.index)
         exceptions = self.method.boundary_exceptions(self.config)
@@ -153,11 +153,11 @@ class MethodAtWork:
         self._start_phase(visit, phase)
         for _ in range(UPDATES if phase.collect else phase.updates):
             self.update(None if phase.collect else phase.data)
-        self.learner.phase_end(visit, phase, VisitData(visit, rows=self._visit_rows()))
+        self.learner.phase_end(visit, phase, VisitData(visit, rows=self._visit_rows(visit)))
 
-    def _visit_rows(self) -> dict[str, np.ndarray]:
+    def _visit_rows(self, visit: Visit) -> dict[str, np.ndarray]:
         wanted = self.method.visit_data_rows
-        return self.replay.current_rows(wanted, self._rng) if wanted else {}
+        return self.replay.current_rows(visit.task.index, wanted, self._rng) if wanted else {}
 
     def _scores(self) -> NeuronScores | None:
         if scoring_of(self.run) is None:

@@ -446,8 +446,7 @@ class ContinualSAC(SAC):
         """Prepare the method, then send the workers to the task under a new version."""
         self.visit, self.started = visit, True
         self._version += 1
-        warmup = data is None or self.boundary_policy.warmup_each_visit
-        self.progress = VisitProgress(self.run.visit, warmup)
+        self.progress = VisitProgress(self.run.visit, self._warms_up)
         self._updates_due = 0.0
         self._last_reply = time.monotonic()
         self._next_evaluation = self.env_steps + self._evaluation_interval()
@@ -488,6 +487,11 @@ class ContinualSAC(SAC):
         return self._phases[0]
 
     @property
+    def _warms_up(self) -> bool:
+        """Whether the visit has a warm-up."""
+        return self.visit.number == 1 or self.boundary_policy.warmup_each_visit
+
+    @property
     def _is_auxiliary(self) -> bool:
         """Whether the phase stands beside the visit's main one, the last that collects."""
         return not self.phase.collect or any(phase.collect for phase in self._phases[1:])
@@ -509,14 +513,14 @@ class ContinualSAC(SAC):
         if self.phase.fresh:
             self.replay.clear()
         if self.phase.collect:
-            self.progress = VisitProgress(self.run.visit, warmup=self.phase.fresh)
+            self.progress = VisitProgress(self.run.visit, self.phase.fresh and self._warms_up)
             self._updates_due = 0.0
             self._version += 1
         self._start_phase()
 
     def _visit_rows(self) -> dict[str, np.ndarray]:
         wanted = self.method.visit_data_rows
-        return self.replay.current_rows(wanted, self._rows_rng) if wanted else {}
+        return self.replay.current_rows(self.visit.task.index, wanted, self._rows_rng) if wanted else {}
 
     def score_neurons(self, task: Task, scoring: ScoringSettings, *, rollout: int) -> NeuronScores:
         """Roll the policy out on a task and have the first Learner score every hidden neuron (Eq. 1-4).
@@ -683,7 +687,7 @@ class ContinualSAC(SAC):
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         """RLlib's state, where we are, and (in the Learner's part) temperature, masks and the method's state.
 
-        The replay stores are not in it: see `set_state`.
+        The replay stores are not in it: `set_state` says what that means.
         """
         state = super().get_state(components, not_components=not_components, **kwargs)
         if self._check_component(CONTINUAL, components, not_components) and self.started:
@@ -705,15 +709,27 @@ class ContinualSAC(SAC):
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on where a state was taken, but with empty replay stores: D fills again, D_pre at the next boundary."""
-        super().set_state(state)
-        if CONTINUAL not in state:
+        """Go on where a state was taken, but with empty replay stores: D fills again, D_pre at the next boundary.
+
+        Raises:
+            ValueError: for a state from a phase that updates without collecting: what it updates on is not in it.
+        """
+        ours = state.get(CONTINUAL)
+        if ours is None:
+            super().set_state(state)
             return
-        ours = state[CONTINUAL]
-        self.visit, self.started = self.curriculum.visit(ours["visit"]), True
+        visit = self.curriculum.visit(ours["visit"])
+        phases = self.method.phases(self.method_config, visit)[-ours["phases_left"] :]
+        if not (phases[0].collect or ours["done"]):
+            raise ValueError(
+                f"this state is of phase {phases[0].name!r} of visit {visit.number} ({visit.task.name}), which updates "
+                "on stored transitions alone, and a checkpoint holds neither D nor D_pre: take one that collects"
+            )
+        super().set_state(state)
+        self.visit, self.started = visit, True
         self.progress = VisitProgress(self.run.visit, warmup=ours["warmup_env_steps"] > 0)
         self.progress.add(ours["visit_env_steps"], zip(ours["returns"], ours["successes"], strict=True))
-        self._phases = self.method.phases(self.method_config, self.visit)[-ours["phases_left"] :]
+        self._phases = phases
         self._phase_updates = ours["phase_updates"]
         self.env_steps, self.updates = ours["env_steps"], ours["updates"]
         self.extra = dict(ours["extra"])

@@ -186,9 +186,16 @@ class TaskReplayBuffer:
 
     # The boundary
 
-    def current_rows(self, count: int, rng: np.random.Generator) -> Columns:
-        """A uniform sample of D without replacement, at most `count` rows with a batch's columns, as copies."""
-        index = self._rows.places(rng.choice(len(self), size=min(count, len(self)), replace=False))
+    def current_rows(self, task: int, count: int, rng: np.random.Generator) -> Columns:
+        """A uniform sample of a task's rows in D without replacement, with a batch's columns, as copies.
+
+        Args:
+            task: index of the task; D holds others too where it is not cleared at boundaries.
+            count: rows at most.
+            rng: chooses them.
+        """
+        own = self._places_of(task)
+        index = own[rng.choice(len(own), size=min(count, len(own)), replace=False)] if len(own) else own
         rows = self._rows.batch(len(index))
         self._rows.gather(index, rows, slice(None))
         return {**rows, "task": self._task[index].astype(np.int64), "from_prior": np.zeros(len(index), bool)}
@@ -253,10 +260,14 @@ class TaskReplayBuffer:
             share = total
         return self._shrink(np.arange(self.prior_size), total - share), share
 
+    def _places_of(self, task: int) -> np.ndarray:
+        """Places of a task's rows in D, oldest first."""
+        places = self._rows.places(np.arange(len(self)))
+        return places[self._task[places] == task]
+
     def _pick(self, share: int, task: int) -> tuple[np.ndarray, np.ndarray]:
         """Places in D that go to D_pre and their segments: of the finished task, should D hold others too."""
-        newest_first = self._rows.places(np.arange(len(self))[::-1])
-        places = newest_first[self._task[newest_first] == task]
+        places = self._places_of(task)[::-1]  # newest first
         if self.settings.pick == "last":
             places = places[:share]
         elif self.settings.pick == "success":

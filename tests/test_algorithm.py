@@ -273,6 +273,42 @@ def test_phases_run_inside_a_visit_and_do_not_shift_it(monkeypatch: pytest.Monke
     assert (cost["scoring_env_steps"], cost["prior_bytes"]) == (0, 0)
 
 
+@pytest.mark.parametrize(("warmup_each_visit", "updates"), [(True, 40), (False, 60)])
+def test_every_run_of_a_visit_warms_up_if_its_visit_does(
+    monkeypatch: pytest.MonkeyPatch, warmup_each_visit: bool, updates: int
+) -> None:
+    monkeypatch.setitem(METHODS, "two_runs", TwoRuns)
+    config = tiny(ContinualSACConfig().method("two_runs")).boundary(warmup_each_visit=warmup_each_visit)
+    algo, _ = finish(config.curriculum(cycles=1))
+    # An update per 4 of 240 steps, 80 of which may be a warm-up; the first visit always has one.
+    assert algo.updates == (2 * 40 + 70) + (2 * updates + 70)
+
+
+def test_a_state_of_a_phase_without_collecting_is_refused_at_once_and_one_of_its_end_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(METHODS, "two_runs", TwoRuns)
+    config = tiny(ContinualSACConfig().method("two_runs")).curriculum(cycles=1)
+    algo = config.build_algo()
+    algo.train()
+    while algo.phase.collect:
+        algo.train()
+    midway = algo.get_state()
+    while not algo.train()["done"]:
+        pass
+    finished = algo.get_state()
+    algo.stop()
+    other = config.copy(copy_frozen=False).build_algo()
+    before = weights(other)
+    with pytest.raises(ValueError, match=r"phase 'retrain' of visit 1 .* holds neither D nor D_pre"):
+        other.set_state(midway)
+    assert same(before, weights(other))
+    other.set_state(finished)
+    assert other.train()["done"]
+    assert same(weights(algo), weights(other))
+    other.stop()
+
+
 class RowsBeside(ContinualMethod):
     """Rows of D_pre beside each batch."""
 

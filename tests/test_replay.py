@@ -101,7 +101,7 @@ def test_buffer_holds_what_a_list_would_hold(history):
             assert not drawn["from_prior"].any()
         assert len(store) == len(oracle)
         assert store.newest_obs(7)[:, 0].tolist() == oracle[-7:]
-        everything = numbers(store.current_rows(capacity, np.random.default_rng(0)))
+        everything = numbers(store.current_rows(4, capacity, np.random.default_rng(0)))
         assert sorted(everything) == oracle
 
 
@@ -129,10 +129,22 @@ def test_one_seed_draws_one_sequence_and_another_seed_another():
 def test_the_visits_rows_are_a_sample_without_replacement():
     store = buffer()
     store.add(rows(0, 60), 0)
-    drawn = numbers(store.current_rows(25, np.random.default_rng(0)))
+    drawn = numbers(store.current_rows(0, 25, np.random.default_rng(0)))
     assert len(set(drawn)) == 25
     assert set(drawn) <= set(range(60))
-    assert sorted(numbers(store.current_rows(1000, np.random.default_rng(0)))) == list(range(60))
+    assert sorted(numbers(store.current_rows(0, 1000, np.random.default_rng(0)))) == list(range(60))
+
+
+def test_rows_of_other_tasks_in_a_d_that_is_not_cleared_are_not_the_visits():
+    store = buffer(capacity=50)
+    for task, start in ((0, 0), (1, 30), (0, 45)):
+        store.add(rows(start, start + 15 if start else 30), task)
+    # The ring of 50 holds 10 to 59; task 1 has 30 to 44.
+    drawn = store.current_rows(1, 1000, np.random.default_rng(0))
+    assert sorted(numbers(drawn)) == list(range(30, 45))
+    assert set(drawn["task"].tolist()) == {1}
+    assert len(set(numbers(store.current_rows(0, 20, np.random.default_rng(0)))) & set(range(30, 45))) == 0
+    assert len(store.current_rows(2, 20, np.random.default_rng(0))["rewards"]) == 0
 
 
 def test_sampling_an_empty_store_says_which_one():

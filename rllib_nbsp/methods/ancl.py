@@ -143,7 +143,7 @@ class AuxiliaryNetworks(ContinualMethod):
         twin.update(batch)
         left = -twin.updates % self.config.refresh_updates
         if left < self.config.fisher_batches:
-            estimate.add_shard(batch)
+            estimate.add(batch)
         if left == 0:
             self.auxiliary = QuadraticPull(self.agent)  # taken anew, never merged
             self.auxiliary.consolidate(estimate.mean(), self.config.merge, twin.networks)

@@ -59,7 +59,8 @@ class VisitData:
 
     Attributes:
         visit: the finished visit.
-        rows: a uniform sample of D, up to the method's `visit_data_rows`; empty if it asks for none.
+        rows: a uniform sample of the visit's task's rows in D, up to the method's `visit_data_rows`; empty if it asks
+            for none, or D holds none.
         scores: the neurons' scores, if a callback had them scored.
         notes: whatever a callback wants to hand to a method.
     """
@@ -100,7 +101,7 @@ class Phase:
         updates: updates without collecting, if `collect` is false.
         data: where those updates sample: the current buffer D, or D_pre.
         sac_losses: whether SAC's own losses are part of the updates, beside the method's terms.
-        fresh: start with an empty D and, if collecting, the visit's warm-up, as the visit itself did.
+        fresh: start with an empty D and, if collecting, with a warm-up if the visit has one.
     """
 
     name: str = "train"

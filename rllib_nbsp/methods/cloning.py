@@ -61,10 +61,7 @@ class BehaviouralCloning(ContinualMethod):
     # Hooks
 
     def on_visit_end(self, visit: Visit, data: VisitData) -> None:
-        own = np.flatnonzero(data.rows["task"] == visit.task.index)[: self.config.memory_rows]
-        if not len(own):
-            return  # D is not cleared between visits, and none of the sample is of this one
-        new = self._remember({key: column[own] for key, column in data.rows.items()})
+        new = self._remember({key: column[: self.config.memory_rows] for key, column in data.rows.items()})
         if self.memory:
             others = self.memory["task"] != visit.task.index
             new = {key: torch.cat([column[others], new[key]]) for key, column in self.memory.items()}

@@ -73,16 +73,21 @@ class FisherEstimate:
         self.sums: PerWeight = {}
 
     def add_visit(self, data: VisitData) -> None:
-        """Measure on batches of D, which are the same on every Learner."""
+        """Measure on batches of a visit's rows, which are the same on every Learner."""
         count, size = self.settings.fisher_batches, self.settings.fisher_batch
         for batch in data.batches(count, size, self.agent.generator, self.agent.device):
-            self._add(self._measure(batch))
+            self.add(batch)
 
-    def add_shard(self, batch: Batch) -> None:
-        """Measure on a batch of which every Learner has its part."""
-        self._add(
-            {name: [self.agent.all_reduce_mean(part) for part in parts] for name, parts in self._measure(batch).items()}
-        )
+    def add(self, batch: Batch) -> None:
+        """Measure on a batch, the same on every Learner or one of which each has its part.
+
+        Reduced in both cases: the backward passes of two devices may differ in the last bit.
+        """
+        for name, parts in self._measure(batch).items():
+            parts = [self.agent.all_reduce_mean(part) for part in parts]
+            # Not in place: a state that was handed out stays as it was.
+            self.sums[name] = list(torch._foreach_add(self.sums[name], parts)) if name in self.sums else parts
+        self.batches += 1
 
     def mean(self) -> PerWeight:
         """The information measured so far, the actor's not below `floor`."""
@@ -106,12 +111,6 @@ class FisherEstimate:
         if name == "policy":
             return categorical if self.agent.discrete else gaussian(self.mean_space)
         return values(batch.actions if self.agent.discrete else None)
-
-    def _add(self, measured: PerWeight) -> None:
-        for name, parts in measured.items():
-            # Not in place: a state that was handed out stays as it was.
-            self.sums[name] = list(torch._foreach_add(self.sums[name], parts)) if name in self.sums else parts
-        self.batches += 1
 
     def get_state(self) -> dict[str, Any]:
         """What was measured so far."""

@@ -119,7 +119,7 @@ def masked_norm(z: Tensor, phi: Tensor) -> Tensor:
 class PromptedNetwork(Network):
     """A policy in which each task has its own units: its visit's row of the prompts says which.
 
-    The activations are the method's: layer norm and tanh first, then leaky ReLU.
+    The activations are the method's: layer norm and tanh first, then leaky ReLU. `model.activation` is for the critics.
 
     Attributes:
         prompts: per hidden layer the coefficients, (V, N), one row a visit.

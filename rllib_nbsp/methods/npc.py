@@ -19,16 +19,17 @@ Differences from the source:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.methods.base import Agent, Batch, ContinualMethod, MethodSettings, VisitData
 from rllib_nbsp.methods.braking import Brake
-from rllib_nbsp.settings import Frac, PositiveFloat, ReplaySettings, RunSettings
+from rllib_nbsp.settings import PositiveFloat, ReplaySettings, RunSettings
 
 FLOOR = 1e-12
 """Added to what is divided by."""
@@ -37,7 +38,7 @@ FLOOR = 1e-12
 class NPCSettings(MethodSettings):
     """The method's keys."""
 
-    delta: Frac = 0.999
+    delta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     """Share of the old value in the running mean of importances, per update."""
     kappa: PositiveFloat = 0.01
     """Importance up to which a neuron learns freely; a layer's importances have a root mean square of 1."""

@@ -200,17 +200,6 @@ def test_each_task_has_one_memory_and_a_revisit_replaces_it():
     assert learner.method.metrics() == {"cloning_memory_rows": 60.0}
 
 
-def test_rows_of_other_tasks_in_a_d_that_is_not_cleared_are_not_taken():
-    learner = learner_with()
-    mixed = transitions(0, 50, task=0)
-    mixed["task"][::2] = 1
-    end(learner, 2, mixed)
-    assert learner.method.memory["task"].tolist() == [1] * 25
-    assert np.array_equal(learner.method.memory["obs"].numpy(), mixed["obs"][::2])
-    end(learner, 4, transitions(1, 50, task=0))  # none is of the visit's own task: what there is stays
-    assert learner.method.memory["task"].tolist() == [1] * 25
-
-
 def test_a_long_memory_is_passed_through_the_networks_in_parts_and_in_order():
     learner = learner_with({"memory_rows": 2500, "critic": True})
     end(learner, 1, transitions(0, 2600))

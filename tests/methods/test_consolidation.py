@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from rllib_nbsp.fisher import diagonal_fisher, gaussian, values
-from rllib_nbsp.methods.base import make_batch
+from rllib_nbsp.methods.base import VisitData, make_batch
 from rllib_nbsp.methods.consolidation import FisherEstimate, FisherSettings, QuadraticPull, quadratic_pull
-from tests.tiny import build_learner, transitions
+from tests.tiny import build_learner, transitions, visit
 
 
 def ones_times(factor: float, agent, name: str = "policy") -> dict[str, list[Tensor]]:
@@ -78,7 +78,7 @@ def test_an_estimate_is_the_mean_over_its_batches():
     agent = build_learner().agent
     estimate = FisherEstimate(agent, FisherSettings(critic=True, floor=0.0))
     for seed in range(3):
-        estimate.add_shard(batch(seed))
+        estimate.add(batch(seed))
     for name, part in estimate.mean().items():
         parts = []
         for seed in range(3):
@@ -95,7 +95,7 @@ def test_without_heads_the_output_layer_has_no_importance_and_the_rest_is_as_bef
     means = []
     for heads in (True, False):
         estimate = FisherEstimate(agent, FisherSettings(critic=True), heads=heads)
-        estimate.add_shard(batch(0))
+        estimate.add(batch(0))
         means.append(estimate.mean())
     for name, network in agent.networks.items():
         shapes = [part.shape for part in means[1][name][-2:]]
@@ -108,11 +108,11 @@ def test_without_heads_the_output_layer_has_no_importance_and_the_rest_is_as_bef
 def test_a_state_that_was_taken_does_not_change_afterwards():
     agent = build_learner().agent
     estimate, pull = FisherEstimate(agent, FisherSettings()), QuadraticPull(agent)
-    estimate.add_shard(batch(0))
+    estimate.add(batch(0))
     pull.consolidate(estimate.mean(), "sum")
     states = estimate.get_state()["sums"], pull.get_state()["importance"], pull.get_state()["anchor"]
     copies = [[array.copy() for array in state["policy"]] for state in states]
-    estimate.add_shard(batch(1))
+    estimate.add(batch(1))
     with torch.no_grad():
         for p in agent.networks["policy"].parameters():
             p += 1.0
@@ -124,3 +124,17 @@ def test_a_state_that_was_taken_does_not_change_afterwards():
 def test_the_actor_is_protected_and_the_critics_if_asked_for():
     assert FisherSettings().protected == ("policy",)
     assert FisherSettings(critic=True).protected == ("policy", "qf", "qf_twin")
+
+
+def test_the_information_of_a_visit_is_the_mean_of_what_the_learners_measured(monkeypatch):
+    # Two devices may differ in the last bit of a backward pass; here the other one measures three times as much.
+    agent = build_learner().agent
+    means = []
+    for other in (1.0, 3.0):
+        monkeypatch.setattr(type(agent), "all_reduce_mean", lambda self, part, other=other: (part + other * part) / 2)
+        agent.generator.manual_seed(0)
+        estimate = FisherEstimate(agent, FisherSettings(fisher_batches=2, fisher_batch=8, floor=0.0))
+        estimate.add_visit(VisitData(visit(1), rows=transitions(0)))
+        means.append(estimate.mean()["policy"])
+    assert all(torch.allclose(2.0 * one, two) for one, two in zip(*means, strict=True))
+    assert any(bool((part > 0.0).any()) for part in means[0])

@@ -151,8 +151,8 @@ class Run:
         self.learner.phase_end(visit(number), phase, VisitData(visit(number), rows=self._visit_rows(number)))
 
     def _visit_rows(self, number: int) -> dict[str, np.ndarray]:
-        wanted = self.method.visit_data_rows
-        return self.buffer.current_rows(wanted, np.random.default_rng(number)) if wanted else {}
+        wanted, task = self.method.visit_data_rows, visit(number).task.index
+        return self.buffer.current_rows(task, wanted, np.random.default_rng(number)) if wanted else {}
 
     def _update(self, number: int, count: int, only: str | None = None) -> None:
         numbers = range(self.updates + 1, self.updates + count + 1)

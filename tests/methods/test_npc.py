@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torch import Tensor
 
 from rllib_nbsp.checks import check_run
 from rllib_nbsp.learner import ContinualSACTorchLearner
+from rllib_nbsp.methods import METHODS
 from rllib_nbsp.methods.base import NETWORKS, VisitData
 from rllib_nbsp.settings import BoundarySettings
 from tests.tiny import (
@@ -231,6 +233,11 @@ def test_the_first_visit_is_sac_bit_for_bit():
         train(learner, range(10))
     assert_same(parameters(ours), parameters(plain))
     assert ours.method.metrics() == {"multiplier_mean": 1.0, "masked_frac": 0.0}
+
+
+def test_a_running_mean_that_never_moves_is_refused():
+    with pytest.raises(ValidationError, match="less than 1"):
+        METHODS["npc"].Config(**{"delta": 1.0})
 
 
 @pytest.mark.parametrize("mode", ["snapshot", "online"])
