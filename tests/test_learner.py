@@ -769,5 +769,5 @@ def test_losses_of_any_batch_are_those_that_its_update_minimises():
     report = learner.report()
     assert set(losses_of_rows) == {"policy", "qf", "qf_twin", "alpha"}
     for name, value in losses_of_rows.items():
-        assert float(value) == pytest.approx(report[f"{name}_loss"], rel=1e-6), name
+        assert value.item() == pytest.approx(report[f"{name}_loss"], rel=1e-6), name
         assert value.requires_grad
