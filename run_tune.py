@@ -81,18 +81,27 @@ def _run(study: Study, folder: Path, options: argparse.Namespace, stop: StopSign
             again = shlex.join(["python", "run_tune.py", *(arg for arg in argv if arg != "--resume"), "--resume"])
             print(f"finished trials are kept; go on with: {again}")
             return stop.exit_code if outcome.stopped else 1
-    return _report(study, folder, options)
+    return _report(study, folder, argv)
 
 
-def _report(study: Study, folder: Path, options: argparse.Namespace) -> int:
+def _report(study: Study, folder: Path, argv: Sequence[str]) -> int:
     from analysis.__main__ import main as analysis
 
     code = analysis(["report", str(folder)])
-    seed = max(study.seeds) + 1
-    name = f" --name {options.name}" if options.name else ""
-    results = "" if options.results_dir == "results" else f" --results-dir {shlex.quote(options.results_dir)}"
-    print(f"one more seed: python run_tune.py {options.config}{name}{results} --seeds {seed} --resume")
+    more = shlex.join(["python", "run_tune.py", *_with_seed(argv, max(study.seeds) + 1)])
+    print(f"one more seed: {more}")
     return code
+
+
+def _with_seed(argv: Sequence[str], seed: int) -> list[str]:
+    """The same command for another seed of the same study."""
+    kept, in_seeds = [], False
+    for arg in argv:
+        if arg.startswith("--"):
+            in_seeds = arg.split("=")[0] == "--seeds"
+        if not in_seeds and arg != "--resume":
+            kept.append(arg)
+    return [*kept, "--seeds", str(seed), "--resume"]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -735,6 +735,7 @@ class ContinualSAC(SAC):
         self.extra = dict(ours["extra"])
         self._version = ours["version"] + 1  # new episodes: what was running when the state was taken is gone
         self._next_evaluation, self.done = ours["next_evaluation"], ours["done"]
+        self._last_reply = time.monotonic()
         self._open_records(fresh=False)
         self._publish_weights()
         if not self.done:

@@ -334,6 +334,19 @@ def test_rows_of_earlier_tasks_come_beside_each_batch(monkeypatch: pytest.Monkey
     assert RowsBeside.seen == [(16, 8, {0})] * 40
 
 
+def test_a_state_goes_on_with_remote_rollout_workers(tmp_path: Path) -> None:
+    algo = tiny(NBSPConfig()).curriculum(cycles=1).build_algo()
+    algo.train()
+    state, steps = algo.get_state(), algo.env_steps
+    algo.stop()
+    config = tiny(NBSPConfig()).curriculum(cycles=1).env_runners(num_env_runners=1, num_cpus_per_env_runner=0.5)
+    restored = config.build_algo()
+    restored.set_state(state)
+    restored.train()
+    assert restored.env_steps > steps
+    restored.stop()
+
+
 def test_save_and_restore_keep_temperature_masks_and_place(tmp_path: Path) -> None:
     algo = tiny(NBSPConfig()).build_algo()
     while algo.train()["visit"] < 3:

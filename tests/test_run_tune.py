@@ -20,6 +20,7 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 
 import run_tune
+from rllib_nbsp.config import load_study
 from rllib_nbsp.estimate import Speed, duration, study_seconds, trial_seconds
 from rllib_nbsp.plan import make_plan, trial_bundles
 from rllib_nbsp.progress import LiveProgress
@@ -347,3 +348,18 @@ def test_rollout_workers_run_on_another_node_of_a_cluster(tmp_path: Path) -> Non
     assert [row["env_steps"] for row in measured[::2]] == [400, 800, 1200, 1600]
     last = rows(trial / "training.jsonl")[-1]
     assert last["updates"] == pytest.approx(4 * 300 * 0.1, abs=4)
+
+
+def test_the_next_command_is_this_one_with_another_seed() -> None:
+    given = ["a study.yaml", "--arms", "nbsp", "--seeds", "0", "1", "--set", "gamma=0.9", "--resume", "--name", "mine"]
+    assert run_tune._with_seed(given, 2) == [
+        *("a study.yaml", "--arms", "nbsp", "--set", "gamma=0.9", "--name", "mine"),
+        *("--seeds", "2", "--resume"),
+    ]
+
+
+def test_the_readmes_study_is_a_valid_one(tmp_path: Path) -> None:
+    text = Path(run_tune.__file__).with_name("README.md").read_text()
+    study = tmp_path / "study.yaml"
+    study.write_text(re.search(r"```yaml\n(experiment:.*?)```", text, re.DOTALL)[1])
+    assert [arm.label for arm in load_study(study).arms][:2] == ["sac", "nbsp"]

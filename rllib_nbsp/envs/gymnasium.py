@@ -133,11 +133,15 @@ class GymnasiumSuite(Suite):
         """Build an environment whose actions are [-1, 1], or 0 ... n - 1.
 
         Raises:
-            ValueError: if its observations are no 1-d box, or its actions neither a 1-d box with bounds nor discrete.
+            ValueError: if it cannot be built, its observations are no 1-d box, or its actions neither a 1-d box with
+                bounds nor discrete.
         """
         parsed = GymnasiumTask.parse(task)
         parsed.spec()
-        env: Env = gym.make(parsed.env_id, disable_env_checker=True)
+        try:
+            env: Env = gym.make(parsed.env_id, disable_env_checker=True)
+        except Exception as error:  # whatever the constructor of a user's environment raises
+            raise ValueError(f"gymnasium task {task!r}: cannot be built: {type(error).__name__}: {error}") from error
         obs_space, act_space = env.observation_space, env.action_space
         if not isinstance(obs_space, Box) or len(obs_space.shape) != 1:
             raise ValueError(f"gymnasium task {task!r}: the observation space must be a 1-d Box, got {obs_space}")

@@ -134,6 +134,18 @@ def test_every_bad_task_gets_its_own_line():
     assert "no such environment" in lines[4]
 
 
+def test_an_environment_that_cannot_be_built_is_named():
+    def broken(**_: object) -> gym.Env[Any, Any]:
+        raise RuntimeError("no display")
+
+    gym.register("Broken-v0", entry_point=broken, max_episode_steps=5)
+    try:
+        with pytest.raises(ValueError, match="gymnasium task 'Broken-v0': cannot be built: RuntimeError: no display"):
+            SUITE.spaces(["Broken-v0"])
+    finally:
+        del gym.registry["Broken-v0"]
+
+
 @pytest.mark.parametrize("goal", ["@return>=", "@return>=abc", "@return>=nan", "@return>=inf", "@return>3"])
 def test_a_goal_must_be_a_finite_number(goal: str):
     with pytest.raises(ValueError, match="is not a goal"):
