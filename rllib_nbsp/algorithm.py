@@ -17,6 +17,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.sac import SAC, SACConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.tune.registry import register_trainable
@@ -34,6 +35,7 @@ from rllib_nbsp.neurons import NeuronScores, goal_labels, goal_proximity
 from rllib_nbsp.records import TrialFolder
 from rllib_nbsp.replay import TaskReplayBuffer
 from rllib_nbsp.rl_module import ContinualSACModule, DiscreteSACModule
+from rllib_nbsp.rollout_workers import RolloutWorkers
 from rllib_nbsp.seeding import numpy_generator
 from rllib_nbsp.settings import (
     BoundarySettings,
@@ -50,7 +52,6 @@ logger = logging.getLogger(__name__)
 SCORING_CHUNK_STEPS, SCORING_CHUNK_IMAGES = 5_000, 500
 MAX_UPDATES_PER_CALL = 64
 DORMANCY_ROWS = 256
-STALLED_TIMEOUTS = 3
 EXTRA = ("scoring_env_steps", "auxiliary_env_steps", "auxiliary_updates")
 ROUNDING = 1e-6  # ten steps of 0.1 updates each are one update, also in binary
 
@@ -79,6 +80,7 @@ class ContinualSACConfig(SACConfig):
         self.min_time_s_per_iteration = None
         self.min_sample_timesteps_per_iteration = 0
         self.max_requests_in_flight_per_env_runner = 1
+        self.delay_between_env_runner_restarts_s = 1.0  # RLlib's is a minute
         self._dont_auto_sync_env_runner_states = True
 
     # One vocabulary
@@ -306,6 +308,7 @@ class ContinualSAC(SAC):
         )
         self.records: TrialFolder | None = None
         self._rows_rng = numpy_generator(self.run.seed, "method", 1)
+        self.workers = RolloutWorkers(self.env_runner_group, self.learner_group, self.run.resources.sample_timeout_s)
         self._shares_network = self.env_runner_group.num_remote_env_runners() == 0 and self.learner_group.is_local
         if self._shares_network:
             # One process, one network: the policy that acts is the one that learns, and no weights are copied.
@@ -360,11 +363,11 @@ class ContinualSAC(SAC):
             "num_vector_steps": self.run.training.rollout_fragment_length,
             **self._warmup_actions(),
         }
-        if not self.env_runner_group.num_remote_env_runners():
-            replies = [self.env_runner.sample(**request)]
-        else:
-            replies = self._collect_remote(request)
-        for reply in sorted(replies, key=lambda r: r["worker_index"]):
+        if restored := self.restore_env_runners(self.env_runner_group):
+            self._make_on_env_runners_recreated_callbacks(
+                config=self.config, env_runner_group=self.env_runner_group, restored_env_runner_indices=restored
+            )
+        for reply in sorted(self.workers.collect(request), key=lambda r: r["worker_index"]):
             if (reply["task"], reply["version"]) != (self.visit.task.name, self._version):
                 continue  # asked before the visit began, or by a worker that restarted in between
             warm = not self.progress.in_warmup
@@ -378,6 +381,10 @@ class ContinualSAC(SAC):
             self.progress.add(added, [(e["return"], e[flag]) for e in episodes])
             self._updates_due += warm * added * self.run.training.updates_per_env_step
 
+    def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
+        """RLlib's hook: see `RolloutWorkers.restore`."""
+        return self.workers.restore()
+
     def _warmup_actions(self) -> dict[str, Any]:
         """Who acts at the start of a visit, as a sample request says it."""
         warmup = self.method.acting(self.method_config).warmup if self.progress.in_warmup else "policy"
@@ -385,27 +392,6 @@ class ContinualSAC(SAC):
         if warmup == "earlier_tasks" and earlier:
             return {"random_actions": False, "act_as": [t.name for t in self.curriculum.tasks if t.name in earlier]}
         return {"random_actions": warmup in ("uniform", "earlier_tasks"), "act_as": []}
-
-    def _collect_remote(self, request: dict[str, Any]) -> list[dict[str, Any]]:
-        """Take the replies that are there and ask for the next fragment, which is sampled during the updates.
-
-        Raises:
-            RuntimeError: if no worker has answered for `STALLED_TIMEOUTS` times the sample timeout.
-        """
-        timeout = self.run.resources.sample_timeout_s
-        replies = self.env_runner_group.foreach_env_runner_async_fetch_ready(
-            "sample", kwargs=request, tag="sample", timeout_seconds=timeout
-        )
-        now = time.monotonic()
-        if replies:
-            self._last_reply = now
-        elif now - self._last_reply > STALLED_TIMEOUTS * timeout:
-            raise RuntimeError(
-                f"visit {self.visit.number} ({self.visit.task.name}): no rollout worker has answered for "
-                f"{now - self._last_reply:.0f} s; {self.env_runner_group.num_healthy_remote_workers()} of "
-                f"{self.run.resources.num_env_runners} are healthy"
-            )
-        return replies
 
     def _learn(self) -> None:
         """The updates owed for the environment steps that were really added."""
@@ -434,11 +420,7 @@ class ContinualSAC(SAC):
 
     def _publish_weights(self) -> None:
         if not self._shares_network:
-            self.env_runner_group.sync_weights(
-                from_worker_or_learner_group=self.learner_group,
-                policies=[DEFAULT_MODULE_ID],
-                inference_only=True,
-            )
+            self.workers.publish()
 
     # Visits
 
@@ -448,7 +430,6 @@ class ContinualSAC(SAC):
         self._version += 1
         self.progress = VisitProgress(self.run.visit, self._warms_up)
         self._updates_due = 0.0
-        self._last_reply = time.monotonic()
         self._next_evaluation = self.env_steps + self._evaluation_interval()
         self._on_every_learner("visit_start", visit, data)
         self._phases = self.method.phases(self.method_config, visit)
@@ -541,7 +522,7 @@ class ContinualSAC(SAC):
             "num_env_steps": scoring.score_env_steps,
             "rollout_index": index,
         }
-        reply = self._ask_one_worker("rollout", request)
+        reply = self.workers.ask_one("rollout", request)
         columns = reply["columns"]
         self.extra["scoring_env_steps"] += len(columns["rewards"])
         complete = np.array([episode["complete"] for episode in reply["episodes"]], bool)
@@ -566,18 +547,6 @@ class ContinualSAC(SAC):
             )
         return [chunk if self.learner_group.is_local else ray.put(chunk) for chunk in chunks], float(labels.mean())
 
-    def _ask_one_worker(self, name: str, request: dict[str, Any]) -> dict[str, Any]:
-        """A request to one rollout worker; the next one is asked if a worker is lost."""
-        for worker in self.env_runner_group.healthy_env_runner_ids():
-            replies = self.env_runner_group.foreach_env_runner(
-                name, kwargs=request, remote_worker_ids=[worker], local_env_runner=False
-            )
-            if replies:
-                return replies[0]
-        if self.env_runner_group.local_env_runner is None:
-            raise RuntimeError(f"{name} on {request['task']}: no rollout worker answered")
-        return getattr(self.env_runner_group.local_env_runner, name)(**request)
-
     # Evaluation and reports
 
     def _evaluation_interval(self) -> int:
@@ -591,7 +560,7 @@ class ContinualSAC(SAC):
 
     def _evaluate(self, phase: str, episodes: int) -> None:
         measured = evaluate_tasks(
-            self.env_runner_group,
+            self.workers,
             self.curriculum.tasks,
             episodes=episodes,
             version=self._version,
@@ -735,7 +704,6 @@ class ContinualSAC(SAC):
         self.extra = dict(ours["extra"])
         self._version = ours["version"] + 1  # new episodes: what was running when the state was taken is gone
         self._next_evaluation, self.done = ours["next_evaluation"], ours["done"]
-        self._last_reply = time.monotonic()
         self._open_records(fresh=False)
         self._publish_weights()
         if not self.done:

@@ -133,6 +133,17 @@ def _check_schedule(run: RunSettings) -> list[str]:
             f"evaluation.periodic_env_steps is {interval}; it must be at most visit.max_env_steps, {length}, or write "
             "periodic_episodes: 0"
         )
+    visits = 1 if run.boundary.clear_buffer else run.num_visits
+    if length * visits < run.training.batch_size:
+        errors.append(
+            f"visit.max_env_steps is {length}; D must come to hold a batch, training.batch_size "
+            f"{run.training.batch_size}, or there is no update"
+        )
+    elif run.updates_within(1) < 1 and length > run.visit.warmup_env_steps:
+        errors.append(
+            f"training.updates_per_env_step is {run.training.updates_per_env_step}; in a visit of {length} environment "
+            f"steps, {run.visit.warmup_env_steps} of them warm-up, that is no update"
+        )
     gpus = run.resources.num_gpus_per_learner
     if gpus > 1 and gpus != int(gpus):
         errors.append(

@@ -92,6 +92,7 @@ class Study:
         settings: the file's keys, with defaults and overrides.
         sequences: the selected task sequences.
         arms: the selected arms.
+        other_arms: the file's arms that are not selected.
         seeds: the selected seeds.
         searches: for each of the file's arms with a search, how many combinations it has.
     """
@@ -101,6 +102,7 @@ class Study:
     settings: StudySettings
     sequences: dict[str, list[str]]
     arms: list[Arm]
+    other_arms: list[Arm]
     seeds: list[int]
     searches: dict[str, int]
 
@@ -142,7 +144,7 @@ class Study:
         return RunSettings(
             **{**common, **arm.sections},
             sequence=sequence,
-            tasks=self.sequences[sequence],
+            tasks=self.settings.sequences[sequence],
             arm=arm.label,
             method=arm.method,
             method_settings=arm.method_settings,
@@ -217,12 +219,14 @@ class _Reader:
         labels = dict.fromkeys([*self._mapping("arms"), *(arm.label for arm in arms)])
         chosen_arms = self._choose("--arms", arm_names, labels)
         if not self.problems and settings is not None:
+            selected = _select(arms, chosen_arms)
             study = Study(
                 path,
                 text,
                 settings,
                 {name: settings.sequences[name] for name in chosen_sequences},
-                _select(arms, chosen_arms),
+                selected,
+                [arm for arm in arms if arm not in selected],
                 settings.seeds,
                 self.searches,
             )
@@ -474,6 +478,14 @@ class _Reader:
             for arm in study.arms:
                 run = study.run(sequence, arm, study.seeds[0])
                 self.problems += [self._placed(line, arm) for line in check_run(run)]
+                suite = suite_of(run)
+                if suite.section in arm.sections:  # the file's own section is checked with the sequences
+                    try:
+                        suite.spaces(run.tasks)
+                    except ValueError as error:
+                        place = self.tree.place(("arms", arm.origin, suite.section))
+                        where = dotted(("arms", arm.origin, suite.section))
+                        self.problems.append(f"{place}: {where}: sequences.{sequence}: {error}")
 
     def _placed(self, line: str, arm: Arm) -> str:
         """A line that begins with a key, with that key's place."""

@@ -7,8 +7,8 @@ by Ray, unnoticed, therefore cannot bring transitions of a wrong task.
 What follows from the run's seed alone (see `seeding.py`; all keys are indices):
 
 - training environments are built from (task, worker, sub-environment, incarnation), and a version's episodes and its
-  exploration noise start from these and the version. A runner that is restarted in the middle of a version starts
-  that version's stream of initial states and noise again; a driver that wants new ones raises the version;
+  exploration noise start from these and the version. A process that Ray has started anew also mixes a random tag in:
+  it would otherwise bring the version's first transitions a second time;
 - scoring rollouts from (task, sub-environment) and the rollout's index, on any worker.
 
 Evaluation episode i of a task has the same start and goal in every run: it is seeded by i alone, in environments that
@@ -17,10 +17,11 @@ are built from one fixed seed. Nothing here draws from the global random streams
 
 from __future__ import annotations
 
+import logging
 import secrets
 import warnings
 from collections.abc import Collection, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import ray
@@ -39,7 +40,7 @@ from ray.rllib.utils.metrics import (
 )
 from torch import Tensor
 
-from rllib_nbsp.envs import ActionSpace, Suite, suite_of
+from rllib_nbsp.envs import ActionSpace, EnvironmentFailure, Suite, suite_of
 from rllib_nbsp.envs.vector import EnvSeed, EnvVector, VectorStep
 from rllib_nbsp.seeding import numpy_generator, seed_int, torch_generator
 from rllib_nbsp.settings import RunSettings
@@ -50,6 +51,8 @@ EVALUATION_SEED = 2504_08000
 MIN_ROWS = 4
 """Deterministic actions are computed on at least so many rows: from there on, a matrix product gives a row the same
 bits wherever in the batch it stands (seen with torch 2.13 on x86), so an episode does not depend on its neighbours."""
+
+logger = logging.getLogger(__name__)
 
 Rows = dict[str, Any]
 """Columns of rows: arrays, or stacks of frames that are not unpacked."""
@@ -178,12 +181,15 @@ class Sampler:
 
     def _start_version(self, vector: EnvVector, task: str, version: int) -> None:
         seed, worker, index = self._settings.seed, self._worker, self._tasks.index(task)
+        # A process that was started anew in the middle of a version must not bring the same transitions again.
+        tag = [self._process_tag] if self._process_tag else []
 
         def episode_seed(env: int, episode: int, incarnation: int) -> int | None:
-            return seed_int(seed, "environments", index, worker, env, incarnation, version) if episode == 0 else None
+            keys = (index, worker, env, incarnation, version, *tag)
+            return seed_int(seed, "environments", *keys) if episode == 0 else None
 
-        self._noise = torch_generator(seed, "exploration", worker, version)
-        self._uniform = numpy_generator(seed, "exploration", worker, version)
+        self._noise = torch_generator(seed, "exploration", worker, version, *tag)
+        self._uniform = numpy_generator(seed, "exploration", worker, version, *tag)
         vector.reset(episode_seed)
         self._tally = _Tally(vector.num_envs, altered=self._suite.alters_training)
         self._next_episode = 0
@@ -491,6 +497,21 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
             task=task, version=version, num_env_steps=num_env_steps, rollout_index=rollout_index, explore=explore
         )
         return self._reply(task, version, episodes, columns=columns)
+
+    def answer(self, request: Literal["sample", "evaluate", "rollout"], **kwargs: Any) -> dict[str, Any]:
+        """The named request for a driver in another process: an error is a reply too, with the key `failure`.
+
+        RLlib would only log it in the worker and start the worker anew, for the same error to come again.
+        """
+        try:
+            return getattr(self, request)(**kwargs)
+        except Exception as error:
+            logger.exception("rollout worker %d: %s of %s", self.worker_index, request, kwargs)
+            # The driver can read types of ours alone; those of an environment's library may need more than a message.
+            kind = type(error) if isinstance(error, EnvironmentFailure) else RuntimeError
+            what = str(error) if isinstance(error, EnvironmentFailure) else f"{type(error).__name__}: {error}"
+            failure = kind(f"rollout worker {self.worker_index}, {request}: {what}")
+            return {"worker_index": self.worker_index, "failure": failure}
 
     def _reply(self, task: str, version: int, episodes: list[EpisodeSummary], **rest: Any) -> dict[str, Any]:
         return {

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from rllib_nbsp.curriculum import Task
+from rllib_nbsp.rollout_workers import RolloutWorkers
 from rllib_nbsp.settings import EvaluationSettings
 
 ATTEMPTS = 3
 
 
 def evaluate_tasks(
-    group: EnvRunnerGroup,
+    workers: RolloutWorkers,
     tasks: Sequence[Task],
     *,
     episodes: int,
@@ -30,7 +30,7 @@ def evaluate_tasks(
     Remote workers share the episodes; what a lost worker leaves undone goes to the others.
 
     Args:
-        group: the rollout workers.
+        workers: the rollout workers.
         tasks: what to evaluate.
         episodes: how many of each task.
         version: echoed by the workers.
@@ -50,10 +50,10 @@ def evaluate_tasks(
         started = time.perf_counter()
         played: list[dict[str, Any]] = []
         if env_steps is None:
-            played = _play(group, task, range(episodes), version, settings)
+            played = _play(workers, task, range(episodes), version, settings)
         while env_steps is not None and sum(e["length"] for e in played) < env_steps:
-            round_of = settings.num_envs * max(1, group.num_healthy_remote_workers())
-            played += _play(group, task, range(len(played), len(played) + round_of), version, settings)
+            round_of = settings.num_envs * max(1, len(workers.healthy))
+            played += _play(workers, task, range(len(played), len(played) + round_of), version, settings)
         per_episode = [
             {
                 "return": float(e["return"]),
@@ -77,7 +77,7 @@ def evaluate_tasks(
 
 
 def _play(
-    group: EnvRunnerGroup, task: Task, indices: range, version: int, settings: EvaluationSettings
+    workers: RolloutWorkers, task: Task, indices: range, version: int, settings: EvaluationSettings
 ) -> list[dict[str, Any]]:
     """Summaries of the episodes of these indices, in order."""
     done: dict[int, dict[str, Any]] = {}
@@ -85,7 +85,7 @@ def _play(
         missing = [i for i in indices if i not in done]
         if not missing:
             break
-        for asked, reply in _ask(group, task, missing, version, explore=not settings.deterministic):
+        for asked, reply in _ask(workers, task, missing, version, explore=not settings.deterministic):
             done.update(zip(asked, reply["episodes"], strict=True))
     if len(done) < len(indices):
         raise RuntimeError(
@@ -96,23 +96,19 @@ def _play(
 
 
 def _ask(
-    group: EnvRunnerGroup, task: Task, indices: list[int], version: int, explore: bool
+    workers: RolloutWorkers, task: Task, indices: list[int], version: int, explore: bool
 ) -> list[tuple[list[int], dict[str, Any]]]:
     """Split episodes over the healthy workers; replies that name another task or version are dropped."""
     request = {"task": task.name, "version": version, "explore": explore}
-    workers = group.healthy_env_runner_ids()
-    if not workers:
-        return [(indices, group.local_env_runner.evaluate(**request, episode_indices=indices))]
-    shares = {worker: indices[i :: len(workers)] for i, worker in enumerate(workers) if indices[i :: len(workers)]}
-    replies = group.foreach_env_runner(
-        "evaluate",
-        kwargs=[{**request, "episode_indices": share} for share in shares.values()],
-        remote_worker_ids=list(shares),
-        local_env_runner=False,
-        timeout_seconds=None,
+    healthy = workers.healthy
+    if not healthy:
+        return [(indices, workers.local.evaluate(**request, episode_indices=indices))]
+    shares = {worker: indices[i :: len(healthy)] for i, worker in enumerate(healthy) if indices[i :: len(healthy)]}
+    replies = workers.ask(
+        "evaluate", {worker: {**request, "episode_indices": share} for worker, share in shares.items()}
     )
     return [
-        (shares[reply["worker_index"]], reply)
-        for reply in replies
+        (shares[worker], reply)
+        for worker, reply in replies.items()
         if (reply["task"], reply["version"]) == (task.name, version)
     ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -63,24 +63,30 @@ class Plan:
 
     Attributes:
         runs: the trials.
-        bundles: Ray's resource bundles of the largest trial.
-        concurrent: trials side by side.
+        bundles: Ray's resource bundles of each kind of trial, the largest first.
+        concurrent: trials side by side, on a cluster before it is known.
         problems: why the study cannot run here, one line each.
     """
 
     runs: Sequence[RunSettings]
-    bundles: Sequence[Bundle]
+    bundles: Sequence[Sequence[Bundle]]
     concurrent: int
     problems: list[str]
 
-    def seconds(self) -> float:
-        """Of the whole study if no visit stops early, by a calibration of about three seconds.
+    def trial_seconds(self) -> list[float]:
+        """Of each trial if no visit stops early, by a calibration of about three seconds.
 
         Raises:
             PreflightError: if a task's environment does not run here.
         """
         speeds: dict[str, Speed] = {}
-        return study_seconds([trial_seconds(run, _speed(run, speeds)) for run in self.runs], self.concurrent)
+        return [trial_seconds(run, _speed(run, speeds)) for run in self.runs]
+
+    def on_cluster(self, where: str, available: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> Plan:
+        """The plan checked against a cluster that was joined: what all of it has, and what each node has."""
+        lacking = [line for bundles in self.bundles for line in check_resources(bundles, available, where, nodes)]
+        concurrent = min(self.concurrent, concurrent_trials(self.bundles[0], available))
+        return replace(self, concurrent=concurrent, problems=list(dict.fromkeys(lacking)))
 
     def show(self, console: Console, folder: Path) -> None:
         """Print the trial table and what it takes."""
@@ -93,14 +99,15 @@ class Plan:
         if len(self.runs) > MAX_TABLE_ROWS:
             console.print(f"... and {len(self.runs) - MAX_TABLE_ROWS} more trials")
         largest = max((needs(run) for run in self.runs), key=lambda need: need.memory)
-        bundles = " + ".join("{" + ", ".join(f"{n}: {a:g}" for n, a in b.items()) + "}" for b in self.bundles)
+        bundles = " + ".join("{" + ", ".join(f"{n}: {a:g}" for n, a in b.items()) + "}" for b in self.bundles[0])
         disk = sum(needs(run).disk for run in self.runs)
+        seconds = study_seconds(self.trial_seconds(), self.concurrent)
         lines = (
             f"trials:     {len(self.runs)}, {self.concurrent} at once",
             f"resources:  {bundles} a trial, {self.runs[0].resources.placement_strategy}",
             f"memory:     {gigabytes(largest.memory)} a trial, {gigabytes(largest.replay)} of it replay",
             f"disk:       {gigabytes(disk)} in {folder}",
-            f"time:       at most {duration(self.seconds())}, by a short calibration on this machine",
+            f"time:       at most {duration(seconds)}, by a short calibration on this machine",
         )
         for line in lines:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -118,19 +125,24 @@ def make_plan(runs: Sequence[RunSettings], cluster: bool, max_concurrent: int | 
     quiet_ray()
     available = local_resources()
     bundles = _distinct_bundles(runs)
-    largest = max(bundles, key=lambda bundle: sum(total(bundle).values()))
     concurrent = min(len(runs), max_concurrent or len(runs))
     problems = check_disk(runs, folder)
     if not cluster:
-        concurrent = min(concurrent, concurrent_trials(largest, available))
-        lacking = [line for bundle in bundles for line in check_resources(bundle, available, "this machine")]
+        concurrent = min(concurrent, concurrent_trials(bundles[0], available))
+        lacking = [line for kind in bundles for line in check_resources(kind, available, "this machine")]
         problems = [*dict.fromkeys(lacking), *check_memory(runs, concurrent, memory_bytes()), *problems]
-    return Plan(runs, largest, concurrent, problems)
+    return Plan(runs, bundles, concurrent, problems)
 
 
 def _distinct_bundles(runs: Sequence[RunSettings]) -> list[list[dict[str, float]]]:
+    """The bundles of each kind of trial, the largest first."""
     distinct = {run.resources.model_dump_json(): run for run in runs}
-    return [trial_bundles(run) for run in distinct.values()]
+    bundles = [_placed_together(run, trial_bundles(run)) for run in distinct.values()]
+    return sorted(bundles, key=lambda kind: sum(total(kind).values()), reverse=True)
+
+
+def _placed_together(run: RunSettings, bundles: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [total(bundles)] if run.resources.placement_strategy == "STRICT_PACK" else bundles
 
 
 def _speed(run: RunSettings, speeds: dict[str, Speed]) -> Speed:

@@ -66,8 +66,32 @@ def concurrent_trials(bundles: Iterable[Bundle], available: Mapping[str, float])
     return max(1, int(min(fits, default=1.0) + 1e-9))
 
 
-def check_resources(bundles: Sequence[Bundle], available: Mapping[str, float], where: str) -> list[str]:
-    """What a trial needs and will never get, one line each: Ray would let it wait for ever."""
+def check_resources(
+    bundles: Sequence[Bundle], available: Mapping[str, float], where: str, nodes: Sequence[Mapping[str, float]] = ()
+) -> list[str]:
+    """What a trial needs and will never get, one line each: Ray would let it wait for ever.
+
+    Args:
+        bundles: the trial's.
+        available: of all nodes together.
+        where: what these are, for people.
+        nodes: what each node has, if there are several; a bundle must fit on one of them.
+    """
+    lacking = _check_totals(bundles, available, where)
+    if lacking or not nodes:
+        return lacking
+    return [
+        f"a trial needs {_words(bundle)} on one node, and no node of {where} has that"
+        for bundle in {_words(bundle): bundle for bundle in bundles}.values()
+        if not any(all(node.get(name, 0.0) + 1e-9 >= amount for name, amount in bundle.items()) for node in nodes)
+    ]
+
+
+def _words(bundle: Bundle) -> str:
+    return " and ".join(f"{amount:g} {name}" for name, amount in bundle.items())
+
+
+def _check_totals(bundles: Sequence[Bundle], available: Mapping[str, float], where: str) -> list[str]:
     advice = {
         "CPU": "lower --num-env-runners or --num-learners, or set resources.num_cpus_per_env_runner below 1",
         "GPU": "use --num-gpus-per-learner 0, or --address for a cluster that has them",

@@ -23,9 +23,9 @@ from rich.console import Console
 
 import rllib_nbsp
 from rllib_nbsp.algorithm import ContinualSAC
-from rllib_nbsp.estimate import duration
+from rllib_nbsp.estimate import duration, study_seconds
 from rllib_nbsp.plan import local_resources, make_plan
-from rllib_nbsp.preflight import PreflightError, check_resources
+from rllib_nbsp.preflight import PreflightError
 from rllib_nbsp.progress import LiveProgress, trial_label
 from rllib_nbsp.settings import RunSettings
 from rllib_nbsp.stop_signal import StopSignal
@@ -68,13 +68,16 @@ def run_study(
     plan = make_plan(runs, address is not None, max_concurrent, folder)
     if plan.problems:
         raise PreflightError(plan.problems, 4)
-    seconds = plan.seconds()
-    console.print(f"{len(runs)} trials, {plan.concurrent} at once, at most {duration(seconds)}", highlight=False)
+    trial_times = plan.trial_seconds()
     with ray_session(address, max(run.resources.torch_threads for run in runs), stop) as resources:
         if address is not None:
-            problems = check_resources(plan.bundles, resources, f"the cluster at {address}") or check_shared(folder)
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            plan = plan.on_cluster(f"the cluster at {address}", resources, nodes)
+            problems = plan.problems or check_shared(folder)
             if problems:
                 raise PreflightError(problems, 4)
+        seconds = study_seconds(trial_times, plan.concurrent)
+        console.print(f"{len(runs)} trials, {plan.concurrent} at once, at most {duration(seconds)}", highlight=False)
         outcome = run_trials(runs, folder, max_concurrent, console)
     for label, error in outcome.failed.items():
         console.print(f"failed: {label}: {error}", markup=False, highlight=False, soft_wrap=True)

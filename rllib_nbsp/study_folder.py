@@ -71,7 +71,7 @@ def open_trials(study: Study, trials: Sequence[RunSettings], folder: Path, resum
 
     Raises:
         PreflightError: if there are results already and `resume` is not set; if results belong to another study, or
-            were finished under other settings.
+            some that stay have other settings.
     """
     finished = _statuses(folder)
     if not resume:
@@ -90,7 +90,7 @@ def open_trials(study: Study, trials: Sequence[RunSettings], folder: Path, resum
         raise PreflightError(
             [f"--resume: {folder} holds the experiment {earlier!r}, not {study.settings.experiment!r}; use --name"], 3
         )
-    _check_unchanged(trials, finished)
+    _check_unchanged(study, trials, finished)
     return [run for run in trials if not finished.get(_trial_folder(run), {}).get("done")]
 
 
@@ -109,28 +109,42 @@ def _statuses(folder: Path) -> dict[Path, dict[str, Any]]:
     return found
 
 
-def _check_unchanged(trials: Sequence[RunSettings], statuses: Mapping[Path, Mapping[str, Any]]) -> None:
-    """Seeds of one arm are averaged, so each finished one must have the settings of those to come."""
-    problems = []
-    for arm_folder, run in {_trial_folder(run).parent: run for run in trials}.items():
-        for path, status in statuses.items():
-            if path.parent == arm_folder and status["done"] and status["config_hash"] != config_hash(run):
-                problems.append(
-                    f"--resume: {path} was finished under other settings ({_difference(path, run)}); put them back, or "
-                    "use another --name"
-                )
-                break
+def _check_unchanged(study: Study, trials: Sequence[RunSettings], statuses: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Whether all results that stay are of the study's settings.
+
+    Seeds of an arm are averaged, so those of an arm to be run must agree in everything. Arms are compared, so that the
+    others must agree in what they do not state for themselves.
+    """
+    problems: dict[Path, str] = {}
+    to_run = {_trial_folder(run) for run in trials}
+    arms = {arm.label: arm for arm in (*study.arms, *study.other_arms)}
+    for path, status in statuses.items():
+        sequence, label = path.parts[-3:-1]
+        starts_anew = path in to_run and not status["done"]
+        if path.parent in problems or starts_anew or sequence not in study.settings.sequences or label not in arms:
+            continue
+        run = study.run(sequence, arms[label], study.seeds[0])
+        if status["config_hash"] in (None, config_hash(run)):
+            continue
+        averaged = path.parent in {other.parent for other in to_run}
+        changes = _changes(path, run, () if averaged else ("method", "method_settings", *_flat(arms[label].stated)))
+        if changes:
+            problems[path.parent] = (
+                f"--resume: {path} has results of other settings ({changes}); put them back, or use another --name"
+            )
     if problems:
-        raise PreflightError(problems, 3)
+        raise PreflightError(problems.values(), 3)
 
 
-def _difference(path: Path, run: RunSettings) -> str:
+def _changes(path: Path, run: RunSettings, own: Sequence[str]) -> str:
+    """The settings of a finished trial that differ from a run's, but for the keys of its own."""
     try:
         old = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         return f"which ones is not known: {error}"
     was, now = _flat(old), _flat(run.model_dump(exclude=NOT_HASHED))
-    return ", ".join(f"{key} was {was.get(key)!r} and is {now[key]!r}" for key in now if was.get(key) != now[key])
+    differing = [key for key in now if was.get(key) != now[key] and not any(f"{key}.".startswith(f"{o}.") for o in own)]
+    return ", ".join(f"{key} was {was.get(key)!r} and is {now[key]!r}" for key in differing)
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -166,7 +180,7 @@ def write_study(study: Study, overrides: Sequence[str], folder: Path, resume: bo
         "seeds": list(dict.fromkeys([*earlier.get("seeds", []), *study.seeds])),
         "notes": list(dict.fromkeys([*earlier.get("notes", []), *study.notes()])),
         **({"search": searches} if searches else {}),
-        "overrides": list(overrides),
+        "overrides": list(dict.fromkeys([*earlier.get("overrides", []), *overrides])),
         "file": study.path.name,
         "text": _Block(study.text),
     }

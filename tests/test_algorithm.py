@@ -18,8 +18,9 @@ from rllib_nbsp.callbacks import ContinualCallback, SkillNeuronCallback
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.methods.base import NETWORKS, Batch, ContinualMethod, Phase, VisitData
+from tests.tiny import TASKS, short_run
 
-PAIR = ["reach-left", "reach-right"]
+PAIR = list(TASKS)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,22 +28,6 @@ def ray_session() -> Iterator[None]:
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=150 * 2**20)
     yield
     ray.shutdown()
-
-
-def tiny(config: ContinualSACConfig, results: Path | None = None, **visit: Any) -> ContinualSACConfig:
-    """Two cycles of a pair, a few hundred steps a visit."""
-    config = (
-        config.curriculum(suite="point_mass", tasks=PAIR, cycles=2, visit_env_steps=240, warmup_env_steps=80)
-        .training(batch_size=16, updates_per_env_step=0.25)
-        .networks(hidden=[16, 16])
-        .replay(capacity=1000, prior_capacity=100, interval=3)
-        .visit(early_stop=None, **visit)
-        .evaluation(periodic_episodes=1, periodic_env_steps=120, boundary_episodes=2, num_envs=2, report_env_steps=100)
-        .env_runners(num_envs_per_env_runner=2)
-    )
-    if config.run.get("method") == "nbsp":
-        config.training(score_env_steps=200)
-    return config.results(results) if results else config
 
 
 def finish(config: ContinualSACConfig) -> tuple[ContinualSAC, list[dict[str, Any]]]:
@@ -69,7 +54,7 @@ def rows_of(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def test_a_run_visits_every_task_twice_and_files_its_rows(tmp_path: Path) -> None:
-    algo, results = finish(tiny(NBSPConfig(), tmp_path))
+    algo, results = finish(short_run(NBSPConfig(), tmp_path))
     boundary = [row for row in rows_of(tmp_path, "evaluations.jsonl") if row["phase"] == "boundary"]
     assert [(row["visit"], row["eval_task"]) for row in boundary] == [(v, t) for v in (1, 2, 3, 4) for t in PAIR]
     assert [row["trained_task"] for row in boundary[::2]] == PAIR * 2
@@ -136,18 +121,18 @@ def test_same_seed_same_result_on_a_game(tmp_path: Path) -> None:
 
 
 def test_updates_are_counted_against_the_steps_really_added() -> None:
-    algo, _ = finish(tiny(ContinualSACConfig()))
+    algo, _ = finish(short_run(ContinualSACConfig()))
     # 4 visits of 240 steps, 80 of them warm-up, one update every 4 steps.
     assert algo.env_steps == 960
     assert algo.updates == 4 * (240 - 80) // 4
 
 
 def test_same_seed_same_result_and_another_seed_another(tmp_path: Path) -> None:
-    first, _ = finish(tiny(NBSPConfig(), tmp_path / "a"))
+    first, _ = finish(short_run(NBSPConfig(), tmp_path / "a"))
     torch.manual_seed(123)  # nothing of a run comes from the global streams
     np.random.seed(123)
-    second, _ = finish(tiny(NBSPConfig(), tmp_path / "b"))
-    other, _ = finish(tiny(NBSPConfig().debugging(seed=1)))
+    second, _ = finish(short_run(NBSPConfig(), tmp_path / "b"))
+    other, _ = finish(short_run(NBSPConfig().debugging(seed=1)))
     assert same(weights(first), weights(second))
     assert not same(weights(first), weights(other))
     drop = ("wall_s", "env_steps_per_s", "updates_per_s")
@@ -159,32 +144,32 @@ def test_same_seed_same_result_and_another_seed_another(tmp_path: Path) -> None:
 
 
 def test_evaluation_does_not_change_training() -> None:
-    often, _ = finish(tiny(ContinualSACConfig()))
-    never, _ = finish(tiny(ContinualSACConfig()).evaluation(periodic_episodes=0, boundary_episodes=1))
+    often, _ = finish(short_run(ContinualSACConfig()))
+    never, _ = finish(short_run(ContinualSACConfig()).evaluation(periodic_episodes=0, boundary_episodes=1))
     assert same(weights(often), weights(never))
 
 
 def test_scoring_does_not_change_training() -> None:
-    plain, _ = finish(tiny(ContinualSACConfig()))
-    scored = tiny(ContinualSACConfig())
+    plain, _ = finish(short_run(ContinualSACConfig()))
+    scored = short_run(ContinualSACConfig())
     scored.run = {**scored.run, "score_all_methods": {"score_env_steps": 200}}
     assert same(weights(plain), weights(finish(scored)[0]))
 
 
 def test_nbsp_without_masks_and_replay_is_sac_bit_for_bit() -> None:
-    sac, _ = finish(tiny(ContinualSACConfig()))
-    bare, _ = finish(tiny(NBSPConfig()).training(skill_frac=0.0, with_replay=False))
-    ones, _ = finish(tiny(NBSPConfig()).training(uniform_lr=1.0, with_replay=False))
-    masked, _ = finish(tiny(NBSPConfig()).training(with_replay=False))
+    sac, _ = finish(short_run(ContinualSACConfig()))
+    bare, _ = finish(short_run(NBSPConfig()).training(skill_frac=0.0, with_replay=False))
+    ones, _ = finish(short_run(NBSPConfig()).training(uniform_lr=1.0, with_replay=False))
+    masked, _ = finish(short_run(NBSPConfig()).training(with_replay=False))
     assert same(weights(sac), weights(bare))
     assert same(weights(sac), weights(ones))
     assert not same(weights(sac), weights(masked))
 
 
 def test_an_empty_prior_store_is_mask_only_bit_for_bit() -> None:
-    mask_only, _ = finish(tiny(NBSPConfig()).training(with_replay=False))
-    empty, _ = finish(tiny(NBSPConfig()).replay(prior_capacity=0))
-    both, _ = finish(tiny(NBSPConfig()))
+    mask_only, _ = finish(short_run(NBSPConfig()).training(with_replay=False))
+    empty, _ = finish(short_run(NBSPConfig()).replay(prior_capacity=0))
+    both, _ = finish(short_run(NBSPConfig()))
     assert same(weights(mask_only), weights(empty))
     assert not same(weights(mask_only), weights(both))
     assert both.replay.prior_size == 100
@@ -221,7 +206,7 @@ class JournalCallback(SkillNeuronCallback):
 def test_a_boundary_runs_in_the_documented_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "journal", Journal)
     Journal.calls.clear()
-    finish(tiny(ContinualSACConfig().method("journal")).curriculum(cycles=1).callbacks(JournalCallback))
+    finish(short_run(ContinualSACConfig().method("journal")).curriculum(cycles=1).callbacks(JournalCallback))
     assert Journal.calls == [
         "method start 1 False",
         "callback start 1 0",
@@ -261,7 +246,7 @@ class TwoRuns(ContinualMethod):
 def test_phases_run_inside_a_visit_and_do_not_shift_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(METHODS, "two_runs", TwoRuns)
     TwoRuns.seen.clear()
-    algo, _ = finish(tiny(ContinualSACConfig().method("two_runs"), tmp_path).curriculum(cycles=1))
+    algo, _ = finish(short_run(ContinualSACConfig().method("two_runs"), tmp_path).curriculum(cycles=1))
     assert TwoRuns.seen == [("auxiliary", True), ("main", True), ("retrain", True)] * 2
     boundary = [row for row in rows_of(tmp_path, "evaluations.jsonl") if row["phase"] == "boundary"]
     assert [row["visit"] for row in boundary] == [1, 1, 2, 2]
@@ -278,7 +263,7 @@ def test_every_run_of_a_visit_warms_up_if_its_visit_does(
     monkeypatch: pytest.MonkeyPatch, warmup_each_visit: bool, updates: int
 ) -> None:
     monkeypatch.setitem(METHODS, "two_runs", TwoRuns)
-    config = tiny(ContinualSACConfig().method("two_runs")).boundary(warmup_each_visit=warmup_each_visit)
+    config = short_run(ContinualSACConfig().method("two_runs")).boundary(warmup_each_visit=warmup_each_visit)
     algo, _ = finish(config.curriculum(cycles=1))
     # An update per 4 of 240 steps, 80 of which may be a warm-up; the first visit always has one.
     assert algo.updates == (2 * 40 + 70) + (2 * updates + 70)
@@ -288,7 +273,7 @@ def test_a_state_of_a_phase_without_collecting_is_refused_at_once_and_one_of_its
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(METHODS, "two_runs", TwoRuns)
-    config = tiny(ContinualSACConfig().method("two_runs")).curriculum(cycles=1)
+    config = short_run(ContinualSACConfig().method("two_runs")).curriculum(cycles=1)
     algo = config.build_algo()
     algo.train()
     while algo.phase.collect:
@@ -330,16 +315,16 @@ class RowsBeside(ContinualMethod):
 def test_rows_of_earlier_tasks_come_beside_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "beside", RowsBeside)
     RowsBeside.seen.clear()
-    finish(tiny(ContinualSACConfig().method("beside")).curriculum(cycles=1))
+    finish(short_run(ContinualSACConfig().method("beside")).curriculum(cycles=1))
     assert RowsBeside.seen == [(16, 8, {0})] * 40
 
 
 def test_a_state_goes_on_with_remote_rollout_workers(tmp_path: Path) -> None:
-    algo = tiny(NBSPConfig()).curriculum(cycles=1).build_algo()
+    algo = short_run(NBSPConfig()).curriculum(cycles=1).build_algo()
     algo.train()
     state, steps = algo.get_state(), algo.env_steps
     algo.stop()
-    config = tiny(NBSPConfig()).curriculum(cycles=1).env_runners(num_env_runners=1, num_cpus_per_env_runner=0.5)
+    config = short_run(NBSPConfig()).curriculum(cycles=1).env_runners(num_env_runners=1, num_cpus_per_env_runner=0.5)
     restored = config.build_algo()
     restored.set_state(state)
     restored.train()
@@ -348,7 +333,7 @@ def test_a_state_goes_on_with_remote_rollout_workers(tmp_path: Path) -> None:
 
 
 def test_save_and_restore_keep_temperature_masks_and_place(tmp_path: Path) -> None:
-    algo = tiny(NBSPConfig()).build_algo()
+    algo = short_run(NBSPConfig()).build_algo()
     while algo.train()["visit"] < 3:
         pass
     algo.train()
@@ -358,7 +343,7 @@ def test_save_and_restore_keep_temperature_masks_and_place(tmp_path: Path) -> No
     place = (algo.visit.number, algo.progress.env_steps, algo.env_steps, algo.updates, algo.extra)
     algo.stop()
 
-    restored = tiny(NBSPConfig()).build_algo()
+    restored = short_run(NBSPConfig()).build_algo()
     restored.restore_from_path(path)
     after = restored.learner_group._learner
     assert same(before, weights(restored))
@@ -376,14 +361,14 @@ def test_save_and_restore_keep_temperature_masks_and_place(tmp_path: Path) -> No
 
 
 def test_mastery_ends_a_visit_early() -> None:
-    config = tiny(ContinualSACConfig()).curriculum(cycles=1)
+    config = short_run(ContinualSACConfig()).curriculum(cycles=1)
     config.visit(early_stop={"success_rate": 0.0, "window_episodes": 2, "min_env_steps": 120})
     algo, _ = finish(config)
     assert algo.env_steps < 2 * 240
 
 
 def test_a_method_that_needs_scores_is_refused_without_the_callback() -> None:
-    config = tiny(NBSPConfig()).callbacks([])
+    config = short_run(NBSPConfig()).callbacks([])
     with pytest.raises(ValueError, match="SkillNeuronCallback"):
         config.build_algo()
 
@@ -393,7 +378,7 @@ def test_a_callback_of_ones_own_takes_the_place_of_ours() -> None:
         pass
 
     with pytest.raises(RuntimeError, match="needs the neurons' scores"):
-        finish(tiny(NBSPConfig()).callbacks(Nothing))
+        finish(short_run(NBSPConfig()).callbacks(Nothing))
 
 
 def test_unknown_training_keys_name_the_nearest_one() -> None:
@@ -402,7 +387,7 @@ def test_unknown_training_keys_name_the_nearest_one() -> None:
 
 
 def test_gymnasium_tasks_of_ones_own_run_with_a_return_goal(tmp_path: Path) -> None:
-    config = tiny(NBSPConfig(), tmp_path).curriculum(
+    config = short_run(NBSPConfig(), tmp_path).curriculum(
         suite="gymnasium",
         tasks=["MountainCarContinuous-v0@return>=90", "MountainCarContinuous-v0@return>=-1"],
         cycles=1,
@@ -413,7 +398,7 @@ def test_gymnasium_tasks_of_ones_own_run_with_a_return_goal(tmp_path: Path) -> N
 
 
 def test_a_pair_of_real_meta_world_tasks_runs_through(tmp_path: Path) -> None:
-    config = tiny(NBSPConfig(), tmp_path).curriculum(
+    config = short_run(NBSPConfig(), tmp_path).curriculum(
         suite="metaworld", tasks=["window-open-v3", "drawer-close-v3"], cycles=1, visit_env_steps=1200
     )
     algo, _ = finish(config.training(score_env_steps=600).evaluation(periodic_episodes=0, boundary_episodes=2))
@@ -425,7 +410,7 @@ def test_a_pair_of_real_meta_world_tasks_runs_through(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_remote_workers_and_learners_give_a_complete_run(tmp_path: Path) -> None:
-    config = tiny(NBSPConfig(), tmp_path).training(rollout_fragment_length=10)
+    config = short_run(NBSPConfig(), tmp_path).training(rollout_fragment_length=10)
     config.env_runners(num_env_runners=2, num_cpus_per_env_runner=0.5).learners(num_learners=2)
     finish(config)
     boundary = [row for row in rows_of(tmp_path, "evaluations.jsonl") if row["phase"] == "boundary"]

@@ -31,10 +31,21 @@ def test_defaults_fit_together(method):
         (run("ewcc"), "method is 'ewcc'; known methods: "),
         (run(training={"batch_size": 255}, resources={"num_learners": 2}), "training.batch_size is 255"),
         (
-            run(visit={"max_env_steps": 100, "warmup_env_steps": 100, "early_stop": None}),
-            "visit.warmup_env_steps is 100",
+            run(visit={"max_env_steps": 500, "warmup_env_steps": 500, "early_stop": None}),
+            "visit.warmup_env_steps is 500",
         ),
         (run(visit={"max_env_steps": 50_000}), "visit.early_stop.min_env_steps is 100000"),
+        (
+            run(visit={"max_env_steps": 255, "warmup_env_steps": 0, "early_stop": None}),
+            "visit.max_env_steps is 255; D must come to hold a batch, training.batch_size 256",
+        ),
+        (
+            run(
+                visit={"max_env_steps": 300, "warmup_env_steps": 200, "early_stop": None},
+                training={"updates_per_env_step": 0.009},
+            ),
+            "training.updates_per_env_step is 0.009; in a visit of 300 environment steps, 200 of them warm-up",
+        ),
         (run(evaluation={"periodic_env_steps": 2_000_000}), "evaluation.periodic_env_steps is 2000000"),
         (run(replay={"capacity": 255}), "replay.capacity is 255"),
         (run(replay={"split": "reservoir", "pick": "last"}), "replay.pick is 'last'"),
@@ -56,7 +67,8 @@ def test_each_mistake_has_one_line_that_names_it(bad, message):
     "good",
     [
         run(training={"batch_size": 256}, resources={"num_learners": 2}),
-        run(visit={"max_env_steps": 100, "warmup_env_steps": 99, "early_stop": None}),
+        run(visit={"max_env_steps": 256, "warmup_env_steps": 255, "early_stop": None}),
+        run(visit={"max_env_steps": 64, "warmup_env_steps": 0, "early_stop": None}, boundary={"clear_buffer": False}),
         run(replay={"capacity": 256}),
         run(replay={"split": "reservoir"}),
         run(keys={"mask_on": "grad_rescale"}, boundary={"reset_optimizer": False}),
@@ -77,7 +89,7 @@ def test_every_mistake_is_said_in_one_pass():
         replay={"capacity": 10},
         resources={"num_learners": 2},
     )
-    assert len(check_run(bad)) == 5
+    assert len(check_run(bad)) == 6
 
 
 def test_a_method_can_limit_the_learners_and_its_rows_must_divide_among_them(monkeypatch):

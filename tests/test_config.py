@@ -458,6 +458,13 @@ def test_all_eighteen_actions_fit_any_two_games(load: Load) -> None:
     assert "2 is RIGHT and UP" in load(GAMES).notes()[0]
 
 
+def test_games_are_also_checked_as_an_arm_has_them(load: Load) -> None:
+    overrides = ("sequences.pair=[Pong, Breakout]", "atari.full_action_space=true")
+    [problem] = problems_of(load, GAMES, *overrides, "arms.nbsp.atari={full_action_space: false}")
+    assert "arms.nbsp.atari: sequences.pair: " in problem
+    assert "have 6 and 4 actions" in problem
+
+
 def test_the_line_of_a_wrong_value_is_named(load: Load) -> None:
     text = yaml.safe_dump(STUDY, sort_keys=False).replace("capacity: 1000", "capacity: none")
     line = next(i for i, content in enumerate(text.splitlines(), 1) if "capacity" in content)

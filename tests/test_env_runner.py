@@ -344,6 +344,13 @@ def test_episode_numbers_are_never_used_twice():
 # Evaluation
 
 
+@pytest.mark.parametrize("random_actions", [False, True])
+def test_a_process_started_anew_in_a_version_does_not_bring_its_transitions_again(random_actions: bool):
+    first, anew = (sample(make_sampler(process_tag=tag), random_actions=random_actions) for tag in (0, 7))
+    assert not np.isin(first["actions"], anew["actions"]).any()
+    assert not np.isin(first["obs"][:, :2], anew["obs"][:, :2]).any()
+
+
 def test_evaluation_does_not_touch_training():
     undisturbed, evaluated = make_sampler(), make_sampler()
     for sampler in (undisturbed, evaluated):
@@ -496,6 +503,16 @@ def test_the_runner_names_task_version_and_worker_in_every_reply():
     ]
     assert [len(r["columns"]["obs"]) if "columns" in r else None for r in replies] == [6, None, 7]
     runner.stop()
+
+
+def test_an_error_is_an_answer_too():
+    runner = make_runner(2)
+    request: dict[str, Any] = {"task": RIGHT, "version": 1, "num_vector_steps": 4}
+    assert equal(runner.answer("sample", **request)["columns"], make_runner(2).sample(**request)["columns"])
+    answer = runner.answer("sample", task="reach-lft", version=1, num_vector_steps=4)
+    assert answer["worker_index"] == 2
+    assert type(answer["failure"]) is RuntimeError
+    assert str(answer["failure"]).startswith("rollout worker 2, sample: ValueError: task is 'reach-lft'; the run's")
 
 
 def test_the_runner_takes_pushed_weights_even_of_an_older_sequence_number():

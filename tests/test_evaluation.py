@@ -6,21 +6,23 @@ from typing import Any
 
 from rllib_nbsp.curriculum import Task
 from rllib_nbsp.evaluation import evaluate_tasks
+from rllib_nbsp.rollout_workers import RolloutWorkers
 from rllib_nbsp.settings import EvaluationSettings
 
 
-class LocalGroup:
-    """A group whose one local worker plays episode i in 10 + i steps, for a return of i, and solves the odd ones."""
+class LocalWorker(RolloutWorkers):
+    """The local worker alone; it plays episode i in 10 + i steps, for a return of i, and solves the odd ones."""
 
     def __init__(self) -> None:
-        self.local_env_runner = self
         self.asked: list[list[int]] = []
 
-    def healthy_env_runner_ids(self) -> list[int]:
-        return []
+    @property
+    def local(self) -> LocalWorker:
+        return self
 
-    def num_healthy_remote_workers(self) -> int:
-        return 0
+    @property
+    def healthy(self) -> list[int]:
+        return []
 
     def evaluate(self, *, task: str, version: int, episode_indices: list[int], explore: bool) -> dict[str, Any]:
         self.asked.append(list(episode_indices))
@@ -32,10 +34,10 @@ class LocalGroup:
 
 
 def evaluated(**keys: Any) -> tuple[list[list[int]], dict[str, Any]]:
-    group = LocalGroup()
+    worker = LocalWorker()
     settings = EvaluationSettings(num_envs=2)
-    (row,) = evaluate_tasks(group, [Task(0, "a")], episodes=3, version=1, settings=settings, **keys)
-    return group.asked, row
+    (row,) = evaluate_tasks(worker, [Task(0, "a")], episodes=3, version=1, settings=settings, **keys)
+    return worker.asked, row
 
 
 def test_so_many_episodes():

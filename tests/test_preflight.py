@@ -93,6 +93,15 @@ def test_resources_that_are_missing_are_named_with_the_options_that_help() -> No
     assert custom.startswith("a trial needs 1 rollout, and this machine has 0: resources.custom_resources")
 
 
+def test_each_bundle_must_fit_on_one_node_of_a_cluster() -> None:
+    bundles = [{"CPU": 1.0}, {"CPU": 3.0, "GPU": 0.5}, {"CPU": 3.0, "GPU": 0.5}]
+    both, total = {"CPU": 4.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 2.0}
+    assert check_resources(bundles, total, "the cluster", [both, both]) == []
+    apart = [{"CPU": 7.0}, {"CPU": 1.0, "GPU": 2.0}]
+    (line,) = check_resources(bundles, total, "the cluster", apart)
+    assert line == "a trial needs 3 CPU and 0.5 GPU on one node, and no node of the cluster has that"
+
+
 def test_trials_at_once_are_limited_by_the_scarcest_resource() -> None:
     assert concurrent_trials([{"CPU": 1.0, "GPU": 0.25}], {"CPU": 16.0, "GPU": 1.0}) == 4
     assert concurrent_trials([{"CPU": 1.0}, {"CPU": 2.0}], {"CPU": 8.0}) == 2

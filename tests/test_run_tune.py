@@ -144,6 +144,32 @@ def test_a_plan_for_a_cluster_does_not_ask_this_machine_for_gpus(tmp_path: Path)
     assert len(make_plan(runs, False, None, tmp_path).problems) == 1
 
 
+def test_every_kind_of_trial_must_fit_on_the_cluster(tmp_path: Path) -> None:
+    arms = {
+        "many": {"method": "sac", "resources": {"num_env_runners": 5}},
+        "pinned": {"method": "sac", "resources": {"num_env_runners": 1, "custom_resources_per_env_runner": {"far": 1}}},
+    }
+    runs = load_study(write_config(tmp_path, arms=arms)).trials()
+    plan = make_plan(runs, True, None, tmp_path)
+    total = {"CPU": 12.0, "far": 1.0}
+    apart = [{"CPU": 11.0}, {"CPU": 1.0, "far": 1.0}]
+    fits = plan.on_cluster("it", total, apart)
+    assert (fits.problems, fits.concurrent) == ([], 2)
+    # Two trials of the larger kind would need 12 CPU, and Ray waits for the second.
+    assert plan.on_cluster("it", {**total, "CPU": 11.0}, apart).concurrent == 1
+    (line,) = plan.on_cluster("it", {"CPU": 12.0}, apart).problems
+    assert line.startswith("a trial needs 1 far, and it has 0")
+    (line,) = plan.on_cluster("it", total, [{"CPU": 12.0}, {"far": 1.0}]).problems
+    assert line == "a trial needs 1 CPU and 1 far on one node, and no node of it has that"
+
+
+def test_bundles_of_one_node_are_one(tmp_path: Path) -> None:
+    options = ("resources.num_env_runners=2", "resources.placement_strategy=STRICT_PACK")
+    plan = make_plan(tiny_study(tmp_path, *options).trials()[:1], True, None, tmp_path)
+    (line,) = plan.on_cluster("it", {"CPU": 4.0}, [{"CPU": 2.0}, {"CPU": 2.0}]).problems
+    assert line == "a trial needs 3 CPU on one node, and no node of it has that"
+
+
 def test_a_trials_time_by_hand(tmp_path: Path) -> None:
     sac, nbsp = tiny_study(tmp_path).trials()
     speed = Speed(env_step_s=0.5, update_s=10.0, horizon=50)

@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from analysis import load_study as load_written_study
-from rllib_nbsp.config import Study
+from rllib_nbsp.config import Study, load_study
 from rllib_nbsp.preflight import PreflightError
 from rllib_nbsp.study_folder import open_trials, study_folder, study_lock, write_study
-from tests.studies import leave, tiny_study
+from tests.studies import leave, tiny_study, write_config
 
 
 @pytest.fixture
@@ -164,6 +164,43 @@ def test_a_new_seed_of_changed_settings_is_refused_beside_finished_ones(
     assert "training.gamma was 0.99 and is 0.9" in error.problems[0]
 
 
+def test_a_new_seed_is_refused_beside_unfinished_ones_of_other_settings_that_stay(
+    study: Study, folder: Path, tmp_path: Path
+) -> None:
+    write_study(study, [], folder, resume=False)
+    leave(study.trials(folder)[0], done=False)
+    error = refusal(tiny_study(tmp_path, "training.gamma=0.9", seeds=[5]), folder, resume=True)
+    assert "sac/seed_0 has results of other settings (training.gamma was 0.99 and is 0.9)" in error.problems[0]
+
+
+def test_another_arm_is_refused_beside_results_of_other_shared_settings(
+    study: Study, folder: Path, tmp_path: Path
+) -> None:
+    write_study(study, [], folder, resume=False)
+    leave(study.trials(folder)[0], done=True)
+    changed = tiny_study(tmp_path, "visit.max_env_steps=500", arms=["nbsp"])
+    error = refusal(changed, folder, resume=True)
+    assert error.exit_code == 3
+    assert "sac/seed_0 has results of other settings (visit.max_env_steps was 400 and is 500)" in error.problems[0]
+
+
+def test_another_arm_may_run_beside_results_of_an_arms_own_settings(study: Study, folder: Path, tmp_path: Path) -> None:
+    write_study(study, [], folder, resume=False)
+    leave(study.trials(folder)[1], done=True)
+    for own in ("arms.nbsp.skill_frac=0.3", "arms.nbsp.replay={interval: 5}"):
+        changed = tiny_study(tmp_path, own, arms=["sac"])
+        assert len(open_trials(changed, changed.trials(folder), folder, resume=True)) == 1
+
+
+def test_results_of_an_arm_that_the_file_no_longer_has_are_left_alone(
+    study: Study, folder: Path, tmp_path: Path
+) -> None:
+    write_study(study, [], folder, resume=False)
+    leave(study.trials(folder)[1], done=True)
+    changed = load_study(write_config(tmp_path, arms={"sac": {"method": "sac"}}), ["training.gamma=0.9"])
+    assert len(open_trials(changed, changed.trials(folder), folder, resume=True)) == 1
+
+
 def test_an_unfinished_trial_of_other_settings_is_run_again(study: Study, folder: Path, tmp_path: Path) -> None:
     write_study(study, [], folder, resume=False)
     leave(study.trials(folder)[0], done=False)
@@ -201,6 +238,13 @@ def test_the_study_keeps_its_own_text(study: Study, folder: Path) -> None:
     content = yaml.safe_load((folder / "study.yaml").read_text())
     assert content["text"] == study.text
     assert content["overrides"] == ["cycles=2"]
+
+
+def test_overrides_of_every_start_are_kept(study: Study, folder: Path) -> None:
+    write_study(study, ["cycles=2", "arms.sac.replay={}"], folder, resume=False)
+    write_study(study, ["cycles=2", "arms.nbsp.skill_frac=0.2"], folder, resume=True)
+    content = yaml.safe_load((folder / "study.yaml").read_text())
+    assert content["overrides"] == ["cycles=2", "arms.sac.replay={}", "arms.nbsp.skill_frac=0.2"]
 
 
 def test_resuming_with_other_seeds_adds_them(study: Study, folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,22 @@ def build_config(
     config = config.method(method, **(keys or {})).networks(hidden=list(hidden))
     config = config.training(**{"batch_size": ROWS, **(training or {})})
     return config.replay(**(replay or {})).boundary(**(boundary or {})).debugging(seed=seed)
+
+
+def short_run(config: ContinualSACConfig, results: Path | None = None, **visit: Any) -> ContinualSACConfig:
+    """Two cycles of a pair, a few hundred steps a visit."""
+    config = (
+        config.curriculum(suite="point_mass", tasks=TASKS, cycles=2, visit_env_steps=240, warmup_env_steps=80)
+        .training(batch_size=16, updates_per_env_step=0.25)
+        .networks(hidden=[16, 16])
+        .replay(capacity=1000, prior_capacity=100, interval=3)
+        .visit(early_stop=None, **visit)
+        .evaluation(periodic_episodes=1, periodic_env_steps=120, boundary_episodes=2, num_envs=2, report_env_steps=100)
+        .env_runners(num_envs_per_env_runner=2)
+    )
+    if config.run.get("method") == "nbsp":
+        config.training(score_env_steps=200)
+    return config.results(results) if results else config
 
 
 def build_learner(

@@ -58,9 +58,10 @@ class GymnasiumTask:
         try:
             if module:
                 importlib.import_module(module)
+        except Exception as error:  # whatever a user's module raises
+            raise ValueError(f"cannot import {module!r}: {type(error).__name__}: {error}") from error
+        try:
             spec = gym.spec(name)
-        except ImportError as error:
-            raise ValueError(f"cannot import {module!r}: {error}") from error
         except gym.error.Error as error:
             raise ValueError(f"no such environment is registered{did_you_mean(name, gym.registry)}") from error
         if spec.max_episode_steps is None:
@@ -108,6 +109,16 @@ class GymnasiumTaskEnv(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
             )
         # The reward goes on as it came: the vector names what is wrong with it.
         return np.asarray(obs, np.float32), reward, terminated, truncated, {**info, "success": success}  # type: ignore[return-value]
+
+
+def _check_reports_success(env: Env, task: str) -> None:
+    try:
+        env.reset()
+        env.step(env.action_space.sample())
+    except EnvironmentContractError as error:
+        raise ValueError(f"gymnasium task {task!r}: {error}") from error
+    except Exception as error:  # whatever a user's environment raises
+        raise ValueError(f"gymnasium task {task!r}: fails at a first step: {type(error).__name__}: {error}") from error
 
 
 class GymnasiumSuite(Suite):
@@ -166,9 +177,15 @@ class GymnasiumSuite(Suite):
         env.next_seed = seed
 
     def task_spaces(self, task: str) -> tuple[Box, ActionSpace]:
-        """Read from an environment that is built for it."""
+        """Read from an environment that is built for it, and takes a step if the task's success is its own to report.
+
+        Raises:
+            ValueError: as `make_env`, or if that step fails or reports no success.
+        """
         env = self.make_env(task, seed=0)
         try:
+            if GymnasiumTask.parse(task).return_goal is None:
+                _check_reports_success(env, task)
             obs_space, act_space = env.observation_space, env.action_space
             assert isinstance(obs_space, Box)
             if isinstance(act_space, Discrete):

@@ -58,10 +58,35 @@ def test_success_comes_from_either_of_two_keys(flag: str):
     assert not SUITE.success(env.step(np.array([-0.5], np.float32))[4])
 
 
+def test_every_task_without_a_goal_must_report_success_before_anything_starts():
+    task = register("CorridorSilent-v0", flag=None)
+    with pytest.raises(
+        ValueError, match=r"gymnasium task 'CorridorSilent-v0': .*neither info\['success'\].*@return>=X"
+    ):
+        SUITE.spaces([f"{task}@return>=4", register("Corridor-v0"), task])
+    assert SUITE.spaces([f"{task}@return>=4", register("Corridor-v0")])
+
+
+def test_an_environment_that_fails_at_its_first_step_is_named():
+    class Broken(Corridor):
+        def step(self, action: np.ndarray) -> Any:
+            raise KeyError("wheel")
+
+    gym.register("CorridorBroken-v0", entry_point=Broken, max_episode_steps=4)
+    with pytest.raises(ValueError, match="task 'CorridorBroken-v0': fails at a first step: KeyError: 'wheel'"):
+        SUITE.spaces(["CorridorBroken-v0"])
+
+
+@pytest.mark.parametrize("module", [".x", "no_such_module_at_all"])
+def test_a_module_that_cannot_be_imported_is_named(module: str):
+    (error,) = SUITE.check_tasks([f"{module}:Foo-v0"])
+    assert error.startswith(f"tasks[0]: gymnasium task '{module}:Foo-v0': cannot import '{module}': ")
+
+
 def test_an_environment_without_a_success_flag_fails_at_its_first_step_with_the_way_out():
     task = register("CorridorSilent-v0", flag=None)
-    spaces = SUITE.spaces([task])
-    vector = EnvVector(SUITE, task, 1, observation_space=spaces[0], env_seed=lambda env, incarnation: 0)
+    space, _ = SUITE.spaces([f"{task}@return>=4"])
+    vector = EnvVector(SUITE, task, 1, observation_space=space, env_seed=lambda env, incarnation: 0)
     vector.reset(lambda env, episode, incarnation: None)
     with pytest.raises(
         EnvironmentContractError, match=r"gymnasium task 'CorridorSilent-v0', sub-environment 0, .*@return>=X"

@@ -1,0 +1,164 @@
+"""Rollout workers that die, hang or fail in the middle of a run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
+
+from rllib_nbsp import ContinualSAC, ContinualSACConfig
+from rllib_nbsp.envs import NonFiniteReward
+from rllib_nbsp.envs.point_mass import PointMassEnv
+from rllib_nbsp.envs.vector import EnvVector
+from rllib_nbsp.rollout_workers import HUNG_TIMEOUTS, STALLED_TIMEOUTS, RolloutWorkers
+from tests.tiny import short_run
+
+BUILT: list[ContinualSAC] = []
+ENDLESS = 100_000  # steps of a visit that is not over before a worker is back
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_session() -> Iterator[None]:
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=150 * 2**20)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def stopped() -> Iterator[list[ContinualSAC]]:
+    """What a test has built is stopped, also when it fails: the next test needs the CPUs."""
+    BUILT.clear()
+    yield BUILT
+    for algo in BUILT:
+        algo.stop()
+
+
+def running(workers: int, sample_timeout_s: float = 60.0, visit_env_steps: int = 240) -> ContinualSAC:
+    """A run of two visits that has begun, with remote workers."""
+    config = short_run(ContinualSACConfig()).curriculum(cycles=1, visit_env_steps=visit_env_steps)
+    config.training(rollout_fragment_length=5).evaluation(periodic_episodes=0)
+    config.env_runners(num_env_runners=workers, num_cpus_per_env_runner=0.5, sample_timeout_s=sample_timeout_s)
+    algo = config.build_algo()
+    BUILT.append(algo)
+    algo.train()
+    return algo
+
+
+def inject(algo: ContinualSAC, workers: list[int], fault: Callable[[], Any]) -> list[int]:
+    """Have these workers meet a fault at their tenth step from now; returns their processes."""
+
+    def arm(runner: Any) -> int:
+        step, steps = EnvVector.step, 0
+
+        def faulty(self: EnvVector, actions: np.ndarray) -> Any:
+            nonlocal steps
+            steps += 1
+            if steps == 10:
+                fault()
+            return step(self, actions)
+
+        EnvVector.step = faulty  # type: ignore[method-assign]
+        return os.getpid()
+
+    return algo.env_runner_group.foreach_env_runner(arm, remote_worker_ids=workers, local_env_runner=False)
+
+
+def pids(algo: ContinualSAC) -> list[int]:
+    return algo.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)
+
+
+def train(algo: ContinualSAC) -> bool:
+    """Go on to the next report; no transition may come twice. Returns whether the run is over."""
+    done = algo.train()["done"]
+    rows = algo.replay.newest_obs(len(algo.replay))
+    assert len(np.unique(rows, axis=0)) == len(rows)
+    return done
+
+
+def finish(algo: ContinualSAC) -> float:
+    """Run to the end, in seconds; updates must follow from steps as they should."""
+    started = time.monotonic()
+    while not train(algo):
+        pass
+    assert algo.env_steps >= 2 * algo.run.visit.max_env_steps
+    assert algo.updates == pytest.approx((algo.env_steps - 160) / 4, abs=10)
+    return time.monotonic() - started
+
+
+def until_restarted(algo: ContinualSAC) -> None:
+    """Run until a worker is back, within a minute; the others must have gone on meanwhile."""
+    started, steps = time.monotonic(), algo.env_steps
+    while algo.env_runner_group.num_remote_worker_restarts() == 0:
+        assert time.monotonic() - started < 60
+        train(algo)
+    assert algo.env_steps > steps + 100
+    assert algo.updates == pytest.approx((algo.env_steps - 80) / 4, abs=10)
+
+
+def test_the_only_worker_killed_in_the_middle_of_a_fragment_costs_a_fragment(monkeypatch: pytest.MonkeyPatch):
+    algo = running(1)
+    versions = []
+    collect = RolloutWorkers.collect
+
+    def watched(self: RolloutWorkers, request: Any) -> Any:
+        replies = collect(self, request)
+        versions.extend(reply[WEIGHTS_SEQ_NO] for reply in replies)
+        return replies
+
+    monkeypatch.setattr(RolloutWorkers, "collect", watched)
+    (killed,) = inject(algo, [1], lambda: os.kill(os.getpid(), signal.SIGKILL))
+    assert finish(algo) < 30
+    assert algo.env_runner_group.num_remote_worker_restarts() == 1
+    assert killed not in pids(algo)
+    assert algo.updates and min(versions) > 0  # a new worker has the weights that the run began with, number 0
+
+
+@pytest.mark.slow
+def test_a_worker_of_two_killed_in_the_middle_of_a_fragment_does_not_stop_the_other():
+    algo = running(2, visit_env_steps=ENDLESS)
+    inject(algo, [1], lambda: os.kill(os.getpid(), signal.SIGKILL))
+    until_restarted(algo)
+
+
+@pytest.mark.slow
+def test_a_hung_worker_is_started_anew_while_the_other_goes_on():
+    algo = running(2, sample_timeout_s=1.0, visit_env_steps=ENDLESS)
+    inject(algo, [2], lambda: time.sleep(3600))
+    until_restarted(algo)
+
+
+def test_a_run_ends_when_no_worker_answers(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rllib_nbsp.rollout_workers.HUNG_TIMEOUTS", 10 * STALLED_TIMEOUTS)
+    algo = running(1, sample_timeout_s=0.5)
+    inject(algo, [1], lambda: time.sleep(3600))
+    with pytest.raises(RuntimeError, match=r"no rollout worker has answered for [23] s; 1 of 1 are healthy"):
+        finish(algo)
+    assert HUNG_TIMEOUTS < STALLED_TIMEOUTS
+
+
+def test_an_environment_that_cannot_go_on_in_a_remote_worker_ends_the_run_at_once():
+    algo = running(1)
+
+    def arm(runner: Any) -> None:
+        step = PointMassEnv.step
+
+        def diverging(self: PointMassEnv, action: np.ndarray) -> Any:
+            obs, _, *rest = step(self, action)
+            return obs, float("nan"), *rest
+
+        PointMassEnv.step = diverging  # type: ignore[method-assign]
+
+    algo.env_runner_group.foreach_env_runner(arm, local_env_runner=False)
+    started = time.monotonic()
+    with pytest.raises(
+        NonFiniteReward, match=r"rollout worker 1, sample: point_mass task 'reach-left', sub-environment 0, .*step \d+"
+    ):
+        finish(algo)
+    assert time.monotonic() - started < 20
