@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from ray.cluster_utils import Cluster
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from rllib_nbsp import ContinualSAC, ContinualSACConfig
@@ -40,11 +41,12 @@ def stopped() -> Iterator[list[ContinualSAC]]:
         algo.stop()
 
 
-def running(workers: int, sample_timeout_s: float = 60.0, visit_env_steps: int = 240) -> ContinualSAC:
+def running(workers: int, sample_timeout_s: float = 60.0, visit_env_steps: int = 240, **resources: Any) -> ContinualSAC:
     """A run of two visits that has begun, with remote workers."""
     config = short_run(ContinualSACConfig()).curriculum(cycles=1, visit_env_steps=visit_env_steps)
     config.training(rollout_fragment_length=5).evaluation(periodic_episodes=0)
     config.env_runners(num_env_runners=workers, num_cpus_per_env_runner=0.5, sample_timeout_s=sample_timeout_s)
+    config.env_runners(**resources)
     algo = config.build_algo()
     BUILT.append(algo)
     algo.train()
@@ -93,12 +95,11 @@ def finish(algo: ContinualSAC) -> float:
 
 
 def until_restarted(algo: ContinualSAC) -> None:
-    """Run until a worker is back, within a minute; the others must have gone on meanwhile."""
-    started, steps = time.monotonic(), algo.env_steps
+    """Run until a worker is back, within a minute."""
+    started = time.monotonic()
     while algo.env_runner_group.num_remote_worker_restarts() == 0:
         assert time.monotonic() - started < 60
         train(algo)
-    assert algo.env_steps > steps + 100
     assert algo.updates == pytest.approx((algo.env_steps - 80) / 4, abs=10)
 
 
@@ -124,14 +125,18 @@ def test_the_only_worker_killed_in_the_middle_of_a_fragment_costs_a_fragment(mon
 def test_a_worker_of_two_killed_in_the_middle_of_a_fragment_does_not_stop_the_other():
     algo = running(2, visit_env_steps=ENDLESS)
     inject(algo, [1], lambda: os.kill(os.getpid(), signal.SIGKILL))
+    steps = algo.env_steps
     until_restarted(algo)
+    assert algo.env_steps > steps + 100
 
 
 @pytest.mark.slow
 def test_a_hung_worker_is_started_anew_while_the_other_goes_on():
     algo = running(2, sample_timeout_s=1.0, visit_env_steps=ENDLESS)
     inject(algo, [2], lambda: time.sleep(3600))
+    steps = algo.env_steps
     until_restarted(algo)
+    assert algo.env_steps > steps + 100
 
 
 def test_a_run_ends_when_no_worker_answers(monkeypatch: pytest.MonkeyPatch):
@@ -162,3 +167,28 @@ def test_an_environment_that_cannot_go_on_in_a_remote_worker_ends_the_run_at_onc
     ):
         finish(algo)
     assert time.monotonic() - started < 20
+
+
+@pytest.mark.slow
+def test_a_lost_node_costs_a_fragment_and_not_the_run():
+    ray.shutdown()  # the session of the other tests; they have run
+    quick = {"health_check_period_ms": 500, "health_check_timeout_ms": 1000, "health_check_initial_delay_ms": 500}
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, "_system_config": quick}
+    )
+    try:
+        node = cluster.add_node(num_cpus=1, resources={"rollout": 1})
+        cluster.wait_for_nodes()
+        ray.init(address=cluster.address, log_to_driver=False)
+        algo = running(1, visit_env_steps=ENDLESS, custom_resources_per_env_runner={"rollout": 1})
+        cluster.remove_node(node, allow_graceful=False)
+        cluster.add_node(num_cpus=1, resources={"rollout": 1})
+        until_restarted(algo)
+        steps = algo.env_steps
+        train(algo)
+        assert algo.env_steps > steps
+        BUILT.remove(algo)
+        algo.stop()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
