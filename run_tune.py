@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         study = load_study(
             options.config, [*given, *options.set], sequences=options.sequences, arms=options.arms, seeds=options.seeds
         )
-        name = check_name("--name", options.name or study.settings.experiment)
+        name = check_name("--name", study.settings.experiment if options.name is None else options.name)
         folder = study_folder(options.results_dir, name, options.resume)
         if options.dry_run:
             return _dry_run(study, folder, options)

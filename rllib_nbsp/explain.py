@@ -58,7 +58,8 @@ def _child(option: Schema, key: str | int) -> Schema | None:
 
 
 def input_path(loc: Sequence[str | int], schema: Schema) -> KeyPath:
-    """A pydantic location without the tags of union members; an unknown key at its end is kept."""
+    """A pydantic location without the tags of union members and of keys; an unknown key at its end is kept."""
+    loc = loc[:-1] if loc[-1:] == ("[key]",) else loc
     options, known = options_at(schema, loc)
     rest = loc[len(known) :]
     return (*known, rest[0]) if rest and any(option.get("type") == "object" for option in options) else known
@@ -82,7 +83,8 @@ def _describe(option: Schema, schema: Schema) -> str:
             return f"a list of at least {option['minItems']}: {items}" if "minItems" in option else f"a list: {items}"
         case "object":
             keys = ", ".join(option.get("properties", {}))
-            return f"a mapping with keys {keys}" if keys else "a mapping"
+            least = f" of at least {option['minProperties']}" if "minProperties" in option else ""
+            return f"a mapping with keys {keys}" if keys else f"a mapping{least}"
         case "string":
             return f"a name of {NAME_WORDS}" if option.get("pattern") == NAME_PATTERN else "text"
         case "boolean":

@@ -16,7 +16,6 @@ from rllib_nbsp.algorithm import ContinualSAC
 from rllib_nbsp.envs import EnvironmentFailure
 from rllib_nbsp.estimate import Speed, calibrate, duration, study_seconds, trial_seconds
 from rllib_nbsp.preflight import (
-    Bundle,
     PreflightError,
     check_disk,
     check_memory,
@@ -63,13 +62,13 @@ class Plan:
 
     Attributes:
         runs: the trials.
-        bundles: Ray's resource bundles of each kind of trial, the largest first.
+        kinds: a trial for each way to use resources, the largest first.
         concurrent: trials side by side, on a cluster before it is known.
         problems: why the study cannot run here, one line each.
     """
 
     runs: Sequence[RunSettings]
-    bundles: Sequence[Sequence[Bundle]]
+    kinds: Sequence[RunSettings]
     concurrent: int
     problems: list[str]
 
@@ -82,11 +81,15 @@ class Plan:
         speeds: dict[str, Speed] = {}
         return [trial_seconds(run, _speed(run, speeds)) for run in self.runs]
 
-    def on_cluster(self, where: str, available: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> Plan:
-        """The plan checked against a cluster that was joined: what all of it has, and what each node has."""
-        lacking = [line for bundles in self.bundles for line in check_resources(bundles, available, where, nodes)]
-        concurrent = min(self.concurrent, concurrent_trials(self.bundles[0], available))
-        return replace(self, concurrent=concurrent, problems=list(dict.fromkeys(lacking)))
+    def on(self, nodes: Sequence[Mapping[str, float]], where: str) -> Plan:
+        """The plan checked against what each node has, of this machine or of a cluster that was joined."""
+        lacking = [
+            line
+            for run in self.kinds
+            for line in check_resources(trial_bundles(run), nodes, where, run.resources.placement_strategy)
+        ]
+        concurrent = min(self.concurrent, concurrent_trials(trial_bundles(self.kinds[0]), total(nodes)))
+        return replace(self, concurrent=concurrent, problems=[*self.problems, *dict.fromkeys(lacking)])
 
     def show(self, console: Console, folder: Path) -> None:
         """Print the trial table and what it takes."""
@@ -99,7 +102,9 @@ class Plan:
         if len(self.runs) > MAX_TABLE_ROWS:
             console.print(f"... and {len(self.runs) - MAX_TABLE_ROWS} more trials")
         largest = max((needs(run) for run in self.runs), key=lambda need: need.memory)
-        bundles = " + ".join("{" + ", ".join(f"{n}: {a:g}" for n, a in b.items()) + "}" for b in self.bundles[0])
+        bundles = " + ".join(
+            "{" + ", ".join(f"{n}: {a:g}" for n, a in b.items()) + "}" for b in trial_bundles(self.kinds[0])
+        )
         disk = sum(needs(run).disk for run in self.runs)
         seconds = study_seconds(self.trial_seconds(), self.concurrent)
         lines = (
@@ -123,26 +128,17 @@ def make_plan(runs: Sequence[RunSettings], cluster: bool, max_concurrent: int | 
         folder: of the results.
     """
     quiet_ray()
-    available = local_resources()
-    bundles = _distinct_bundles(runs)
-    concurrent = min(len(runs), max_concurrent or len(runs))
-    problems = check_disk(runs, folder)
-    if not cluster:
-        concurrent = min(concurrent, concurrent_trials(bundles[0], available))
-        lacking = [line for kind in bundles for line in check_resources(kind, available, "this machine")]
-        problems = [*dict.fromkeys(lacking), *check_memory(runs, concurrent, memory_bytes()), *problems]
-    return Plan(runs, bundles, concurrent, problems)
+    kinds = sorted(_kinds(runs), key=lambda run: sum(total(trial_bundles(run)).values()), reverse=True)
+    plan = Plan(runs, kinds, min(len(runs), max_concurrent or len(runs)), check_disk(runs, folder))
+    if cluster:
+        return plan
+    plan = plan.on([local_resources()], "this machine")
+    return replace(plan, problems=[*plan.problems, *check_memory(runs, plan.concurrent, memory_bytes())])
 
 
-def _distinct_bundles(runs: Sequence[RunSettings]) -> list[list[dict[str, float]]]:
-    """The bundles of each kind of trial, the largest first."""
-    distinct = {run.resources.model_dump_json(): run for run in runs}
-    bundles = [_placed_together(run, trial_bundles(run)) for run in distinct.values()]
-    return sorted(bundles, key=lambda kind: sum(total(kind).values()), reverse=True)
-
-
-def _placed_together(run: RunSettings, bundles: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [total(bundles)] if run.resources.placement_strategy == "STRICT_PACK" else bundles
+def _kinds(runs: Sequence[RunSettings]) -> list[RunSettings]:
+    """One run for each way to use resources."""
+    return list({run.resources.model_dump_json(): run for run in runs}.values())
 
 
 def _speed(run: RunSettings, speeds: dict[str, Speed]) -> Speed:

@@ -67,22 +67,31 @@ def concurrent_trials(bundles: Iterable[Bundle], available: Mapping[str, float])
 
 
 def check_resources(
-    bundles: Sequence[Bundle], available: Mapping[str, float], where: str, nodes: Sequence[Mapping[str, float]] = ()
+    bundles: Sequence[Bundle],
+    nodes: Sequence[Mapping[str, float]],
+    where: str,
+    placement: str = "PACK",
 ) -> list[str]:
     """What a trial needs and will never get, one line each: Ray would let it wait for ever.
 
     Args:
-        bundles: the trial's.
-        available: of all nodes together.
+        bundles: the trial's, each of which one node must hold.
+        nodes: what each node has.
         where: what these are, for people.
-        nodes: what each node has, if there are several; a bundle must fit on one of them.
+        placement: `resources.placement_strategy`.
     """
-    lacking = _check_totals(bundles, available, where)
-    if lacking or not nodes:
+    lacking = _check_totals(bundles, total(nodes), where)
+    if lacking:
         return lacking
+    if placement == "STRICT_SPREAD" and len(bundles) > len(nodes):
+        return [
+            f"resources.placement_strategy STRICT_SPREAD puts the {len(bundles)} bundles of a trial on as many nodes, "
+            f"and {where} has {len(nodes)}: use SPREAD"
+        ]
+    together = [total(bundles)] if placement == "STRICT_PACK" else bundles
     return [
         f"a trial needs {_words(bundle)} on one node, and no node of {where} has that"
-        for bundle in {_words(bundle): bundle for bundle in bundles}.values()
+        for bundle in {_words(bundle): bundle for bundle in together}.values()
         if not any(all(node.get(name, 0.0) + 1e-9 >= amount for name, amount in bundle.items()) for node in nodes)
     ]
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from rllib_nbsp.stop_signal import StopSignal
 
 MAX_FAILURES = 3
 SHARED_FOLDER_TIMEOUT_S = 60.0
+CONNECT_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,9 @@ def run_study(
     if plan.problems:
         raise PreflightError(plan.problems, 4)
     trial_times = plan.trial_seconds()
-    with ray_session(address, max(run.resources.torch_threads for run in runs), stop) as resources:
+    with ray_session(address, max(run.resources.torch_threads for run in runs), stop) as nodes:
         if address is not None:
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            plan = plan.on_cluster(f"the cluster at {address}", resources, nodes)
+            plan = plan.on(nodes, f"the cluster at {address}")
             problems = plan.problems or check_shared(folder)
             if problems:
                 raise PreflightError(problems, 4)
@@ -88,8 +89,8 @@ def run_study(
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None, torch_threads: int, stop: StopSignal) -> Iterator[Mapping[str, float]]:
-    """Start Ray on this machine, or join a cluster to which the package then travels; yields its resources.
+def ray_session(address: str | None, torch_threads: int, stop: StopSignal) -> Iterator[list[dict[str, float]]]:
+    """Start Ray on this machine, or join a cluster to which the package then travels; yields what each node has.
 
     Raises:
         PreflightError: if there is no cluster at the address.
@@ -102,17 +103,32 @@ def ray_session(address: str | None, torch_threads: int, stop: StopSignal) -> It
             # "local": a cluster that happens to run on this machine is not joined unasked
             ray.init(address="local", num_cpus=int(local_resources()["CPU"]), **quiet)
         else:
+            _check_reachable(address)
             package = str(Path(rllib_nbsp.__file__).parent)
             runtime_env = {"py_modules": [package], "env_vars": threads}
             ray.init(address=address, runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise PreflightError([f"--address {address or 'local'}: {str(error).splitlines()[0]}"], 4) from error
     try:
         stop.install()
         _protect_token()
-        yield ray.cluster_resources()
+        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray by itself tries for minutes.
+
+    Raises:
+        OSError: if nothing answers at HOST:PORT.
+    """
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+        except OSError as error:
+            raise ConnectionError(f"nothing answers there ({error})") from error
 
 
 def _protect_token() -> None:

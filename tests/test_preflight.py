@@ -86,8 +86,8 @@ def test_the_disk_estimate_of_the_papers_study_is_plausible() -> None:
 
 def test_resources_that_are_missing_are_named_with_the_options_that_help() -> None:
     bundles = [{"CPU": 1.0, "GPU": 0.25}, {"CPU": 1.0, "rollout": 1.0}, {"CPU": 1.0}]
-    assert check_resources(bundles, {"CPU": 3.0, "GPU": 1.0, "rollout": 1.0}, "here") == []
-    cpu, gpu, custom = check_resources(bundles, {"CPU": 2.0}, "this machine")
+    assert check_resources(bundles, [{"CPU": 3.0, "GPU": 1.0, "rollout": 1.0}], "here") == []
+    cpu, gpu, custom = check_resources(bundles, [{"CPU": 2.0}], "this machine")
     assert cpu.startswith("a trial needs 3 CPU, and this machine has 2: lower --num-env-runners")
     assert gpu.startswith("a trial needs 0.25 GPU, and this machine has 0: use --num-gpus-per-learner 0")
     assert custom.startswith("a trial needs 1 rollout, and this machine has 0: resources.custom_resources")
@@ -95,11 +95,23 @@ def test_resources_that_are_missing_are_named_with_the_options_that_help() -> No
 
 def test_each_bundle_must_fit_on_one_node_of_a_cluster() -> None:
     bundles = [{"CPU": 1.0}, {"CPU": 3.0, "GPU": 0.5}, {"CPU": 3.0, "GPU": 0.5}]
-    both, total = {"CPU": 4.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 2.0}
-    assert check_resources(bundles, total, "the cluster", [both, both]) == []
-    apart = [{"CPU": 7.0}, {"CPU": 1.0, "GPU": 2.0}]
-    (line,) = check_resources(bundles, total, "the cluster", apart)
+    both = {"CPU": 4.0, "GPU": 1.0}
+    assert check_resources(bundles, [both, both], "the cluster") == []
+    (line,) = check_resources(bundles, [{"CPU": 7.0}, {"CPU": 1.0, "GPU": 2.0}], "the cluster")
     assert line == "a trial needs 3 CPU and 0.5 GPU on one node, and no node of the cluster has that"
+
+
+def test_what_a_placement_strategy_asks_of_nodes() -> None:
+    bundles, node = [{"CPU": 1.0}, {"CPU": 0.5}, {"CPU": 0.5}], {"CPU": 1.0}
+    assert check_resources(bundles, [node, node], "it", "SPREAD") == []
+    assert check_resources(bundles, [node, node, node], "it", "STRICT_SPREAD") == []
+    (spread,) = check_resources(bundles, [node, node], "it", "STRICT_SPREAD")
+    assert spread.startswith(
+        "resources.placement_strategy STRICT_SPREAD puts the 3 bundles of a trial on as many nodes"
+    )
+    assert spread.endswith("it has 2: use SPREAD")
+    (pack,) = check_resources(bundles, [node, node], "it", "STRICT_PACK")
+    assert pack == "a trial needs 2 CPU on one node, and no node of it has that"
 
 
 def test_trials_at_once_are_limited_by_the_scarcest_resource() -> None:

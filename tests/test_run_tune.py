@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -60,6 +61,7 @@ def main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         (["--set", "training.gama=1"], 2, "did you mean 'gamma'?"),
         (["--set", "training.gama=1", "--set", "cycles=0"], 2, "cycles is 0"),
         (["--name", "../../x"], 2, "--name is '../../x'; allowed: 1 to 64 letters"),
+        (["--name", ""], 2, "--name is ''; allowed: 1 to 64 letters"),
         (["--arms", "nope"], 2, "--arms nope: known arms: nbsp, sac"),
         (["--num-env-runners", "-1"], 2, "resources.num_env_runners is -1; allowed: a whole number >= 0"),
         (["--num-gpus-per-learner", "half"], 2, "resources.num_gpus_per_learner is 'half'; allowed: a number >= 0"),
@@ -151,23 +153,34 @@ def test_every_kind_of_trial_must_fit_on_the_cluster(tmp_path: Path) -> None:
     }
     runs = load_study(write_config(tmp_path, arms=arms)).trials()
     plan = make_plan(runs, True, None, tmp_path)
-    total = {"CPU": 12.0, "far": 1.0}
-    apart = [{"CPU": 11.0}, {"CPU": 1.0, "far": 1.0}]
-    fits = plan.on_cluster("it", total, apart)
+    fits = plan.on([{"CPU": 11.0}, {"CPU": 1.0, "far": 1.0}], "it")
     assert (fits.problems, fits.concurrent) == ([], 2)
     # Two trials of the larger kind would need 12 CPU, and Ray waits for the second.
-    assert plan.on_cluster("it", {**total, "CPU": 11.0}, apart).concurrent == 1
-    (line,) = plan.on_cluster("it", {"CPU": 12.0}, apart).problems
+    assert plan.on([{"CPU": 10.0}, {"CPU": 1.0, "far": 1.0}], "it").concurrent == 1
+    (line,) = plan.on([{"CPU": 12.0}], "it").problems
     assert line.startswith("a trial needs 1 far, and it has 0")
-    (line,) = plan.on_cluster("it", total, [{"CPU": 12.0}, {"far": 1.0}]).problems
+    (line,) = plan.on([{"CPU": 12.0}, {"far": 1.0}], "it").problems
     assert line == "a trial needs 1 CPU and 1 far on one node, and no node of it has that"
 
 
-def test_bundles_of_one_node_are_one(tmp_path: Path) -> None:
-    options = ("resources.num_env_runners=2", "resources.placement_strategy=STRICT_PACK")
-    plan = make_plan(tiny_study(tmp_path, *options).trials()[:1], True, None, tmp_path)
-    (line,) = plan.on_cluster("it", {"CPU": 4.0}, [{"CPU": 2.0}, {"CPU": 2.0}]).problems
-    assert line == "a trial needs 3 CPU on one node, and no node of it has that"
+def test_a_placement_that_this_machine_cannot_give_is_refused(tmp_path: Path) -> None:
+    spread = ("resources.placement_strategy=STRICT_SPREAD", "resources.num_env_runners=1")
+    few = ("resources.num_cpus_per_env_runner=0.5", "resources.num_cpus_for_main_process=0.5")
+    plan = make_plan(tiny_study(tmp_path, *spread, *few).trials(), False, None, tmp_path)
+    (line,) = plan.problems
+    assert line.endswith("on as many nodes, and this machine has 1: use SPREAD")
+
+
+def test_an_address_where_nothing_answers_is_refused_at_once(
+    main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    started = time.monotonic()
+    address = f"127.0.0.1:{port}"
+    assert main(write_config(tmp_path), "--results-dir", tmp_path / "results", "--address", address) == 4
+    assert f"error: --address {address}: nothing answers there (" in capsys.readouterr().err
+    assert time.monotonic() - started < 30
 
 
 def test_a_trials_time_by_hand(tmp_path: Path) -> None:

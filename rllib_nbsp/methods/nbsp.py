@@ -99,7 +99,9 @@ class NeuronMasking(ContinualMethod):
             errors.append("mask_last_layer is true, which needs incoming weights: mask_side is 'out'; use in or both")
         neurons = sum(run.model.hidden)
         if 0.0 < config.skill_frac * neurons < 1.0:
-            errors.append(f"skill_frac is {config.skill_frac}: it selects 0 of {neurons} neurons; use 0 or more")
+            errors.append(
+                f"skill_frac is {config.skill_frac}: it selects 0 of {neurons} neurons; 1 needs {1 / neurons:.2g}"
+            )
         return errors
 
     @classmethod
