@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 import ray
+import torch
 from gymnasium.spaces import Discrete
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.sac import SAC, SACConfig
@@ -256,9 +257,9 @@ class ContinualSACConfig(SACConfig):
 class Throughput:
     """Environment steps and updates a second between two reports."""
 
-    def __init__(self) -> None:
+    def __init__(self, env_steps: int = 0, updates: int = 0) -> None:
         self._start = self._last = time.perf_counter()
-        self._env_steps = self._updates = 0
+        self._env_steps, self._updates = env_steps, updates
         self.env_steps_per_s = self.updates_per_s = 0.0
 
     @property
@@ -266,13 +267,15 @@ class Throughput:
         """Seconds since the run began."""
         return time.perf_counter() - self._start
 
-    def measure(self, env_steps: int, updates: int) -> None:
-        """Take the counters at a report."""
+    def measure(self, env_steps: int, updates: int) -> int:
+        """Take the counters at a report; returns the environment steps since the last one."""
         now = time.perf_counter()
         seconds = max(now - self._last, 1e-9)
         self.env_steps_per_s = (env_steps - self._env_steps) / seconds
         self.updates_per_s = (updates - self._updates) / seconds
+        added = env_steps - self._env_steps
         self._last, self._env_steps, self._updates = now, env_steps, updates
+        return added
 
 
 class ContinualSAC(SAC):
@@ -298,18 +301,14 @@ class ContinualSAC(SAC):
             **{**self.run.boundary.model_dump(), **self.method.boundary_exceptions(self.method_config)}
         )
         observation_space, action_space = self.spaces[DEFAULT_MODULE_ID]
-        self.replay = TaskReplayBuffer(
-            self.run.replay,
-            self.method.replay_request(self.method_config, self.run.replay),
-            RowSpec(observation_space.shape, observation_space.dtype, action_space.shape, action_space.dtype),
-            batch_size=self.run.training.batch_size,
-            num_shards=max(1, self.run.resources.num_learners),
-            seed=self.run.seed,
+        self._row_spec = RowSpec(
+            observation_space.shape, observation_space.dtype, action_space.shape, action_space.dtype
         )
+        self.replay = self._empty_replay()
         self.records: TrialFolder | None = None
         self._rows_rng = numpy_generator(self.run.seed, "method", 1)
         self.workers = RolloutWorkers(self.env_runner_group, self.learner_group, self.run.resources.sample_timeout_s)
-        self._shares_network = self.env_runner_group.num_remote_env_runners() == 0 and self.learner_group.is_local
+        self._shares_network = self._can_share_network()
         if self._shares_network:
             # One process, one network: the policy that acts is the one that learns, and no weights are copied.
             self.env_runner.module = self.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
@@ -324,6 +323,22 @@ class ContinualSAC(SAC):
         self._next_evaluation = 0
         self._throughput = Throughput()
         self._has_success = suite_of(self.run).has_success
+
+    def _empty_replay(self) -> TaskReplayBuffer:
+        return TaskReplayBuffer(
+            self.run.replay,
+            self.method.replay_request(self.method_config, self.run.replay),
+            self._row_spec,
+            batch_size=self.run.training.batch_size,
+            num_shards=max(1, self.run.resources.num_learners),
+            seed=self.run.seed,
+        )
+
+    def _can_share_network(self) -> bool:
+        """Whether one module can act and learn: in one process, and on the CPU, where the environments are."""
+        if self.env_runner_group.num_remote_env_runners() or not self.learner_group.is_local:
+            return False
+        return torch.device(self.learner_group._learner._device).type == "cpu"
 
     # A training iteration
 
@@ -598,7 +613,7 @@ class ContinualSAC(SAC):
         }
 
     def _report(self) -> None:
-        self._throughput.measure(self.env_steps, self.updates)
+        added = self._throughput.measure(self.env_steps, self.updates)
         obs = self.replay.newest_obs(DORMANCY_ROWS) if len(self.replay) else None
         learner = self._on_first_learner("report", obs, self.visit.task.index)
         row = {
@@ -613,7 +628,7 @@ class ContinualSAC(SAC):
             self.metrics.log_value((LEARNER_RESULTS, DEFAULT_MODULE_ID, name), value, window=1)
         if row["mean_return"] is not None:
             self.metrics.log_value((ENV_RUNNER_RESULTS, "episode_return_mean"), row["mean_return"], window=1)
-        self.metrics.log_value((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), self.env_steps, reduce="max")
+        self.metrics.log_value((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), added, reduce="lifetime_sum")
 
     # Learners and callbacks
 
@@ -698,15 +713,19 @@ class ContinualSAC(SAC):
         self.visit, self.started = visit, True
         self.progress = VisitProgress(self.run.visit, warmup=ours["warmup_env_steps"] > 0)
         self.progress.add(ours["visit_env_steps"], zip(ours["returns"], ours["successes"], strict=True))
+        self.replay = self._empty_replay()
+        self._updates_due = 0.0
         self._phases = phases
         self._phase_updates = ours["phase_updates"]
         self.env_steps, self.updates = ours["env_steps"], ours["updates"]
         self.extra = dict(ours["extra"])
         self._version = ours["version"] + 1  # new episodes: what was running when the state was taken is gone
         self._next_evaluation, self.done = ours["next_evaluation"], ours["done"]
-        self._open_records(fresh=False)
+        self._throughput = Throughput(self.env_steps, self.updates)
+        self._on_every_learner("resume_phase", self.phase)
         self._publish_weights()
         if not self.done:
+            self._open_records(fresh=False)
             logger.warning(
                 "visit %d (%s) goes on at step %d with empty replay stores: a checkpoint holds neither D nor D_pre",
                 self.visit.number,

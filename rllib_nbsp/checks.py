@@ -72,6 +72,11 @@ def check_run(run: RunSettings) -> list[str]:
             f"replay.pick is {run.replay.pick!r}; replay.split 'reservoir' is a uniform sample of all transitions and "
             "needs pick 'uniform'"
         )
+    if run.replay.split == "reservoir" and not run.boundary.clear_buffer:
+        errors.append(
+            "replay.split is 'reservoir', a uniform sample of all transitions, each counted once; it needs "
+            "boundary.clear_buffer: true"
+        )
     if run.replay.mode == "mix" and run.replay.interval > run.training.batch_size:
         errors.append(
             f"replay.interval is {run.replay.interval}; with replay.mode 'mix' it must be at most training.batch_size, "

@@ -453,7 +453,7 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
             # A process of its own; the local worker's is the Learner's too.
             torch.set_num_threads(self.settings.resources.torch_threads)
         self._spaces: tuple[Box, ActionSpace] = config.shared_spaces()
-        self._weights_seq_no = 0
+        self.weights_seq_no = 0
         self.make_module()
         self.make_env()
 
@@ -518,7 +518,7 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
             "task": task,
             "version": version,
             "worker_index": self.worker_index,
-            WEIGHTS_SEQ_NO: self._weights_seq_no,
+            WEIGHTS_SEQ_NO: self.weights_seq_no,
             "episodes": episodes,
             **rest,
         }
@@ -568,7 +568,7 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
                 not_components=self._get_subcomponents(COMPONENT_RL_MODULE, not_components),
                 **kwargs,
             )
-            state[WEIGHTS_SEQ_NO] = self._weights_seq_no
+            state[WEIGHTS_SEQ_NO] = self.weights_seq_no
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -581,7 +581,7 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
             if isinstance(weights, ray.ObjectRef):
                 weights = ray.get(weights)
             self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
-            self._weights_seq_no = state.get(WEIGHTS_SEQ_NO, 0)
+            self.weights_seq_no = state.get(WEIGHTS_SEQ_NO, 0)
         if NUM_ENV_STEPS_SAMPLED_LIFETIME in state:
             self.num_env_steps_sampled_lifetime = state[NUM_ENV_STEPS_SAMPLED_LIFETIME]
 

@@ -55,7 +55,7 @@ class ContinualSACTorchLearner(TorchLearner):
         self._phase = Phase()
         self._last: dict[str, Tensor] = {}
         self._batch: Batch
-        self._target_period = max(1, int(self.training.target_update_env_steps * self.training.updates_per_env_step))
+        self._target_period = max(1, round(self.training.target_update_env_steps * self.training.updates_per_env_step))
         generator = torch_generator(self.run.seed, "method")
         optimizers = {name: self.get_optimizer(DEFAULT_MODULE_ID, name) for name in (*NETWORKS, "alpha")}
         self.agent = Agent(**self._agent_parts(module, optimizers, generator), twin=self._twin)
@@ -242,6 +242,10 @@ class ContinualSACTorchLearner(TorchLearner):
         """From here on, updates belong to this phase."""
         self._phase = phase
         self.method.on_phase_start(visit, phase)
+
+    def resume_phase(self, phase: Phase) -> None:
+        """Updates belong to this phase, which a restored state is in the middle of."""
+        self._phase = phase
 
     def phase_end(self, visit: Visit, phase: Phase, data: VisitData) -> None:
         """The method's `on_phase_end`."""

@@ -15,6 +15,7 @@ import ray
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 HUNG_TIMEOUTS = 2  # after so many without its answer a worker is killed, for Ray to start it anew
 STALLED_TIMEOUTS = 5  # after so many without any answer the run ends
@@ -42,6 +43,7 @@ class RolloutWorkers:
         # Seconds of waiting alone: what the driver spends elsewhere says nothing about a worker.
         self._waited = dict.fromkeys(range(1, group.num_remote_env_runners() + 1), 0.0)
         self._waited_for_any = 0.0
+        self._early: list[Reply] = []  # fragments that came before they were collected
 
     @property
     def local(self) -> Any:
@@ -65,16 +67,15 @@ class RolloutWorkers:
         """
         if not self._waited:
             return [self.local.sample(**request)]
+        replies = [*self._early, *self._fragments()]
+        self._early.clear()
+        self._group.foreach_env_runner_async("answer", kwargs={"request": "sample", **request}, tag="sample")
+        return replies
+
+    def _fragments(self) -> list[Reply]:
+        """Wait for the fragments that were asked for, up to the timeout."""
         started = time.monotonic()
-        answers = dict(
-            self._group.foreach_env_runner_async_fetch_ready(
-                "answer",
-                kwargs={"request": "sample", **request},
-                tag="sample",
-                timeout_seconds=self._timeout_s if self.healthy else 0.0,
-                return_actor_ids=True,
-            )
-        )
+        answers = dict(self._group.fetch_ready_async_reqs(tags="sample", timeout_seconds=self._timeout_s))
         self._count(time.monotonic() - started, answers)
         return [_checked(reply) for reply in answers.values()]
 
@@ -109,32 +110,45 @@ class RolloutWorkers:
             self.publish(restored)
         return restored
 
-    def publish(self, workers: list[int] | None = None) -> None:
-        """Send the Learner's weights to these workers, or to all."""
+    def publish(self, workers: list[int] | None = None, *, wait_s: float = 0.0) -> None:
+        """Send the Learner's weights to these workers, or to all.
+
+        Args:
+            workers: indices, or None.
+            wait_s: how long to wait for a worker that has not taken the last weights yet; it is then left out.
+        """
         self._group.sync_weights(
             from_worker_or_learner_group=self._learner_group,
             policies=[DEFAULT_MODULE_ID],
             to_worker_indices=workers,
+            timeout_seconds=wait_s,
             inference_only=True,
         )
 
     def ask(self, request: str, kwargs: Mapping[int, Mapping[str, Any]]) -> dict[int, Reply]:
         """Have some remote workers answer a request, each with keyword arguments of its own, and wait for them.
 
+        They answer with the Learner's weights of now.
+
         Returns:
-            The replies by worker; one that was lost meanwhile has none.
+            The replies by worker; one that was lost meanwhile has none, also if Ray has started it anew, unnoticed.
 
         Raises:
             EnvironmentFailure: if a worker's environment cannot go on.
-            RuntimeError: if a worker failed otherwise.
+            RuntimeError: if a worker failed otherwise, or none has answered for `STALLED_TIMEOUTS` timeouts.
         """
+        # A fragment stands before the request in a worker's queue, and only for fragments is a hung worker found out.
+        while self._group.num_in_flight_async_reqs("sample"):
+            self._early += self._fragments()
+        self.publish(wait_s=self._timeout_s)
         replies = self._group.foreach_env_runner(
             "answer",
             kwargs=[{"request": request, **own} for own in kwargs.values()],
             remote_worker_ids=list(kwargs),
             local_env_runner=False,
         )
-        return {reply["worker_index"]: _checked(reply) for reply in replies}
+        published = self.local.weights_seq_no
+        return {reply["worker_index"]: reply for reply in map(_checked, replies) if reply[WEIGHTS_SEQ_NO] == published}
 
     def ask_one(self, request: str, kwargs: Mapping[str, Any]) -> Reply:
         """Have one worker answer a request; the next one is asked if a worker is lost, in the end the local one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -358,6 +359,46 @@ def test_save_and_restore_keep_temperature_masks_and_place(tmp_path: Path) -> No
         pass
     assert result["visit"] == 4
     restored.stop()
+
+
+def test_a_network_of_its_own_for_acting_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As with a Learner on a GPU in the trial's own process.
+    one, _ = finish(short_run(NBSPConfig()))
+    monkeypatch.setattr(ContinualSAC, "_can_share_network", lambda self: False)
+    two, _ = finish(short_run(NBSPConfig()))
+    assert two.env_runner.module is not two.learner_group._learner.module["default_policy"].unwrapped()
+    assert same(weights(one), weights(two))
+
+
+def test_going_back_in_a_running_algorithm_is_what_a_new_one_does() -> None:
+    algo = short_run(NBSPConfig()).build_algo()
+    algo.train()
+    algo.train()
+    state = algo.get_state()
+    other = short_run(NBSPConfig()).build_algo()
+    other.set_state(copy.deepcopy(state))
+    while algo.train()["visit"] < 3:
+        pass
+    assert algo.replay.prior_size
+    algo.set_state(state)
+    assert len(algo.replay) == algo.replay.prior_size == 0
+    for restored in (algo, other):
+        while not restored.train()["done"]:
+            pass
+        restored.stop()
+    assert same(weights(algo), weights(other))
+
+
+def test_looking_at_a_finished_run_leaves_it_finished(tmp_path: Path) -> None:
+    algo = short_run(ContinualSACConfig(), tmp_path).curriculum(cycles=1).build_algo()
+    while not algo.train()["done"]:
+        pass
+    other = short_run(ContinualSACConfig(), tmp_path).curriculum(cycles=1).build_algo()
+    other.set_state(algo.get_state())
+    assert other.train()["done"]
+    assert json.loads((tmp_path / "status.json").read_text())["done"] is True
+    algo.stop()
+    other.stop()
 
 
 def test_mastery_ends_a_visit_early() -> None:

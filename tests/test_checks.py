@@ -49,6 +49,10 @@ def test_defaults_fit_together(method):
         (run(evaluation={"periodic_env_steps": 2_000_000}), "evaluation.periodic_env_steps is 2000000"),
         (run(replay={"capacity": 255}), "replay.capacity is 255"),
         (run(replay={"split": "reservoir", "pick": "last"}), "replay.pick is 'last'"),
+        (
+            run(replay={"split": "reservoir"}, boundary={"clear_buffer": False}),
+            "replay.split is 'reservoir', a uniform sample of all transitions",
+        ),
         (run(keys={"mask_on": "grad_rescale"}), "boundary.reset_optimizer: false"),
         (run(replay={"scope": "same_module", "mode": "mix"}), "replay.mode is 'mix'"),
         (run(keys={"mask_last_layer": True, "mask_side": "out"}), "mask_side is 'out'"),

@@ -18,6 +18,7 @@ from rllib_nbsp import ContinualSAC, ContinualSACConfig
 from rllib_nbsp.envs import NonFiniteReward
 from rllib_nbsp.envs.point_mass import PointMassEnv
 from rllib_nbsp.envs.vector import EnvVector
+from rllib_nbsp.evaluation import evaluate_tasks
 from rllib_nbsp.rollout_workers import HUNG_TIMEOUTS, STALLED_TIMEOUTS, RolloutWorkers
 from tests.tiny import short_run
 
@@ -53,8 +54,8 @@ def running(workers: int, sample_timeout_s: float = 60.0, visit_env_steps: int =
     return algo
 
 
-def inject(algo: ContinualSAC, workers: list[int], fault: Callable[[], Any]) -> list[int]:
-    """Have these workers meet a fault at their tenth step from now; returns their processes."""
+def inject(algo: ContinualSAC, workers: list[int], fault: Callable[[], Any], at: int = 10) -> list[int]:
+    """Have these workers meet a fault, by default at their tenth step from now; returns their processes."""
 
     def arm(runner: Any) -> int:
         step, steps = EnvVector.step, 0
@@ -62,7 +63,7 @@ def inject(algo: ContinualSAC, workers: list[int], fault: Callable[[], Any]) -> 
         def faulty(self: EnvVector, actions: np.ndarray) -> Any:
             nonlocal steps
             steps += 1
-            if steps == 10:
+            if steps == at:
                 fault()
             return step(self, actions)
 
@@ -146,6 +147,47 @@ def test_a_run_ends_when_no_worker_answers(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(RuntimeError, match=r"no rollout worker has answered for [23] s; 1 of 1 are healthy"):
         finish(algo)
     assert HUNG_TIMEOUTS < STALLED_TIMEOUTS
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_in_a_fragment_does_not_stop_an_evaluation():
+    algo = running(1, sample_timeout_s=1.0)
+    inject(algo, [1], lambda: time.sleep(3600), at=1)
+    request = {"task": "reach-left", "version": algo._version, "num_vector_steps": 5}
+    algo.workers.collect(request)
+    started = time.monotonic()
+    rows = evaluate_tasks(algo.workers, algo.curriculum.tasks, episodes=2, version=1, settings=algo.run.evaluation)
+    assert time.monotonic() - started < 30
+    assert [row["episodes"] for row in rows] == [2, 2]
+
+
+def test_a_worker_started_anew_unnoticed_does_not_evaluate_with_its_first_weights(monkeypatch: pytest.MonkeyPatch):
+    algo = running(1)
+    (old,) = pids(algo)
+    worker = algo.env_runner_group._worker_manager.actors()[1]
+    publish, killed = RolloutWorkers.publish, []
+
+    def publish_and_kill(self: RolloutWorkers, *args: Any, **kwargs: Any) -> None:
+        publish(self, *args, **kwargs)
+        if not killed:
+            killed.append(old)
+            ray.get(worker.apply.remote(lambda runner: None))  # it has the weights
+            os.kill(old, signal.SIGKILL)
+            while True:
+                try:
+                    time.sleep(0.5)
+                    assert ray.get(worker.apply.remote(lambda runner: os.getpid())) != old
+                    break
+                except ray.exceptions.RayActorError:
+                    continue
+
+    asked: dict[str, Any] = {"task": "reach-left", "version": 1}
+    algo.workers.publish(wait_s=10.0)
+    expected = algo.workers.local.evaluate(**asked, episode_indices=[0, 1, 2])["episodes"]
+    monkeypatch.setattr(RolloutWorkers, "publish", publish_and_kill)
+    (row, _) = evaluate_tasks(algo.workers, algo.curriculum.tasks, episodes=3, version=1, settings=algo.run.evaluation)
+    assert killed == [old]
+    assert [episode["return"] for episode in row["per_episode"]] == [episode["return"] for episode in expected]
 
 
 def test_an_environment_that_cannot_go_on_in_a_remote_worker_ends_the_run_at_once():

@@ -142,6 +142,7 @@ class NeuronMasking(ContinualMethod):
         elif self.config.accumulate == "product":
             self._set_masks(_combine(self.masks, latest, torch.mul))
         else:
+            self.task_masks.pop(visit.task.index, None)  # the latest stands last
             self.task_masks[visit.task.index] = latest
 
     def on_visit_start(self, visit: Visit, data: VisitData | None) -> None:
@@ -303,10 +304,10 @@ class NeuronMasking(ContinualMethod):
         return {"masked_frac": float((flat < 1.0).double().mean()), **self.report}
 
     def neuron_arrays(self) -> dict[str, np.ndarray]:
+        """The masks that came of the last scoring; with `per_task_min`, those in force depend on the next task."""
+        masks = [self.masks, *self.task_masks.values()][-1]
         return {
-            f"{name}/{i}/mask": mask.cpu().numpy()
-            for name, layers in self.masks.items()
-            for i, mask in enumerate(layers)
+            f"{name}/{i}/mask": mask.cpu().numpy() for name, layers in masks.items() for i, mask in enumerate(layers)
         }
 
     def get_state(self) -> dict[str, Any]:

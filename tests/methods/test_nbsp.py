@@ -516,6 +516,18 @@ def test_per_task_min_protects_the_other_tasks_alone():
     assert masks_of(bench) == ([1.0, 1.0, 0.02, 1.0], [0.02, 1.0, 1.0])  # task 0's latest masks, not its first
 
 
+def test_recorded_masks_are_those_that_came_of_the_visits_scores():
+    for accumulate in ("latest", "per_task_min"):
+        bench = Bench({**TWO_OF_SEVEN, "accumulate": accumulate})
+        for number, accuracy, masks in ((1, FIRST, FIRST_MASKS), (2, SECOND, SECOND_MASKS), (3, FIRST, FIRST_MASKS)):
+            data = VisitData(visit(number), scores=same_scores(*accuracy))
+            bench.method.on_visit_end(data.visit, data)
+            arrays = bench.method.neuron_arrays()
+            for i, layer in enumerate(masks):
+                assert arrays[f"policy/{i}/mask"] == pytest.approx(np.array(layer))
+            bench.method.on_visit_start(visit(number + 1), data)
+
+
 def test_per_task_min_is_the_minimum_over_several_other_tasks():
     from rllib_nbsp.curriculum import Curriculum
 
