@@ -7,6 +7,7 @@ stopped by Ctrl-C and SIGTERM.
 from __future__ import annotations
 
 import argparse
+import functools
 import shlex
 import sys
 from collections.abc import Sequence
@@ -51,19 +52,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dry_run(study: Study, folder: Path, options: argparse.Namespace) -> int:
     from rllib_nbsp.plan import make_plan  # imports Ray: seconds that a mistyped key need not wait for
 
-    plan = make_plan(study.trials(folder), options.address is not None, options.max_concurrent, folder)
+    to_run = open_trials(study, study.trials(folder), folder, options.resume)
+    if not to_run:
+        print(f"all trials are finished already in {folder}")
+        return 0
+    plan = make_plan(to_run, options.address is not None, options.max_concurrent, folder)
+    if plan.problems:
+        raise PreflightError(plan.problems, 4)
     plan.show(Console(), folder)
     for note in study.notes():
         print(f"note: {note}")
-    if plan.problems:
-        raise PreflightError(plan.problems, 4)
     return 0
 
 
 def _run(study: Study, folder: Path, options: argparse.Namespace, stop: StopSignal, argv: Sequence[str]) -> int:
     console, trials = Console(), study.trials(folder)
+    describe = functools.partial(write_study, study, options.set, folder, options.resume)
     to_run = open_trials(study, trials, folder, options.resume)
-    write_study(study, options.set, folder, options.resume)
     if len(to_run) < len(trials):
         console.print(f"{len(trials) - len(to_run)} of {len(trials)} trials are finished already", highlight=False)
     if to_run:
@@ -76,11 +81,14 @@ def _run(study: Study, folder: Path, options: argparse.Namespace, stop: StopSign
             max_concurrent=options.max_concurrent,
             stop=stop,
             console=console,
+            on_start=describe,
         )
         if outcome.stopped or outcome.failed:
             again = shlex.join(["python", "run_tune.py", *(arg for arg in argv if arg != "--resume"), "--resume"])
             print(f"finished trials are kept; go on with: {again}")
             return stop.exit_code if outcome.stopped else 1
+    else:
+        describe()
     return _report(study, folder, argv)
 
 

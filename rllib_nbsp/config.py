@@ -438,7 +438,7 @@ class _Reader:
                 if tasks and not errors:
                     try:
                         self._configured(SUITES[suite]).spaces(tasks)
-                    except ValueError as error:
+                    except (ValueError, ImportError) as error:
                         errors = [str(error)]
                 self.problems += [f"{place}: sequences.{name}: {error}" for error in errors]
 

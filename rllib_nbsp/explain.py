@@ -80,10 +80,12 @@ def _describe(option: Schema, schema: Schema) -> str:
             return f"a number{_range(option)}"
         case "array":
             items = " or ".join(_describe(item, schema) for item in _options(option["items"], schema))
-            return f"a list of at least {option['minItems']}: {items}" if "minItems" in option else f"a list: {items}"
+            least = f" of at least {option['minItems']}" if "minItems" in option else ""
+            exactly = f" of {option['maxItems']}" if option.get("maxItems") == option.get("minItems", -1) else least
+            return f"a list{exactly}: {items}"
         case "object":
             keys = ", ".join(option.get("properties", {}))
-            least = f" of at least {option['minProperties']}" if "minProperties" in option else ""
+            least = f" with at least {option['minProperties']} entry" if "minProperties" in option else ""
             return f"a mapping with keys {keys}" if keys else f"a mapping{least}"
         case "string":
             return f"a name of {NAME_WORDS}" if option.get("pattern") == NAME_PATTERN else "text"

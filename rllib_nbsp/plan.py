@@ -147,6 +147,7 @@ def _speed(run: RunSettings, speeds: dict[str, Speed]) -> Speed:
     if key not in speeds:
         try:
             speeds[key] = calibrate(run)
-        except (EnvironmentFailure, ImportError, ValueError) as error:
-            raise PreflightError([f"{run.suite} task {run.tasks[0]!r} does not run here: {error}"], 4) from error
+        except Exception as error:  # an environment's, or memory that is not there
+            what = error if isinstance(error, EnvironmentFailure) else f"{type(error).__name__}: {error}"
+            raise PreflightError([f"{run.suite} task {run.tasks[0]!r} does not run here: {what}"], 4) from error
     return speeds[key]

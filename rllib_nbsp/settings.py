@@ -18,6 +18,8 @@ PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=10_000)]
+Width = Annotated[int, Field(ge=1, le=1_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -84,7 +86,7 @@ class VisitSettings(Settings):
 class TrainingSettings(Settings):
     """The SAC update (Table 6)."""
 
-    updates_per_env_step: PositiveFloat = 1.0
+    updates_per_env_step: Annotated[float, Field(gt=0.0, le=1000.0)] = 1.0
     rollout_fragment_length: PositiveInt = 1
     """Steps of every environment between two calls of the Learner."""
     batch_size: PositiveInt = 256
@@ -112,7 +114,7 @@ class TrainingSettings(Settings):
 class ModelSettings(Settings):
     """Actor and twin critics share one shape."""
 
-    hidden: Annotated[list[PositiveInt], Field(min_length=1)] = [768, 768, 768]
+    hidden: Annotated[list[Width], Field(min_length=1)] = [768, 768, 768]
     """Widths of the fully connected hidden layers."""
     conv: Annotated[list[Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]], Field(min_length=1)] = [
         [32, 8, 4],
@@ -174,19 +176,19 @@ class EvaluationSettings(Settings):
 class ResourceSettings(Settings):
     """Where a trial runs. Left out of `config_hash`."""
 
-    num_env_runners: NonNegativeInt = 0
+    num_env_runners: Count = 0
     """Remote rollout workers; 0 samples inside the trial's own process."""
     num_envs_per_env_runner: PositiveInt = 4
     num_cpus_per_env_runner: NonNegativeFloat = 1.0
     custom_resources_per_env_runner: dict[str, NonNegativeFloat] = {}
     """Ray resources that pin rollout workers to nodes, such as {"rollout": 1}."""
-    num_learners: NonNegativeInt = 0
+    num_learners: Count = 0
     """Remote Learners; 0 updates inside the trial's own process."""
     num_gpus_per_learner: NonNegativeFloat = 0.0
     """May be a fraction, so that trials share a GPU."""
     num_cpus_for_main_process: NonNegativeFloat = 1.0
     placement_strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
-    torch_threads: PositiveInt = 1
+    torch_threads: Annotated[int, Field(ge=1, le=1024)] = 1
     sample_timeout_s: PositiveFloat = 60.0
 
 

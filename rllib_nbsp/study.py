@@ -12,7 +12,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,13 +59,14 @@ def run_study(
     max_concurrent: int | None,
     stop: StopSignal,
     console: Console,
+    on_start: Callable[[], None],
 ) -> Outcome:
     """Plan, start Ray, run the trials to their ends, and say how it went.
 
-    SIGTERM and Ctrl-C stop all trials; the study can then be resumed.
+    SIGTERM and Ctrl-C stop all trials; the study can then be resumed. `on_start` is called when everything is checked.
 
     Raises:
-        PreflightError: if the study cannot run here.
+        PreflightError: if the study cannot run here; `on_start` was not called then.
     """
     plan = make_plan(runs, address is not None, max_concurrent, folder)
     if plan.problems:
@@ -79,6 +80,7 @@ def run_study(
                 raise PreflightError(problems, 4)
         seconds = study_seconds(trial_times, plan.concurrent)
         console.print(f"{len(runs)} trials, {plan.concurrent} at once, at most {duration(seconds)}", highlight=False)
+        on_start()
         outcome = run_trials(runs, folder, max_concurrent, console)
     for label, error in outcome.failed.items():
         console.print(f"failed: {label}: {error}", markup=False, highlight=False, soft_wrap=True)

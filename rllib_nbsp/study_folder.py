@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from rllib_nbsp.config import Study
+from rllib_nbsp.config import Arm, Study
 from rllib_nbsp.preflight import PreflightError, existing
 from rllib_nbsp.settings import NOT_HASHED, RunSettings, config_hash
 
@@ -24,8 +24,12 @@ def study_folder(results_dir: str, name: str, resume: bool) -> Path:
     Raises:
         PreflightError: if it cannot be written, something on its path is no folder, or there is nothing to resume.
     """
-    folder = Path(results_dir).expanduser().absolute() / name
-    parent = existing(folder)
+    try:
+        folder = Path(results_dir).expanduser().absolute() / name
+        parent = existing(folder)
+    except (OSError, RuntimeError) as error:  # a name that is too long, a home of nobody
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise PreflightError([f"--results-dir {results_dir}: {reason}"], 4) from error
     problem = None
     if folder.is_symlink():
         problem = f"{folder} is a symbolic link; name the folder itself"
@@ -85,12 +89,13 @@ def open_trials(study: Study, trials: Sequence[RunSettings], folder: Path, resum
                 2,
             )
         return list(trials)
-    earlier = _earlier_study(folder).get("experiment")
-    if earlier != study.settings.experiment:
+    earlier = _earlier_study(folder)
+    held = earlier.get("experiment")
+    if held != study.settings.experiment:
         raise PreflightError(
-            [f"--resume: {folder} holds the experiment {earlier!r}, not {study.settings.experiment!r}; use --name"], 3
+            [f"--resume: {folder} holds the experiment {held!r}, not {study.settings.experiment!r}; use --name"], 3
         )
-    _check_unchanged(study, trials, finished)
+    _check_unchanged(study, trials, finished, earlier)
     return [run for run in trials if not finished.get(_trial_folder(run), {}).get("done")]
 
 
@@ -109,7 +114,9 @@ def _statuses(folder: Path) -> dict[Path, dict[str, Any]]:
     return found
 
 
-def _check_unchanged(study: Study, trials: Sequence[RunSettings], statuses: Mapping[Path, Mapping[str, Any]]) -> None:
+def _check_unchanged(
+    study: Study, trials: Sequence[RunSettings], statuses: Mapping[Path, Mapping[str, Any]], earlier: Mapping[str, Any]
+) -> None:
     """Whether all results that stay are of the study's settings.
 
     Seeds of an arm are averaged, so those of an arm to be run must agree in everything. Arms are compared, so that the
@@ -124,16 +131,25 @@ def _check_unchanged(study: Study, trials: Sequence[RunSettings], statuses: Mapp
         if path.parent in problems or starts_anew or sequence not in study.settings.sequences or label not in arms:
             continue
         run = study.run(sequence, arms[label], study.seeds[0])
-        if status["config_hash"] in (None, config_hash(run)):
-            continue
         averaged = path.parent in {other.parent for other in to_run}
-        changes = _changes(path, run, () if averaged else ("method", "method_settings", *_flat(arms[label].stated)))
+        if status["config_hash"] in (None, config_hash(run)) or not (averaged or status["done"]):
+            continue
+        changes = _changes(path, run, () if averaged else _own_keys(arms[label], earlier))
         if changes:
             problems[path.parent] = (
                 f"--resume: {path} has results of other settings ({changes}); put them back, or use another --name"
             )
     if problems:
         raise PreflightError(problems.values(), 3)
+
+
+def _own_keys(arm: Arm, earlier: Mapping[str, Any]) -> list[str]:
+    """The keys that an arm states for itself, now or in the options of an earlier start."""
+    stated = [key for key, value in _flat(arm.stated).items() if value != {}]
+    prefix = f"arms.{arm.origin}."
+    options = [option.split("=")[0] for option in earlier.get("overrides") or []]
+    before = [option.removeprefix(prefix) for option in options if option.startswith(prefix)]
+    return ["method", "method_settings", *stated, *before]
 
 
 def _changes(path: Path, run: RunSettings, own: Sequence[str]) -> str:
@@ -143,8 +159,23 @@ def _changes(path: Path, run: RunSettings, own: Sequence[str]) -> str:
     except (OSError, ValueError, yaml.YAMLError) as error:
         return f"which ones is not known: {error}"
     was, now = _flat(old), _flat(run.model_dump(exclude=NOT_HASHED))
-    differing = [key for key in now if was.get(key) != now[key] and not any(f"{key}.".startswith(f"{o}.") for o in own)]
-    return ", ".join(f"{key} was {was.get(key)!r} and is {now[key]!r}" for key in differing)
+    absent = object()
+    differing = [
+        key
+        for key in dict.fromkeys([*now, *was])
+        if key.split(".")[0] not in NOT_HASHED
+        and was.get(key, absent) != now.get(key, absent)
+        and not any(f"{key}.".startswith(f"{o}.") for o in own)
+    ]
+    return ", ".join(f"{key} {_was(was, key)} and {_is(now, key)}" for key in differing)
+
+
+def _was(was: Mapping[str, Any], key: str) -> str:
+    return f"was {was[key]!r}" if key in was else "did not exist"
+
+
+def _is(now: Mapping[str, Any], key: str) -> str:
+    return f"is {now[key]!r}" if key in now else "is gone"
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -175,7 +206,7 @@ def write_study(study: Study, overrides: Sequence[str], folder: Path, resume: bo
     content = {
         "experiment": study.settings.experiment,
         "suite": study.settings.suite,
-        "sequences": {**earlier.get("sequences", {}), **study.sequences},
+        "sequences": {**(earlier.get("sequences") or {}), **study.sequences},
         "arms": list(dict.fromkeys([*earlier.get("arms", []), *(arm.label for arm in study.arms)])),
         "seeds": list(dict.fromkeys([*earlier.get("seeds", []), *study.seeds])),
         "notes": list(dict.fromkeys([*earlier.get("notes", []), *study.notes()])),

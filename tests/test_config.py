@@ -344,7 +344,7 @@ FIELDS = [  # (override, what the message must say)
     ("sequences.left_right=[reach-lft, reach-up]", ["unknown point_mass task 'reach-lft'", "'reach-left'"]),
     ("sequences.left_right=[]", ["sequences.left_right is []", "a list of at least 1: text"]),
     ("sequences.left_right=", ["sequences.left_right is null", "a list of at least 1: text"]),
-    ("sequences={}", ["sequences is {}", "a mapping of at least 1"]),
+    ("sequences={}", ["sequences is {}", "a mapping with at least 1 entry"]),
     ("arms={a b: {method: sac}}", ["arms has the name 'a b'; allowed: names of 1 to 64 letters"]),
     ("sequences={../x: [reach-up, reach-left]}", ["sequences has the name '../x'; allowed: names of"]),
     (

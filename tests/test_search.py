@@ -188,7 +188,7 @@ def test_a_search_whose_lists_changed_is_not_resumed_over_finished_samples(load:
     leave(first.trials(folder)[1], done=True)
     changed = load("arms.ewc.search.coef=[7.0, 8.0, 9.0]")
     with pytest.raises(
-        PreflightError, match=r"ewc-s00/seed_0 was finished under other settings \(method_settings\.coef was"
+        PreflightError, match=r"ewc-s00/seed_0 has results of other settings \(method_settings\.coef was"
     ):
         open_trials(changed, changed.trials(folder), folder, resume=True)
 

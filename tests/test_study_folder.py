@@ -52,6 +52,13 @@ def test_a_results_dir_that_is_a_file_is_refused(tmp_path: Path) -> None:
     assert caught.value.exit_code == 4
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "~nobody_of_that_name/x"])
+def test_a_results_dir_that_cannot_be_is_refused(name: str) -> None:
+    with pytest.raises(PreflightError, match="--results-dir ") as caught:
+        study_folder(name, "tiny", resume=False)
+    assert caught.value.exit_code == 4
+
+
 def test_an_unwritable_results_dir_is_refused() -> None:
     # Not even root makes a folder in /proc, though the kernel says that root may.
     with (
@@ -190,6 +197,36 @@ def test_another_arm_may_run_beside_results_of_an_arms_own_settings(study: Study
     for own in ("arms.nbsp.skill_frac=0.3", "arms.nbsp.replay={interval: 5}"):
         changed = tiny_study(tmp_path, own, arms=["sac"])
         assert len(open_trials(changed, changed.trials(folder), folder, resume=True)) == 1
+
+
+def test_another_arm_may_run_beside_an_earlier_start_with_options_of_its_own(
+    study: Study, folder: Path, tmp_path: Path
+) -> None:
+    own = "arms.nbsp.replay.interval=5"
+    earlier = tiny_study(tmp_path, own, arms=["nbsp"])
+    write_study(earlier, [own], folder, resume=False)
+    leave(earlier.trials(folder)[0], done=True)
+    plain = tiny_study(tmp_path, arms=["sac"])
+    assert len(open_trials(plain, plain.trials(folder), folder, resume=True)) == 1
+
+
+@pytest.mark.parametrize("arm", ["sac", "nbsp"])
+def test_a_section_that_became_null_is_a_change(study: Study, folder: Path, tmp_path: Path, arm: str) -> None:
+    stop = tiny_study(tmp_path, "visit.early_stop={success_rate: 0.5, min_env_steps: 200}")
+    write_study(stop, [], folder, resume=False)
+    leave(stop.trials(folder)[0], done=True)
+    error = refusal(tiny_study(tmp_path, arms=[arm], seeds=[3]), folder, resume=True)
+    assert "visit.early_stop did not exist and is None" in error.problems[0]
+    assert "visit.early_stop.success_rate was 0.5 and is gone" in error.problems[0]
+
+
+def test_an_empty_section_of_an_arm_exempts_nothing(study: Study, folder: Path, tmp_path: Path) -> None:
+    arms = {"sac": {"method": "sac", "replay": {}}, "nbsp": {"method": "nbsp", "score_env_steps": 200}}
+    first = load_study(write_config(tmp_path, arms=arms))
+    write_study(first, [], folder, resume=False)
+    leave(first.trials(folder)[0], done=True)
+    changed = load_study(tmp_path / "tiny.yaml", ["replay.capacity=3000"], arms=["nbsp"])
+    assert "replay.capacity was 2000 and is 3000" in refusal(changed, folder, resume=True).problems[0]
 
 
 def test_results_of_an_arm_that_the_file_no_longer_has_are_left_alone(

@@ -154,13 +154,13 @@ class GymnasiumSuite(Suite):
         except Exception as error:  # whatever the constructor of a user's environment raises
             raise ValueError(f"gymnasium task {task!r}: cannot be built: {type(error).__name__}: {error}") from error
         obs_space, act_space = env.observation_space, env.action_space
-        if not isinstance(obs_space, Box) or len(obs_space.shape) != 1:
+        if not isinstance(obs_space, Box) or len(obs_space.shape) != 1 or not obs_space.shape[0]:
             raise ValueError(f"gymnasium task {task!r}: the observation space must be a 1-d Box, got {obs_space}")
         if isinstance(act_space, Discrete):
             if act_space.start:
                 raise ValueError(f"gymnasium task {task!r}: discrete actions must start at 0, got {act_space}")
             return GymnasiumTaskEnv(env, parsed.return_goal, seed)
-        if not isinstance(act_space, Box) or len(act_space.shape) != 1:
+        if not isinstance(act_space, Box) or len(act_space.shape) != 1 or not act_space.shape[0]:
             raise ValueError(
                 f"gymnasium task {task!r}: the action space must be a 1-d Box or Discrete, got {act_space}"
             )

@@ -13,6 +13,7 @@ Differences from the source:
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -100,7 +101,8 @@ class NeuronMasking(ContinualMethod):
         neurons = sum(run.model.hidden)
         if 0.0 < config.skill_frac * neurons < 1.0:
             errors.append(
-                f"skill_frac is {config.skill_frac}: it selects 0 of {neurons} neurons; 1 needs {1 / neurons:.2g}"
+                f"skill_frac is {config.skill_frac}: it selects 0 of {neurons} neurons; one neuron needs "
+                f"{math.ceil(1e4 / neurons) / 1e4:g}"
             )
         return errors
 
