@@ -168,7 +168,7 @@ def metric_table(results: Results, values: pd.DataFrame) -> pd.DataFrame:
             "protocol": values["protocol"].iloc[0],
             "n_expected": len(seeds),
             "n_found": sum(run.sequence == sequence and run.arm == arm for run in results.runs),
-            "n_complete": int(own["complete"].sum()),
+            "n_complete": int(own.loc[own["seed"].isin(seeds), "complete"].sum()),
         }
         for name in SUMMARY:
             estimate = metrics.interval(own[name].to_numpy(dtype=float))
@@ -255,8 +255,8 @@ def threshold_values(results: Results, threshold: float = THRESHOLD) -> pd.DataF
     runs = ["sequence", "arm", "seed"]
     if results.of_returns:
         return pd.DataFrame()
-    windows = results.training.dropna(subset=["success_window", "visit_env_steps"])
-    by_run = dict(list(windows.groupby(runs)))
+    counted = results.training.dropna(subset=["visit_env_steps"])
+    by_run = {run: rows for run, rows in counted.groupby(runs) if rows["success_window"].notna().any()}
     for (sequence, arm, seed), evaluated in results.evaluations.groupby(runs):
         order = results.orders[sequence]
         trained = by_run.get((sequence, arm, seed))
@@ -267,7 +267,7 @@ def threshold_values(results: Results, threshold: float = THRESHOLD) -> pd.DataF
             if not (inside["phase"] == "boundary").any():
                 continue  # Not finished: it may still get there.
             if trained is not None:
-                own = trained[trained["visit"] == visit].sort_values("visit_env_steps", kind="stable")
+                own = _last_stretch(trained[trained["visit"] == visit]).dropna(subset=["success_window"])
                 steps, success = own["visit_env_steps"], own["success_window"]
             else:
                 own = inside[inside["eval_task"] == task].sort_values("env_steps", kind="stable")
@@ -285,6 +285,12 @@ def threshold_values(results: Results, threshold: float = THRESHOLD) -> pd.DataF
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _last_stretch(rows: pd.DataFrame) -> pd.DataFrame:
+    """A visit's rows from the last time on that its steps were counted from 0: ANCL's auxiliary run stands before."""
+    again = rows["visit_env_steps"].diff() < 0
+    return rows[again.cumsum() == again.sum()]
 
 
 def neuron_summary(neurons: pd.DataFrame) -> pd.DataFrame:
@@ -317,17 +323,32 @@ def neuron_summary(neurons: pd.DataFrame) -> pd.DataFrame:
 # The paper
 
 
+# The values of NBSP's keys that some arm of the paper has, the default first.
+PAPER_NBSP: dict[str, tuple[Any, ...]] = {
+    "skill_frac": (0.2, 0, 0.0),
+    "score": ("literal", "random"),
+    "mask_alpha": (0.2,),
+    "mask_side": ("in",),
+    "mask_last_layer": (False,),
+    "accumulate": ("latest",),
+    "pool": ("network",),
+    "exclude_constant": (False,),
+}
+
+
 def paper_method(method: str, config: Mapping[str, Any]) -> str | None:
     """The paper's name for an arm: of its method or, for NBSP, of the one ablation that its settings make.
 
     Returns:
         None if the paper has no such arm, or it cannot be told because the run left no settings.
     """
-    if method != "nbsp":
-        return PAPER_METHODS.get(method)
-    if not config:
-        return None
     settings, replay = config.get("method_settings") or {}, config.get("replay") or {}
+    if method != "nbsp":
+        return None if settings.get("with_replay") else PAPER_METHODS.get(method)
+    if not config or (config.get("boundary") or {}).get("reset_alpha"):
+        return None
+    if any(settings.get(key, values[0]) not in values for key, values in PAPER_NBSP.items()):
+        return None
     ablations = [
         name
         for name, is_made in {

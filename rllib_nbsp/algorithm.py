@@ -512,6 +512,7 @@ class ContinualSAC(SAC):
             self.progress = VisitProgress(self.run.visit, self.phase.fresh and self._warms_up)
             self._updates_due = 0.0
             self._version += 1
+            self._next_evaluation = self.env_steps + self._evaluation_interval()
         self._start_phase()
 
     def _visit_rows(self) -> dict[str, np.ndarray]:
@@ -568,6 +569,8 @@ class ContinualSAC(SAC):
         return self.run.evaluation.periodic_env_steps or max(1, self.run.visit.max_env_steps // 20)
 
     def _evaluate_periodically(self) -> None:
+        if self._is_auxiliary:  # its networks are not the agent's
+            return
         if self.run.evaluation.periodic_episodes and self.env_steps >= self._next_evaluation:
             self._next_evaluation += self._evaluation_interval()
             if not self.progress.over:  # the boundary's evaluation follows at once

@@ -128,7 +128,7 @@ def _check_unchanged(
     for path, status in statuses.items():
         sequence, label = path.parts[-3:-1]
         starts_anew = path in to_run and not status["done"]
-        if path.parent in problems or starts_anew or sequence not in study.settings.sequences or label not in arms:
+        if path.parent in problems or starts_anew or sequence not in study.sequences or label not in arms:
             continue
         run = study.run(sequence, arms[label], study.seeds[0])
         averaged = path.parent in {other.parent for other in to_run}

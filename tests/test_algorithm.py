@@ -251,6 +251,8 @@ def test_phases_run_inside_a_visit_and_do_not_shift_it(monkeypatch: pytest.Monke
     assert TwoRuns.seen == [("auxiliary", True), ("main", True), ("retrain", True)] * 2
     boundary = [row for row in rows_of(tmp_path, "evaluations.jsonl") if row["phase"] == "boundary"]
     assert [row["visit"] for row in boundary] == [1, 1, 2, 2]
+    # The auxiliary run is not the agent: it is not evaluated.
+    assert {row["env_steps"] for row in rows_of(tmp_path, "evaluations.jsonl")} == {360, 480, 840, 960}
     # Each visit: 40 updates of each run after its warm-up, 70 without collecting. D holds the second run alone.
     assert algo.updates == 2 * (40 + 40 + 70)
     assert len(algo.replay) == 240

@@ -229,6 +229,16 @@ def test_an_empty_section_of_an_arm_exempts_nothing(study: Study, folder: Path, 
     assert "replay.capacity was 2000 and is 3000" in refusal(changed, folder, resume=True).problems[0]
 
 
+def test_another_sequence_may_have_other_settings(folder: Path, tmp_path: Path) -> None:
+    two = {"left_right": ["reach-left", "reach-right"], "up_down": ["reach-up", "reach-down"]}
+    config = write_config(tmp_path, sequences=two)
+    first = load_study(config, sequences=["left_right"])
+    write_study(first, [], folder, resume=False)
+    leave(first.trials(folder)[0], done=True)
+    second = load_study(config, ["visit.max_env_steps=800"], sequences=["up_down"])
+    assert len(open_trials(second, second.trials(folder), folder, resume=True)) == 2
+
+
 def test_results_of_an_arm_that_the_file_no_longer_has_are_left_alone(
     study: Study, folder: Path, tmp_path: Path
 ) -> None:

@@ -240,6 +240,27 @@ def test_env_steps_to_mastery_come_from_the_training_window(study):
     assert set(values["source"]) == {"training"}
 
 
+def test_env_steps_to_mastery_are_of_a_visits_last_run_alone(study):
+    path = study.run(arm="ancl") / "training.jsonl"
+    rows = study.read_rows(path)
+    # An auxiliary run of visit 2, which masters its task at its first report.
+    auxiliary = [{**rows[2], "visit": 2, "phase": "auxiliary", "visit_env_steps": n, "success_window": 1.0,
+                  "env_steps": 1000 + n, "updates": 500 + n // 2} for n in (100, 900)]  # fmt: skip
+    later = [{**row, "env_steps": row["env_steps"] + 900, "updates": row["updates"] + 450} for row in rows[3:]]
+    study.write_rows(path, [*rows[:3], *auxiliary, *later])
+    values = tables.threshold_values(load_results(study.root))
+    assert values["env_steps_to_threshold"].tolist() == [1000.0] * 4
+
+
+def test_a_seed_that_nobody_asked_for_does_not_stand_for_a_missing_one(study):
+    for seed in (0, 1, 7):
+        study.run(FORGETFUL, seed=seed)
+    study.study(["sac"], [0, 1, 2])
+    results, values, _ = table_of(study)
+    table = tables.metric_table(results, values)
+    assert tables.is_partial(table)
+
+
 def test_env_steps_to_mastery_fall_back_on_periodic_evaluations(study):
     study.run([[1.0, 0.0], [0.5, 0.8], [0.95, 0.5], [0.0, 1.0]], training=False)
     values = tables.threshold_values(load_results(study.root))
@@ -277,10 +298,20 @@ def test_neuron_summary_tells_how_much_of_the_selection_never_moves(study):
         ("nbsp", {"modules": "critic"}, {}, "Critic"),
         ("nbsp", {"modules": "actor", "score": "random"}, {}, None),
         ("nbsp", {"uniform_lr": "mean"}, {}, None),
+        ("nbsp", {"skill_frac": 0.05}, {}, None),
+        ("nbsp", {"score": "balanced"}, {}, None),
+        ("nbsp", {"accumulate": "min"}, {}, None),
+        ("sac", {"with_replay": True}, {}, None),
+        ("ewc", {"with_replay": True}, {}, None),
+        ("ewc", {"with_replay": False}, {}, "EWC"),
     ],
 )
 def test_arms_are_matched_to_the_paper_by_their_settings(method, settings, replay, expected):
     assert tables.paper_method(method, {"method_settings": settings, "replay": replay}) == expected
+
+
+def test_nbsp_with_another_boundary_is_not_compared():
+    assert tables.paper_method("nbsp", {"boundary": {"reset_alpha": True}, "method_settings": {}}) is None
 
 
 def test_nbsp_without_settings_is_not_compared():
