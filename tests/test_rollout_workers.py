@@ -140,6 +140,7 @@ def test_a_hung_worker_is_started_anew_while_the_other_goes_on():
     assert algo.env_steps > steps + 100
 
 
+@pytest.mark.slow
 def test_a_run_ends_when_no_worker_answers(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("rllib_nbsp.rollout_workers.HUNG_TIMEOUTS", 10 * STALLED_TIMEOUTS)
     algo = running(1, sample_timeout_s=0.5)
@@ -161,6 +162,7 @@ def test_a_worker_that_hangs_in_a_fragment_does_not_stop_an_evaluation():
     assert [row["episodes"] for row in rows] == [2, 2]
 
 
+@pytest.mark.slow
 def test_a_worker_started_anew_unnoticed_does_not_evaluate_with_its_first_weights(monkeypatch: pytest.MonkeyPatch):
     algo = running(1)
     (old,) = pids(algo)
