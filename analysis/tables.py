@@ -325,7 +325,7 @@ def neuron_summary(neurons: pd.DataFrame) -> pd.DataFrame:
 
 # The values of NBSP's keys that some arm of the paper has, the default first.
 PAPER_NBSP: dict[str, tuple[Any, ...]] = {
-    "skill_frac": (0.2, 0, 0.0),
+    "skill_frac": (0.2, 0.0),
     "score": ("literal", "random"),
     "mask_alpha": (0.2,),
     "mask_side": ("in",),

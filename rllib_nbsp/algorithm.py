@@ -271,9 +271,9 @@ class Throughput:
         """Take the counters at a report; returns the environment steps since the last one."""
         now = time.perf_counter()
         seconds = max(now - self._last, 1e-9)
-        self.env_steps_per_s = (env_steps - self._env_steps) / seconds
-        self.updates_per_s = (updates - self._updates) / seconds
         added = env_steps - self._env_steps
+        self.env_steps_per_s = added / seconds
+        self.updates_per_s = (updates - self._updates) / seconds
         self._last, self._env_steps, self._updates = now, env_steps, updates
         return added
 

@@ -124,6 +124,7 @@ def _check_unchanged(
     """
     problems: dict[Path, str] = {}
     to_run = {_trial_folder(run) for run in trials}
+    averaged_with = {path.parent for path in to_run}
     arms = {arm.label: arm for arm in (*study.arms, *study.other_arms)}
     for path, status in statuses.items():
         sequence, label = path.parts[-3:-1]
@@ -131,7 +132,7 @@ def _check_unchanged(
         if path.parent in problems or starts_anew or sequence not in study.sequences or label not in arms:
             continue
         run = study.run(sequence, arms[label], study.seeds[0])
-        averaged = path.parent in {other.parent for other in to_run}
+        averaged = path.parent in averaged_with
         if status["config_hash"] in (None, config_hash(run)) or not (averaged or status["done"]):
             continue
         changes = _changes(path, run, () if averaged else _own_keys(arms[label], earlier))

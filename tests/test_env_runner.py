@@ -341,14 +341,14 @@ def test_episode_numbers_are_never_used_twice():
     assert len(set(numbers)) == len(numbers) == 8 * 9 and min(numbers) >= 0
 
 
-# Evaluation
-
-
 @pytest.mark.parametrize("random_actions", [False, True])
 def test_a_process_started_anew_in_a_version_does_not_bring_its_transitions_again(random_actions: bool):
     first, anew = (sample(make_sampler(process_tag=tag), random_actions=random_actions) for tag in (0, 7))
     assert not np.isin(first["actions"], anew["actions"]).any()
     assert not np.isin(first["obs"][:, :2], anew["obs"][:, :2]).any()
+
+
+# Evaluation
 
 
 def test_evaluation_does_not_touch_training():
