@@ -15,11 +15,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rllib_nbsp.config import Study, check_name, load_study
-from rllib_nbsp.preflight import PreflightError
 from rllib_nbsp.settings import ConfigError
-from rllib_nbsp.stop_signal import StopSignal
-from rllib_nbsp.study_folder import open_trials, study_folder, study_lock, write_study
+from rllib_nbsp.study.errors import PreflightError
+from rllib_nbsp.study.folder import open_trials, study_folder, study_lock, write_study
+from rllib_nbsp.study.reader import load_study
+from rllib_nbsp.study.stop_signal import StopSignal
+from rllib_nbsp.study.study import CheckedStudy, safe_name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         study = load_study(
             options.config, [*given, *options.set], sequences=options.sequences, arms=options.arms, seeds=options.seeds
         )
-        name = check_name("--name", study.settings.experiment if options.name is None else options.name)
+        name = safe_name("--name", study.settings.experiment if options.name is None else options.name)
         folder = study_folder(options.results_dir, name, options.resume)
         if options.dry_run:
             return _dry_run(study, folder, options)
@@ -49,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
-def _dry_run(study: Study, folder: Path, options: argparse.Namespace) -> int:
-    from rllib_nbsp.plan import make_plan  # imports Ray: seconds that a mistyped key need not wait for
+def _dry_run(study: CheckedStudy, folder: Path, options: argparse.Namespace) -> int:
+    from rllib_nbsp.study.plan import make_plan  # imports Ray: seconds that a mistyped key need not wait for
 
     to_run = open_trials(study, study.trials(folder), folder, options.resume)
     if not to_run:
@@ -65,14 +66,14 @@ def _dry_run(study: Study, folder: Path, options: argparse.Namespace) -> int:
     return 0
 
 
-def _run(study: Study, folder: Path, options: argparse.Namespace, stop: StopSignal, argv: Sequence[str]) -> int:
+def _run(study: CheckedStudy, folder: Path, options: argparse.Namespace, stop: StopSignal, argv: Sequence[str]) -> int:
     console, trials = Console(), study.trials(folder)
     describe = functools.partial(write_study, study, options.set, folder, options.resume)
     to_run = open_trials(study, trials, folder, options.resume)
     if len(to_run) < len(trials):
         console.print(f"{len(trials) - len(to_run)} of {len(trials)} trials are finished already", highlight=False)
     if to_run:
-        from rllib_nbsp.study import run_study
+        from rllib_nbsp.study.trials import run_study
 
         outcome = run_study(
             to_run,
@@ -92,7 +93,7 @@ def _run(study: Study, folder: Path, options: argparse.Namespace, stop: StopSign
     return _report(study, folder, argv)
 
 
-def _report(study: Study, folder: Path, argv: Sequence[str]) -> int:
+def _report(study: CheckedStudy, folder: Path, argv: Sequence[str]) -> int:
     from analysis.__main__ import main as analysis
 
     code = analysis(["report", str(folder)])

@@ -14,7 +14,10 @@ from __future__ import annotations
 
 from analysis import metrics
 from analysis.errors import AnalysisError, DataError, UnknownNameError
-from analysis.load import (
+from analysis.load import find_runs, load_evaluations, load_results, load_study, load_training
+from analysis.neurons import load_neurons
+from analysis.paper import compare_with_paper, load_paper
+from analysis.schema import (
     COSTS,
     EVALUATION_COLUMNS,
     NEURON_COLUMNS,
@@ -24,15 +27,8 @@ from analysis.load import (
     Run,
     Study,
     TaskOrder,
-    find_runs,
-    load_evaluations,
-    load_neurons,
-    load_paper,
-    load_results,
-    load_study,
-    load_training,
 )
-from analysis.tables import SuccessArray, compare_with_paper, metric_table, metric_values, success_array
+from analysis.tables import SuccessArray, metric_table, metric_values, success_array
 
 __all__ = [
     "COSTS",

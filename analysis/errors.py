@@ -26,3 +26,14 @@ class UnknownNameError(AnalysisError):
         close = difflib.get_close_matches(name, names, n=3)
         hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
         super().__init__(f"unknown {kind} {name!r}; {hint}known: {', '.join(names) or 'none'}")
+
+
+def check_known(kind: str, name: str | None, known: Iterable[str]) -> None:
+    """Refuse a name that is not known, with the close ones; None passes.
+
+    Raises:
+        UnknownNameError: if it is not known.
+    """
+    names = sorted(set(known))
+    if name is not None and name not in names:
+        raise UnknownNameError(kind, name, names)

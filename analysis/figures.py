@@ -22,8 +22,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from analysis import metrics
-from analysis.load import TaskOrder
-from analysis.tables import SuccessArray, headings, short_name, steps_text
+from analysis.schema import TaskOrder
+from analysis.tables import SuccessArray
+from analysis.text import headings, short_name, steps_text
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444", "#7A5195")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

@@ -10,11 +10,12 @@ import pandas as pd
 import yaml
 
 from analysis.errors import UnknownNameError
-from analysis.load import Results
-from analysis.tables import expected_seeds, headings, number
+from analysis.schema import Results
+from analysis.tables import SUMMARY, expected_seeds
+from analysis.text import headings, number
 
-OBJECTIVES = ("asr", "fwt", "final_success")
-"""What a search may ask most of."""
+OBJECTIVES = tuple(name for name, heading in SUMMARY.items() if heading.endswith("↑"))
+"""What a search may ask most of: the columns of the summary whose heading says that more is better, so not FM."""
 
 
 @dataclass(frozen=True)

@@ -27,20 +27,19 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from benchmarks.contender import BATCH_SIZE, TASK
-from benchmarks.ours import EARLIER_TASK, rllib_batch
+from benchmarks.ours import EARLIER_TASK
 from benchmarks.throughput import describe_machine, say
 from benchmarks.timing import milliseconds
 from rllib_nbsp import ContinualSACConfig
-from rllib_nbsp.checks import method_of, scoring_of
-from rllib_nbsp.curriculum import Curriculum, Visit
+from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.envs.metaworld import ACTION_SPACE, OBSERVATION_SPACE
-from rllib_nbsp.learner import ContinualSACTorchLearner
+from rllib_nbsp.learners import rllib_batch
 from rllib_nbsp.methods import METHODS
-from rllib_nbsp.methods.base import Phase, VisitData
-from rllib_nbsp.neurons import NeuronScores
-from rllib_nbsp.replay import TaskReplayBuffer
-from rllib_nbsp.settings import BoundarySettings, ReplaySettings, RunSettings
-from rllib_nbsp.stores import RowSpec
+from rllib_nbsp.methods.agent import VisitData
+from rllib_nbsp.nn.neurons import NeuronScores
+from rllib_nbsp.replay.buffer import TaskReplayBuffer
+from rllib_nbsp.sac.learner import ContinualSACTorchLearner
+from rllib_nbsp.settings import ReplaySettings
 
 SAC = "sac"
 KEYS: dict[str, dict[str, Any]] = {
@@ -95,72 +94,76 @@ class MethodAtWork:
         learner = config.build_learner(spaces={DEFAULT_MODULE_ID: spaces})
         assert isinstance(learner, ContinualSACTorchLearner)
         self.learner = learner
-        self.run: RunSettings = config.settings
-        self.method, self.config = method_of(self.run)
-        float32 = np.dtype(np.float32)
+        self.run = config.resolved()
+        self.schedule = self.run.schedule()
         self.replay = TaskReplayBuffer(
             ReplaySettings(capacity=rows, prior_capacity=rows),
-            self.method.replay_request(self.config, self.run.replay),
-            RowSpec(OBSERVATION_SPACE.shape, float32, ACTION_SPACE.shape, float32),
+            self.run.replay_request,
+            self.run.row_spec,
             batch_size=BATCH_SIZE,
             seed=0,
         )
         self._rows = rows
         self._rng = np.random.default_rng(0)
-        self._updates = 0
-        first, self._visit = Curriculum(self.run.tasks, self.run.cycles).visits[:2]
-        self._enter_second_visit(self._first_visit(first))
+        first, second = self.run.curriculum.visits[:2]
+        self._enter_second_visit(second, self._first_visit(first))
 
     def update(self, only: str | None = None) -> None:
         """Draw the next batch and update on it."""
-        self._updates += 1
-        columns = self.replay.sample(range(self._updates, self._updates + 1), self._visit.task.index, only)
+        self.schedule.updated(1)
+        number, task = self.schedule.updates, self.schedule.visit.task.index
+        columns = self.replay.sample(range(number, number + 1), task, only)
         self.learner.update(batch=rllib_batch(columns), minibatch_size=len(columns["rewards"]))
 
     def _first_visit(self, visit: Visit) -> VisitData:
         """A whole visit and the boundary after it, in the order of `ContinualSAC`."""
-        self.learner.visit_start(visit, None)
-        for phase in self.method.phases(self.config, visit):
-            self._run_phase(visit, phase)
-        data = VisitData(visit, rows=self._visit_rows(visit), scores=self._scores())
+        self._start_visit(visit, None)
+        self._run_phase()
+        while self.schedule.next_phase():
+            self._start_phase()
+            self._run_phase()
+        data = VisitData(visit, rows=self._visit_rows(), scores=self._scores())
         self.learner.visit_end(visit, data)
         self.replay.store_prior(visit.task.index)
-        exceptions = self.method.boundary_exceptions(self.config)
-        boundary = BoundarySettings(**{**self.run.boundary.model_dump(), **exceptions})
-        if boundary.clear_buffer:
+        if self.run.boundary.clear_buffer:
             self.replay.clear()
-        self.learner.boundary_reset(boundary)
+        self.learner.boundary_reset(self.run.boundary)
         return data
 
-    def _enter_second_visit(self, data: VisitData) -> None:
-        self.learner.visit_start(self._visit, data)
-        phases = self.method.phases(self.config, self._visit)
-        main = main_phase(phases)
-        for phase in phases[:main]:
-            self._run_phase(self._visit, phase)
-        self._start_phase(self._visit, phases[main])
+    def _enter_second_visit(self, visit: Visit, data: VisitData) -> None:
+        self._start_visit(visit, data)
+        while self.schedule.is_auxiliary:
+            self._run_phase()
+            self.schedule.next_phase()
+            self._start_phase()
         for _ in range(UPDATES):
             self.update()
 
-    def _start_phase(self, visit: Visit, phase: Phase) -> None:
+    def _start_visit(self, visit: Visit, data: VisitData | None) -> None:
+        self.schedule.start_visit(visit)
+        self.learner.visit_start(visit, data)
+        self._start_phase()
+
+    def _start_phase(self) -> None:
+        visit, phase = self.schedule.visit, self.schedule.phase
         if phase.fresh:
             self.replay.clear()
         if phase.collect:
             self.replay.add(self._random_rows(self._rows), visit.task.index)
         self.learner.phase_start(visit, phase)
 
-    def _run_phase(self, visit: Visit, phase: Phase) -> None:
-        self._start_phase(visit, phase)
+    def _run_phase(self) -> None:
+        visit, phase = self.schedule.visit, self.schedule.phase
         for _ in range(UPDATES if phase.collect else phase.updates):
             self.update(None if phase.collect else phase.data)
-        self.learner.phase_end(visit, phase, VisitData(visit, rows=self._visit_rows(visit)))
+        self.learner.phase_end(visit, phase, VisitData(visit, rows=self._visit_rows()))
 
-    def _visit_rows(self, visit: Visit) -> dict[str, np.ndarray]:
-        wanted = self.method.visit_data_rows
-        return self.replay.current_rows(visit.task.index, wanted, self._rng) if wanted else {}
+    def _visit_rows(self) -> dict[str, np.ndarray]:
+        wanted = self.run.method.visit_data_rows
+        return self.replay.current_rows(self.schedule.visit.task.index, wanted, self._rng) if wanted else {}
 
     def _scores(self) -> NeuronScores | None:
-        if scoring_of(self.run) is None:
+        if self.run.scoring is None:
             return None
         rows = self._random_rows(SCORED_ROWS)
         labels = self._rng.random(SCORED_ROWS) < 0.5
@@ -187,31 +190,27 @@ def run_config(name: str, keys: Mapping[str, Any]) -> ContinualSACConfig:
     return config.method(name, **keys).training(batch_size=BATCH_SIZE).debugging(seed=0)
 
 
-def main_phase(phases: Sequence[Phase]) -> int:
-    """Place of a visit's main phase, the last that collects."""
-    return max(i for i, phase in enumerate(phases) if phase.collect)
-
-
 def extra_per_visit(name: str) -> dict[str, int]:
     """What a method's defaults add to the second visit of a default run, from its declarations.
 
     Returns:
         `env_steps` of scoring and of phases beside the main one, if none ends early; `updates` of such phases.
     """
-    run = run_config(name, {}).settings
-    method, config = method_of(run)
-    scoring = method.scoring(config)
+    run = run_config(name, {}).resolved()
+    scoring = run.method.scoring(run.keys)
     env_steps = scoring.score_env_steps * (1 + scoring.score_two_rollouts) if scoring else 0
     updates = 0
-    phases = method.phases(config, Curriculum(run.tasks, run.cycles).visit(2))
-    main = main_phase(phases)
-    for phase in [*phases[:main], *phases[main + 1 :]]:
-        if phase.collect:
-            env_steps += run.visit.max_env_steps
-            trained_on = run.visit.max_env_steps - run.visit.warmup_env_steps
-            updates += int(trained_on * run.training.updates_per_env_step)
-        else:
-            updates += phase.updates
+    schedule, settings = run.schedule(), run.settings
+    schedule.start_visit(run.curriculum.visit(2))
+    more = True
+    while more:
+        if schedule.is_auxiliary and schedule.phase.collect:
+            env_steps += settings.visit.max_env_steps
+            trained_on = settings.visit.max_env_steps - settings.visit.warmup_env_steps
+            updates += int(trained_on * settings.training.updates_per_env_step)
+        elif schedule.is_auxiliary:
+            updates += schedule.phase.updates
+        more = schedule.next_phase()
     return {"env_steps": env_steps, "updates": updates}
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
 from benchmarks.contender import BATCH_SIZE, TASK, Window, train_for
 from benchmarks.flops import JOINT_DISCRETE_UPDATE, JOINT_UPDATE, gflop, update_gemms
@@ -27,13 +26,14 @@ from benchmarks.plain_atari import (
     atari_gemms,
 )
 from benchmarks.timing import milliseconds, repeat_for
-from rllib_nbsp import ContinualSAC, ContinualSACConfig, NBSPConfig, losses
+from rllib_nbsp import ContinualSAC, ContinualSACConfig, NBSPConfig
 from rllib_nbsp.envs.metaworld import ACTION_SPACE, OBSERVATION_SPACE
-from rllib_nbsp.learner import ContinualSACTorchLearner
-from rllib_nbsp.methods.base import ReplayRequest
-from rllib_nbsp.replay import TaskReplayBuffer
+from rllib_nbsp.learners import rllib_batch
+from rllib_nbsp.nn import losses
+from rllib_nbsp.replay.buffer import ReplayRequest, TaskReplayBuffer
+from rllib_nbsp.replay.stores import RowSpec
+from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 from rllib_nbsp.settings import ReplaySettings
-from rllib_nbsp.stores import RowSpec
 
 EARLIER_TASK = "window-close-v3"
 OBS_SIZE, ACTION_SIZE = OBSERVATION_SPACE.shape[0], ACTION_SPACE.shape[0]
@@ -214,11 +214,6 @@ class BareUpdate:
             optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(self._targets, self._critics, self._tau)
-
-
-def rllib_batch(columns: dict[str, np.ndarray]) -> MultiAgentBatch:
-    """The columns of one update as the algorithm hands them to `LearnerGroup.update`."""
-    return MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=len(columns["rewards"]))
 
 
 def measure_update_over_bare(hidden: Sequence[int], windows: int, seconds: float) -> dict[str, Any]:

@@ -8,7 +8,8 @@ __version__ = "0.1.0"
 __all__ = ["NBSP", "ContinualSAC", "ContinualSACConfig", "NBSPConfig", "__version__", "register"]
 
 if TYPE_CHECKING:
-    from rllib_nbsp.algorithm import NBSP, ContinualSAC, ContinualSACConfig, NBSPConfig, register
+    from rllib_nbsp.algorithm import NBSP, ContinualSAC, register
+    from rllib_nbsp.algorithm_config import ContinualSACConfig, NBSPConfig
 
 
 def __getattr__(name: str) -> Any:

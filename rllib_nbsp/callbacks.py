@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from rllib_nbsp.curriculum import Visit
-from rllib_nbsp.methods.base import VisitData
-
-if TYPE_CHECKING:
-    from rllib_nbsp.algorithm import ContinualSAC
+from rllib_nbsp.methods.agent import VisitData
 
 
 class ContinualCallback(RLlibCallback):
-    """RLlib's callback with the hooks of a visit. Give it to `config.callbacks` like any other."""
+    """RLlib's callback with the hooks of a visit. Give it to `config.callbacks` like any other.
 
-    def on_visit_start(self, *, algorithm: ContinualSAC, visit: Visit) -> None:
+    `algorithm` is the `ContinualSAC` that calls.
+    """
+
+    def on_visit_start(self, *, algorithm: Algorithm, visit: Visit) -> None:
         """The environments have switched; no step is taken yet."""
 
-    def on_evaluation_end(self, *, algorithm: ContinualSAC, visit: Visit, rows: list[dict[str, Any]]) -> None:
+    def on_evaluation_end(self, *, algorithm: Algorithm, visit: Visit, rows: list[dict[str, Any]]) -> None:
         """Every task was evaluated, periodically or at a boundary (`phase` in each row)."""
 
-    def on_visit_end(self, *, algorithm: ContinualSAC, visit: Visit, data: VisitData) -> None:
+    def on_visit_end(self, *, algorithm: Algorithm, visit: Visit, data: VisitData) -> None:
         """The visit is over and evaluated; the method has not consolidated and nothing is reset yet."""
 
 
 class SkillNeuronCallback(ContinualCallback):
     """Scores the neurons on the finished task and files a part of its transitions in D_pre."""
 
-    def on_visit_end(self, *, algorithm: ContinualSAC, visit: Visit, data: VisitData) -> None:
+    def on_visit_end(self, *, algorithm: Algorithm, visit: Visit, data: VisitData) -> None:
         """Roll the policy out, score every hidden neuron (Eq. 1-4), copy a subset of D (Algorithm 2, line 21)."""
-        scoring = algorithm.scoring
+        scoring = algorithm.run.scoring
         if scoring is not None:
             data.scores = algorithm.score_neurons(visit.task, scoring, rollout=visit.number)
         algorithm.replay.store_prior(visit.task.index)

@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from rllib_nbsp.curriculum import Visit
-from rllib_nbsp.neurons import NeuronScores
+from rllib_nbsp.nn.neurons import NeuronScores
 from rllib_nbsp.settings import RunSettings, config_hash
 
 WRITTEN = ("*.jsonl", "neurons/*.npz", "weights/*.npz", "cost.json")
@@ -29,27 +29,26 @@ class TrialFolder:
 
     Args:
         path: the folder, made if it does not exist.
-        run: the trial.
+        settings: the trial's.
         fresh: the trial starts; what an unfinished one left here is renamed to `*.stale`. Otherwise rows are added.
     """
 
-    def __init__(self, path: Path, run: RunSettings, *, fresh: bool) -> None:
+    def __init__(self, path: Path, settings: RunSettings, *, fresh: bool) -> None:
         self.path = path
-        self.run = run
-        self.config_hash = config_hash(run)
+        self.config_hash = config_hash(settings)
         path.mkdir(parents=True, exist_ok=True)
         for old in [file for pattern in WRITTEN for file in path.glob(pattern)] if fresh else []:
             os.replace(old, _unused(old))
         self._identity = {
-            "experiment": run.experiment,
-            "suite": run.suite,
-            "sequence": run.sequence,
-            "arm": run.arm,
-            "method": run.method,
+            "experiment": settings.experiment,
+            "suite": settings.suite,
+            "sequence": settings.sequence,
+            "arm": settings.arm,
+            "method": settings.method,
             "config_hash": self.config_hash,
-            "seed": run.seed,
+            "seed": settings.seed,
         }
-        (path / "config.yaml").write_text(resolved_yaml(run))
+        (path / "config.yaml").write_text(resolved_yaml(settings))
         (path / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n")
         self._status(done=False)
 
@@ -111,9 +110,9 @@ def _unused(old: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def resolved_yaml(run: RunSettings) -> str:
-    """A run with every default filled in; `RunSettings` reads it back."""
-    return yaml.safe_dump(run.model_dump(), sort_keys=False)
+def resolved_yaml(settings: RunSettings) -> str:
+    """A run with every default filled in; `run.run_settings` reads it back."""
+    return yaml.safe_dump(settings.model_dump(), sort_keys=False)
 
 
 def versions() -> dict[str, str]:

@@ -139,21 +139,6 @@ class BoundarySettings(Settings):
     warmup_each_visit: bool = True
 
 
-class AtariSettings(Settings):
-    """What games are like (methods.md A31); no other suite reads it."""
-
-    frame_stack: Annotated[int, Field(ge=1, le=16)] = 4
-    """Frames in an observation."""
-    frame_size: Annotated[int, Field(ge=16, le=210)] = 84
-    """Height and width of a frame."""
-    frame_skip: Annotated[int, Field(ge=1, le=16)] = 4
-    """Frames that an action lasts; an environment step is so many frames."""
-    noop_max: Annotated[int, Field(ge=0, le=100)] = 30
-    """No-ops at a game's start: a random number, at most this."""
-    full_action_space: bool = False
-    """All 18 actions in every game, instead of those that the game uses."""
-
-
 class EvaluationSettings(Settings):
     """Evaluation of every task of the sequence, in environments of its own."""
 
@@ -204,7 +189,10 @@ class ScoringSettings(Settings):
 
 
 class CommonSettings(Settings):
-    """What the runs of a study have in common, in its YAML file and in each run."""
+    """What the runs of a study have in common, in its YAML file and in each run.
+
+    A suite may have a section of its own beside these (`envs.with_suite_sections`).
+    """
 
     experiment: str = "experiment"
     suite: str
@@ -215,14 +203,16 @@ class CommonSettings(Settings):
     visit: VisitSettings = VisitSettings()
     training: TrainingSettings = TrainingSettings()
     model: ModelSettings = ModelSettings()
-    atari: AtariSettings = AtariSettings()
     boundary: BoundarySettings = BoundarySettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     resources: ResourceSettings = ResourceSettings()
 
 
 class RunSettings(CommonSettings):
-    """Everything that defines one run: (task sequence, arm, seed) and the sections above."""
+    """Everything that defines one run: (task sequence, arm, seed) and the sections above.
+
+    `run.run_settings` makes one, with the sections of the suites.
+    """
 
     sequence: str = "sequence"
     tasks: Annotated[list[str], Field(min_length=1)]
@@ -250,7 +240,7 @@ class RunSettings(CommonSettings):
 NOT_HASHED = {"experiment", "sequence", "arm", "seed", "results_dir", "resources"}
 
 
-def config_hash(run: RunSettings) -> str:
+def config_hash(settings: RunSettings) -> str:
     """Twelve hex digits that two runs share iff they differ at most in seed, names, storage and resources."""
-    text = json.dumps(run.model_dump(exclude=NOT_HASHED), sort_keys=True)
+    text = json.dumps(settings.model_dump(exclude=NOT_HASHED), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -8,9 +8,10 @@ from typing import Any
 
 import yaml
 
-from rllib_nbsp.config import Study, load_study
 from rllib_nbsp.records import resolved_yaml
 from rllib_nbsp.settings import RunSettings, config_hash
+from rllib_nbsp.study.reader import load_study
+from rllib_nbsp.study.study import CheckedStudy
 
 TINY: dict[str, Any] = {
     "experiment": "tiny",
@@ -34,7 +35,7 @@ def write_config(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def tiny_study(folder: Path, *overrides: str, **selections: Any) -> Study:
+def tiny_study(folder: Path, *overrides: str, **selections: Any) -> CheckedStudy:
     """The loaded study."""
     return load_study(write_config(folder), overrides, **selections)
 

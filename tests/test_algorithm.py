@@ -14,11 +14,13 @@ import ray
 import torch
 
 from rllib_nbsp import NBSP, ContinualSAC, ContinualSACConfig, NBSPConfig
-from rllib_nbsp.algorithm import EXTRA
 from rllib_nbsp.callbacks import ContinualCallback, SkillNeuronCallback
-from rllib_nbsp.curriculum import Visit
+from rllib_nbsp.curriculum import Phase, Visit
 from rllib_nbsp.methods import METHODS
-from rllib_nbsp.methods.base import NETWORKS, Batch, ContinualMethod, Phase, VisitData
+from rllib_nbsp.methods.agent import Batch, VisitData
+from rllib_nbsp.methods.base import ContinualMethod
+from rllib_nbsp.nn.networks import NETWORKS
+from rllib_nbsp.schedule import EXTRA
 from tests.tiny import TASKS, short_run
 
 PAIR = list(TASKS)
@@ -92,7 +94,7 @@ def on_breakout(config: ContinualSACConfig, results: Path) -> ContinualSACConfig
         .evaluation(periodic_episodes=0, boundary_episodes=2, num_envs=2, deterministic=False, report_env_steps=100)
         .env_runners(num_envs_per_env_runner=1)
     )
-    if config.run.get("method") == "nbsp":
+    if config.given.get("method") == "nbsp":
         config.training(gpm="return", score_env_steps=900)
     return config.results(results)
 
@@ -153,7 +155,7 @@ def test_evaluation_does_not_change_training() -> None:
 def test_scoring_does_not_change_training() -> None:
     plain, _ = finish(short_run(ContinualSACConfig()))
     scored = short_run(ContinualSACConfig())
-    scored.run = {**scored.run, "score_all_methods": {"score_env_steps": 200}}
+    scored.given = {**scored.given, "score_all_methods": {"score_env_steps": 200}}
     assert same(weights(plain), weights(finish(scored)[0]))
 
 
@@ -279,7 +281,7 @@ def test_a_state_of_a_phase_without_collecting_is_refused_at_once_and_one_of_its
     config = short_run(ContinualSACConfig().method("two_runs")).curriculum(cycles=1)
     algo = config.build_algo()
     algo.train()
-    while algo.phase.collect:
+    while algo.schedule.phase.collect:
         algo.train()
     midway = algo.get_state()
     while not algo.train()["done"]:
@@ -304,7 +306,7 @@ class RowsBeside(ContinualMethod):
 
     @classmethod
     def replay_request(cls, config: Any, replay: Any) -> Any:
-        from rllib_nbsp.methods.base import ReplayRequest
+        from rllib_nbsp.replay.buffer import ReplayRequest
 
         return ReplayRequest(prior_rows_per_update=8)
 
@@ -343,7 +345,7 @@ def test_save_and_restore_keep_temperature_masks_and_place(tmp_path: Path) -> No
     path = algo.save_to_path(tmp_path / "checkpoint")
     before, learner = weights(algo), algo.learner_group._learner
     masks = learner.method.get_state()["masks"]
-    place = (algo.visit.number, algo.progress.env_steps, algo.env_steps, algo.updates, algo.extra)
+    place = (algo.visit.number, algo.schedule.progress.env_steps, algo.env_steps, algo.updates, algo.schedule.extra)
     algo.stop()
 
     restored = short_run(NBSPConfig()).build_algo()
@@ -354,9 +356,15 @@ def test_save_and_restore_keep_temperature_masks_and_place(tmp_path: Path) -> No
     for name, layers in masks.items():
         assert all(np.array_equal(a, b) for a, b in zip(layers, after.method.get_state()["masks"][name], strict=True))
     assert min(mask.min() for layers in masks.values() for mask in layers) < 1.0
-    there = restored.visit.number, restored.progress.env_steps, restored.env_steps, restored.updates, restored.extra
+    there = (
+        restored.visit.number,
+        restored.schedule.progress.env_steps,
+        restored.env_steps,
+        restored.updates,
+        restored.schedule.extra,
+    )
     assert there == place
-    assert restored.extra["scoring_env_steps"] == 400
+    assert restored.schedule.extra["scoring_env_steps"] == 400
     while not (result := restored.train())["done"]:
         pass
     assert result["visit"] == 4
@@ -462,4 +470,4 @@ def test_remote_workers_and_learners_give_a_complete_run(tmp_path: Path) -> None
 
 def test_nbsp_is_continual_sac_with_its_method() -> None:
     assert issubclass(NBSP, ContinualSAC)
-    assert NBSP.get_default_config().run["method"] == "nbsp"
+    assert NBSP.get_default_config().given["method"] == "nbsp"

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rllib_nbsp.checks import check_run, method_of, scoring_of
+from rllib_nbsp.checks import check_run
 from rllib_nbsp.methods import METHODS
-from rllib_nbsp.methods.base import ContinualMethod, MethodSettings, ReplayRequest
-from rllib_nbsp.methods.nbsp import NBSPSettings, NeuronMasking
+from rllib_nbsp.methods.base import ContinualMethod
+from rllib_nbsp.methods.nbsp import NBSPSettings, NeuronLevelBalance
+from rllib_nbsp.replay.buffer import ReplayRequest
+from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.settings import ReplaySettings, RunSettings, ScoringSettings
 
 
@@ -112,27 +114,27 @@ def test_a_method_can_limit_the_learners_and_its_rows_must_divide_among_them(mon
 
 
 def test_the_methods_keys_are_validated():
-    method, config = method_of(run(keys={"mask_alpha": 0.5}))
-    assert method is NeuronMasking
-    assert isinstance(config, NBSPSettings)
-    assert config.mask_alpha == 0.5
+    resolved = ResolvedRun(run(keys={"mask_alpha": 0.5}))
+    assert resolved.method is NeuronLevelBalance
+    assert isinstance(resolved.keys, NBSPSettings)
+    assert resolved.keys.mask_alpha == 0.5
     for keys in ({"mask_alhpa": 0.5}, {"mask_alpha": 1.5}, {"mask_alpha": "0.5"}, {"skill_frac": float("nan")}):
         with pytest.raises(ValidationError):
-            method_of(run(keys=keys))
+            _ = ResolvedRun(run(keys=keys)).keys
 
 
 def test_neurons_are_scored_as_the_method_says_or_else_as_the_run_says():
     for_analysis = ScoringSettings(score_env_steps=7)
-    assert scoring_of(run("sac")) is None
-    assert scoring_of(run("sac", score_all_methods=for_analysis)) == for_analysis
-    scoring = scoring_of(run("nbsp", {"score_env_steps": 9, "gpm": "return"}, score_all_methods=for_analysis))
+    assert ResolvedRun(run("sac")).scoring is None
+    assert ResolvedRun(run("sac", score_all_methods=for_analysis)).scoring == for_analysis
+    scoring = ResolvedRun(run("nbsp", {"score_env_steps": 9, "gpm": "return"}, score_all_methods=for_analysis)).scoring
     assert scoring is not None
     assert (scoring.score_env_steps, scoring.gpm) == (9, "return")
 
 
 def test_replay_alone_needs_no_scores():
-    assert scoring_of(run("nbsp", {"skill_frac": 0.0})) is None
-    assert scoring_of(run("nbsp", {"skill_frac": 0.0, "uniform_lr": "mean"})) is not None
+    assert ResolvedRun(run("nbsp", {"skill_frac": 0.0})).scoring is None
+    assert ResolvedRun(run("nbsp", {"skill_frac": 0.0, "uniform_lr": "mean"})).scoring is not None
 
 
 @pytest.mark.parametrize(
@@ -146,7 +148,5 @@ def test_replay_alone_needs_no_scores():
     ],
 )
 def test_only_who_asks_for_replay_gets_it(method, keys, interval):
-    replay = ReplaySettings(interval=7)
-    chosen, config = method_of(run(method, keys))
-    assert isinstance(config, MethodSettings)
-    assert chosen.replay_request(config, replay) == ReplayRequest(interval)
+    resolved = ResolvedRun(run(method, keys, replay=ReplaySettings(interval=7)))
+    assert resolved.replay_request == ReplayRequest(interval)

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from rllib_nbsp.records import TrialFolder
-from rllib_nbsp.settings import RunSettings
+from rllib_nbsp.run import run_settings
 
-RUN = RunSettings(suite="point_mass", tasks=["reach-left", "reach-right"])
+RUN = run_settings(suite="point_mass", tasks=["reach-left", "reach-right"])
 
 
 def leave_rows(path: Path, number: int) -> None:

@@ -20,7 +20,8 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.actor_manager import RemoteCallResults
 
 from rllib_nbsp import ContinualSACConfig
-from rllib_nbsp.learner import ContinualSACTorchLearner, call_learner
+from rllib_nbsp.learners import call_learner
+from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 from tests.tiny import (
     ACT,
     OBS,
@@ -127,7 +128,7 @@ def update_by_rllib(monkeypatch: pytest.MonkeyPatch, learner: ContinualSACTorchL
     inner = learner._update
 
     def prepared(batch: Any) -> Any:
-        return inner({DEFAULT_MODULE_ID: learner._split_off_prior(batch[DEFAULT_MODULE_ID])})
+        return inner({DEFAULT_MODULE_ID: learner.sac.take(batch[DEFAULT_MODULE_ID])})
 
     monkeypatch.setattr(learner, "_update", prepared)
     TorchLearner.update(learner, batch=multi_agent_batch(stacked(3)), minibatch_size=ROWS)

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from rllib_nbsp import ContinualSACConfig
 from rllib_nbsp.curriculum import Curriculum, Visit
-from rllib_nbsp.learner import ContinualSACTorchLearner
-from rllib_nbsp.methods.base import NETWORKS, VisitData
-from rllib_nbsp.neurons import HISTOGRAM_BINS, LayerStatistics, NeuronScores
+from rllib_nbsp.methods.agent import VisitData
+from rllib_nbsp.nn.networks import NETWORKS
+from rllib_nbsp.nn.neurons import HISTOGRAM_BINS, LayerStatistics, NeuronScores
+from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 
 OBS, ACT, ROWS, HIDDEN = 3, 2, 16, (8, 6)
 TASKS = ("reach-left", "reach-right")
@@ -53,7 +54,7 @@ def short_run(config: ContinualSACConfig, results: Path | None = None, **visit: 
         .evaluation(periodic_episodes=1, periodic_env_steps=120, boundary_episodes=2, num_envs=2, report_env_steps=100)
         .env_runners(num_envs_per_env_runner=2)
     )
-    if config.run.get("method") == "nbsp":
+    if config.given.get("method") == "nbsp":
         config.training(score_env_steps=200)
     return config.results(results) if results else config
 

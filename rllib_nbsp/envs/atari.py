@@ -16,17 +16,35 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
+from pydantic import Field
 
-from rllib_nbsp.envs.base import ActionSpace, Env, Suite, did_you_mean
-from rllib_nbsp.settings import AtariSettings, Settings
+from rllib_nbsp.envs.base import ActionSpace, Env, Suite
+from rllib_nbsp.nn.networks import conv_features
+from rllib_nbsp.registry import did_you_mean
+from rllib_nbsp.settings import ModelSettings, RunSettings, Settings
 
 MAX_GAME_FRAMES = 108_000  # half an hour of play
 NOOP, FIRE = "NOOP", "FIRE"
+
+
+class AtariSettings(Settings):
+    """What games are like (methods.md A31)."""
+
+    frame_stack: Annotated[int, Field(ge=1, le=16)] = 4
+    """Frames in an observation."""
+    frame_size: Annotated[int, Field(ge=16, le=210)] = 84
+    """Height and width of a frame."""
+    frame_skip: Annotated[int, Field(ge=1, le=16)] = 4
+    """Frames that an action lasts; an environment step is so many frames."""
+    noop_max: Annotated[int, Field(ge=0, le=100)] = 30
+    """No-ops at a game's start: a random number, at most this."""
+    full_action_space: bool = False
+    """All 18 actions in every game, instead of those that the game uses."""
 
 
 class AtariEnv(gym.Env[np.ndarray, Any]):
@@ -135,7 +153,7 @@ class AtariSuite(Suite):
     """
 
     name = "atari"
-    section = "atari"
+    Config = AtariSettings
     has_success = False
     alters_training = True
 
@@ -163,6 +181,14 @@ class AtariSuite(Suite):
             except OSError as error:
                 errors.append(f"tasks[{i}]: atari game {task!r}: its ROM cannot be read; install ale-py anew ({error})")
         return errors
+
+    def check(self, settings: RunSettings, model: ModelSettings) -> list[str]:
+        """Kernels that are larger than the frames that they are given."""
+        try:
+            conv_features(observation_space(self.settings).shape, model.conv)
+        except ValueError as error:
+            return [f"{error}; raise atari.frame_size or lower the kernel"]
+        return []
 
     def make_env(self, task: str, *, seed: int, training: bool = True) -> Env:
         """Start a game."""

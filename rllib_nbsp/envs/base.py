@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -12,7 +11,8 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from gymnasium.utils import seeding
 
-from rllib_nbsp.settings import Settings
+from rllib_nbsp.registry import did_you_mean
+from rllib_nbsp.settings import ModelSettings, RunSettings, Settings
 
 Env = gym.Env[Any, Any]
 ActionSpace = Box | Discrete[Any]
@@ -38,8 +38,8 @@ class Suite(ABC):
     """A family of tasks with one observation space and one action space: [-1, 1] in every dimension, or discrete."""
 
     name: ClassVar[str]
-    section: ClassVar[str | None] = None
-    """The section of a run's settings that the suite reads, if any."""
+    Config: ClassVar[type[Settings] | None] = None
+    """The section of a run's settings that the suite has, under its own name, if any."""
     has_success: ClassVar[bool] = True
     """Whether tasks can be solved; without, episodes are judged by their return alone."""
     alters_training: ClassVar[bool] = False
@@ -47,7 +47,7 @@ class Suite(ABC):
     of a whole episode as it ends, in `info["episode"]["r"]` as gymnasium's RecordEpisodeStatistics does."""
 
     def configured(self, settings: Settings) -> Suite:
-        """The suite under the settings of its `section`."""
+        """The suite under the settings of its section, of type `Config`."""
         return self
 
     @abstractmethod
@@ -78,6 +78,15 @@ class Suite(ABC):
             for i, task in enumerate(tasks)
             if task not in names
         ]
+
+    def check(self, settings: RunSettings, model: ModelSettings) -> list[str]:
+        """What the suite and the run's sections get wrong together, one line each.
+
+        Args:
+            settings: the run.
+            model: its `model` section with the method's overrides.
+        """
+        return []
 
     def notes(self, tasks: Sequence[str]) -> list[str]:
         """What a user should know about these tasks together, one line each."""
@@ -112,12 +121,6 @@ class Suite(ABC):
                         f"tasks {first!r} and {task!r} differ in their {kind} space: {_difference(ours, theirs)}"
                     )
         return spaces
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The nearest known names as the end of an error line; empty if nothing is near."""
-    close = difflib.get_close_matches(name, known, n=3)
-    return "; did you mean " + " or ".join(repr(other) for other in close) + "?" if close else ""
 
 
 def _difference(a: ActionSpace, b: ActionSpace) -> str:

@@ -18,7 +18,8 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from gymnasium.wrappers import RescaleAction
 
-from rllib_nbsp.envs.base import ActionSpace, Env, EnvironmentContractError, Suite, did_you_mean
+from rllib_nbsp.envs.base import ActionSpace, Env, EnvironmentContractError, Suite
+from rllib_nbsp.registry import did_you_mean
 
 GOAL_MARK = "@return>="
 

@@ -19,7 +19,10 @@ import torch
 from torch import Tensor
 
 from rllib_nbsp.curriculum import Visit
-from rllib_nbsp.methods.base import NETWORKS, Agent, Batch, ContinualMethod, MethodSettings, ReplayRequest, VisitData
+from rllib_nbsp.methods.agent import Agent, Batch, VisitData
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+from rllib_nbsp.nn.networks import NETWORKS
+from rllib_nbsp.replay.buffer import ReplayRequest
 from rllib_nbsp.settings import PositiveInt, ReplaySettings, RunSettings
 
 
@@ -43,8 +46,8 @@ class AveragedGradientEpisodicMemory(ContinualMethod):
     # Declarations
 
     @classmethod
-    def check(cls, config: AGEMSettings, run: RunSettings) -> list[str]:
-        if not run.replay.prior_capacity:
+    def check(cls, config: AGEMSettings, settings: RunSettings) -> list[str]:
+        if not settings.replay.prior_capacity:
             return [
                 f"memory_batch is {config.memory_batch}, but D_pre holds nothing to draw from: replay.prior_capacity "
                 "is 0; raise it or use method: sac"

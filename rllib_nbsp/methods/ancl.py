@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from rllib_nbsp.curriculum import Visit
-from rllib_nbsp.methods.base import Agent, Batch, ContinualMethod, Phase, VisitData
-from rllib_nbsp.methods.consolidation import FisherEstimate, FisherSettings, Merge, PerWeight, QuadraticPull
-from rllib_nbsp.methods.twin import Twin
+from rllib_nbsp.curriculum import Phase, Visit
+from rllib_nbsp.methods.agent import Agent, Batch, Twin, VisitData
+from rllib_nbsp.methods.base import ContinualMethod
+from rllib_nbsp.methods.parts.consolidation import FisherEstimate, FisherSettings, Merge, PerWeight, QuadraticPull
 from rllib_nbsp.settings import NonNegativeFloat, PositiveInt, ReplaySettings, RunSettings
 
 AUXILIARY, MAIN = "auxiliary", "main"
@@ -69,7 +69,7 @@ class AuxiliaryNetworks(ContinualMethod):
     # Declarations
 
     @classmethod
-    def check(cls, config: ANCLSettings, run: RunSettings) -> list[str]:
+    def check(cls, config: ANCLSettings, settings: RunSettings) -> list[str]:
         if config.aux == "two_phase" or not config.auxiliary_lam:
             return []
         errors = []
@@ -78,7 +78,7 @@ class AuxiliaryNetworks(ContinualMethod):
                 f"refresh_updates is {config.refresh_updates}; it must be at least fisher_batches, "
                 f"{config.fisher_batches}, from which F_a is measured"
             )
-        updates = run.updates_within(2) - run.updates_within(1)  # nothing learns beside the first visit
+        updates = settings.updates_within(2) - settings.updates_within(1)  # nothing learns beside the first visit
         if config.refresh_updates > updates:
             errors.append(
                 f"refresh_updates is {config.refresh_updates}; a visit has at most {updates} updates, so that nothing "

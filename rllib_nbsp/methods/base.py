@@ -7,127 +7,18 @@ checkpoints. Each has a default that means "nothing"; the base class is plain fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rllib_nbsp.curriculum import Visit
-from rllib_nbsp.networks import Network, init_layer
-from rllib_nbsp.neurons import NeuronScores
+from rllib_nbsp.curriculum import Phase, Visit
+from rllib_nbsp.methods.agent import Agent, Batch, VisitData
+from rllib_nbsp.nn.networks import Network
+from rllib_nbsp.replay.buffer import ReplayRequest
 from rllib_nbsp.settings import ModelSettings, ReplaySettings, RunSettings, ScoringSettings, Settings
-
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
-
-    from rllib_nbsp.methods.twin import Twin
-
-NETWORKS = ("policy", "qf", "qf_twin")
-
-
-@dataclass
-class Batch:
-    """The rows of one update on this Learner.
-
-    Attributes:
-        obs, actions, rewards, next_obs, terminateds: of shapes (B, ...), (B, A), (B,), (B, ...), (B,).
-        task: (B,) int, index of the distinct task that a row comes from.
-        from_prior: (B,) bool, whether a row comes from D_pre.
-        prior: extra rows of D_pre beside this batch, if the method's `ReplayRequest` asks for them.
-        activations: per network the hidden layers' activations in the loss pass, with gradients after the backward
-            pass; filled for methods with `needs_activations`. Never the actor's pass through the critics, never next
-            observations. The gradients are those of the mean loss over this Learner's B rows.
-    """
-
-    obs: Tensor
-    actions: Tensor
-    rewards: Tensor
-    next_obs: Tensor
-    terminateds: Tensor
-    task: Tensor
-    from_prior: Tensor
-    prior: Batch | None = None
-    activations: dict[str, list[Tensor]] = field(default_factory=dict)
-
-
-@dataclass
-class VisitData:
-    """What a finished visit leaves to the callbacks and the method.
-
-    Attributes:
-        visit: the finished visit.
-        rows: a uniform sample of the visit's task's rows in D, up to the method's `visit_data_rows`; empty if it asks
-            for none, or D holds none.
-        scores: the neurons' scores, if a callback had them scored.
-        notes: whatever a callback wants to hand to a method.
-    """
-
-    visit: Visit
-    rows: dict[str, np.ndarray] = field(default_factory=dict)
-    scores: NeuronScores | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
-
-    def batches(self, count: int, size: int, generator: torch.Generator, device: torch.device) -> Iterator[Batch]:
-        """`count` uniform batches of `size` rows, the same on every Learner for one generator state."""
-        total = len(self.rows["rewards"])
-        for _ in range(count):
-            index = torch.randint(total, (size,), generator=generator).numpy()
-            yield make_batch({key: torch.from_numpy(col[index]).to(device) for key, col in self.rows.items()})
-
-
-def make_batch(columns: Mapping[str, Tensor]) -> Batch:
-    """A `Batch` from RLlib's column names ("new_obs" is `next_obs`)."""
-    return Batch(
-        obs=columns["obs"],
-        actions=columns["actions"],
-        rewards=columns["rewards"],
-        next_obs=columns["new_obs"],
-        terminateds=columns["terminateds"],
-        task=columns["task"],
-        from_prior=columns["from_prior"],
-    )
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of a visit. Phases never shift visit numbers, D_pre or metrics.
-
-    Attributes:
-        name: handed to `on_phase_start` and `on_phase_end`.
-        collect: act in the environment under the visit's budget and early stop, with updates as usual.
-        updates: updates without collecting, if `collect` is false.
-        data: where those updates sample: the current buffer D, or D_pre.
-        sac_losses: whether SAC's own losses are part of the updates, beside the method's terms.
-        fresh: start with an empty D and, if collecting, with a warm-up if the visit has one.
-    """
-
-    name: str = "train"
-    collect: bool = True
-    updates: int = 0
-    data: Literal["current", "prior"] = "current"
-    sac_losses: bool = True
-    fresh: bool = False
-
-
-@dataclass(frozen=True)
-class ReplayRequest:
-    """How updates use D_pre.
-
-    Attributes:
-        interval: every `interval`-th update takes from D_pre (Eq. 7); None never does.
-        prior_rows_per_update: rows of D_pre beside every batch, in `Batch.prior`.
-    """
-
-    interval: int | None = None
-    prior_rows_per_update: int = 0
-
-    @property
-    def needs_store(self) -> bool:
-        """Whether D_pre is used at all."""
-        return self.interval is not None or self.prior_rows_per_update > 0
 
 
 @dataclass(frozen=True)
@@ -149,99 +40,6 @@ class MethodSettings(Settings):
 
     with_replay: bool = False
     """Every `replay.interval`-th update from D_pre, beside whatever the method does (methods.md A38)."""
-
-
-class Agent:
-    """All that a method may touch.
-
-    Attributes:
-        networks: "policy", "qf", "qf_twin".
-        targets: "qf", "qf_twin".
-        optimizers: those of the networks and of "alpha".
-        log_alpha: SAC's log temperature, shape (1,).
-        device: of the parameters.
-        generator: a method's only source of randomness; the same stream on every Learner.
-        act_dim: number of action dimensions, or of actions if they are discrete.
-        discrete: whether actions are discrete: the actor's head is logits, a critic's one value per action.
-        sac_losses: SAC's losses of any `Batch` by name ("policy", "qf", "qf_twin", "alpha"), with gradients, as a
-            Learner's update has them; each call draws fresh noise.
-        twin: makes a `Twin`, an independent SAC that starts from these weights; None where no Learner is.
-    """
-
-    def __init__(
-        self,
-        *,
-        networks: Mapping[str, Network],
-        targets: Mapping[str, Network],
-        optimizers: Mapping[str, Optimizer],
-        log_alpha: nn.Parameter,
-        generator: torch.Generator,
-        device: torch.device,
-        act_dim: int,
-        sac_losses: Callable[[Batch], dict[str, Tensor]],
-        discrete: bool = False,
-        twin: Callable[[], Twin] | None = None,
-    ) -> None:
-        self.networks = networks
-        self.targets = targets
-        self.optimizers = optimizers
-        self.log_alpha = log_alpha
-        self.generator = generator
-        self.device = device
-        self.act_dim = act_dim
-        self.sac_losses = sac_losses
-        self.discrete = discrete
-        self.twin = twin
-
-    init_layer = staticmethod(init_layer)
-
-    def critic_inputs(self, obs: Tensor, actions: Tensor) -> Tensor:
-        """What a critic is given: observations (B, ...) with actions (B, A), or alone if actions are discrete."""
-        return obs if self.discrete else torch.cat([obs, actions], -1)
-
-    def all_reduce_mean(self, tensor: Tensor) -> Tensor:
-        """Mean over all Learners, in place; the identity on one Learner."""
-        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            torch.distributed.all_reduce(tensor)
-            tensor /= torch.distributed.get_world_size()
-        return tensor
-
-    def target_pairs(self) -> tuple[list[Tensor], list[Tensor]]:
-        """All parameters and buffers of the targets, and those of the networks that they follow."""
-        targets = [t for net in self.targets.values() for t in (*net.parameters(), *net.buffers())]
-        followed = [self.networks[name] for name in self.targets]
-        return targets, [t for net in followed for t in (*net.parameters(), *net.buffers())]
-
-    def snapshot(self) -> dict[str, Any]:
-        """A copy of networks, targets, log_alpha and Adam's moments, for `restore`; fit for a method's state."""
-        moments = {name: optimizer.state_dict()["state"] for name, optimizer in self.optimizers.items()}
-        return {
-            "networks": {name: _copy(net.state_dict()) for name, net in self.networks.items()},
-            "targets": {name: _copy(net.state_dict()) for name, net in self.targets.items()},
-            "log_alpha": _copy(self.log_alpha),
-            "optimizers": {name: {str(i): _copy(m) for i, m in state.items()} for name, state in moments.items()},
-        }
-
-    def restore(self, snapshot: dict[str, Any]) -> None:
-        """Put everything back to a `snapshot`."""
-        for group, modules in (("networks", self.networks), ("targets", self.targets)):
-            for name, state in snapshot[group].items():
-                modules[name].load_state_dict(state)
-        with torch.no_grad():
-            self.log_alpha.copy_(snapshot["log_alpha"])
-        for name, moments in snapshot["optimizers"].items():
-            groups = self.optimizers[name].state_dict()["param_groups"]
-            state = {int(i): _copy(m) for i, m in moments.items()}  # optimizers keep what they are given
-            self.optimizers[name].load_state_dict({"state": state, "param_groups": groups})
-
-
-def _copy(value: Any) -> Any:
-    """Copies of all tensors, on the CPU, where checkpoints can be read."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, Mapping):
-        return {key: _copy(item) for key, item in value.items()}
-    return value
 
 
 class ContinualMethod:
@@ -268,7 +66,7 @@ class ContinualMethod:
     # Declarations
 
     @classmethod
-    def check(cls, config: Any, run: RunSettings) -> list[str]:
+    def check(cls, config: Any, settings: RunSettings) -> list[str]:
         """Errors in how the method's keys and the run's sections go together, one line each."""
         return []
 

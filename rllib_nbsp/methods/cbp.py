@@ -23,10 +23,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rllib_nbsp.curriculum import Visit
-from rllib_nbsp.methods.base import Agent, Batch, ContinualMethod, MethodSettings, VisitData
-from rllib_nbsp.methods.braking import rows_of
-from rllib_nbsp.methods.recycling import Init, Recycler
-from rllib_nbsp.networks import Network, crelu
+from rllib_nbsp.methods.agent import Agent, Batch, VisitData
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+from rllib_nbsp.methods.parts.braking import rows_of
+from rllib_nbsp.methods.parts.recycling import Init, Recycler
+from rllib_nbsp.nn.networks import Network, crelu
 from rllib_nbsp.settings import Frac, NonNegativeInt, ReplaySettings, RunSettings
 
 
@@ -80,8 +81,8 @@ class ContinualBackpropagation(ContinualMethod):
         self.mean = torch.zeros(len(self._neuron), device=agent.device)
 
     @classmethod
-    def check(cls, config: CBPSettings, run: RunSettings) -> list[str]:
-        updates = run.updates_within(run.num_visits)
+    def check(cls, config: CBPSettings, settings: RunSettings) -> list[str]:
+        updates = settings.updates_within(settings.num_visits)
         if config.rate > 0.0 and config.maturity >= updates:
             return [
                 f"maturity is {config.maturity}; the run makes at most {updates} updates, so that no neuron is ever "

@@ -26,8 +26,9 @@ from pydantic import Field
 from torch import Tensor
 
 from rllib_nbsp.curriculum import Visit
-from rllib_nbsp.losses import squashed_gaussian
-from rllib_nbsp.methods.base import Agent, Batch, ContinualMethod, MethodSettings, VisitData
+from rllib_nbsp.methods.agent import Agent, Batch, VisitData
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+from rllib_nbsp.nn.losses import squashed_gaussian
 from rllib_nbsp.settings import NonNegativeFloat, PositiveInt, ReplaySettings
 
 MEMORY_ROWS = 10_000

@@ -33,18 +33,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from rllib_nbsp.curriculum import Visit
-from rllib_nbsp.losses import squashed_gaussian
-from rllib_nbsp.methods.base import Acting, Agent, Batch, ContinualMethod, MethodSettings, Phase, VisitData
-from rllib_nbsp.networks import Network, apply_layer
-from rllib_nbsp.settings import (
-    ModelSettings,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ReplaySettings,
-    RunSettings,
-)
+from rllib_nbsp.curriculum import Phase, Visit
+from rllib_nbsp.methods.agent import Agent, Batch, VisitData
+from rllib_nbsp.methods.base import Acting, ContinualMethod, MethodSettings
+from rllib_nbsp.nn.losses import squashed_gaussian
+from rllib_nbsp.nn.networks import Network
+from rllib_nbsp.settings import ModelSettings, NonNegativeInt, PositiveFloat, PositiveInt, ReplaySettings, RunSettings
 
 EMBEDDING_SIZE = 384
 UNUSED = 1e-6
@@ -144,26 +138,19 @@ class PromptedNetwork(Network):
         self.prompts = nn.ParameterList([torch.zeros(visits, neurons) for neurons in self.num_neurons()])
         self.register_buffer("row_of", torch.zeros(tasks + 1, dtype=torch.int64))
 
-    def forward(
-        self,
-        inputs: Tensor,
-        *,
-        task: Tensor | int | None = None,
-        frozen: bool = False,
-        record: list[Tensor] | None = None,
-    ) -> Tensor:
-        """As `Network` has it, with the rows of `task`; a unit that is off has activation 0."""
-        x = inputs / 255.0 if inputs.dtype == torch.uint8 else inputs
-        row = self.row_of[-1 if task is None else task]
-        for i, (layer, prompts) in enumerate(zip(self.hidden, self.prompts, strict=True)):
-            z = apply_layer(layer, x, frozen)
-            phi = F.embedding(row, step(prompts.detach() if frozen else prompts))
-            phi = phi.reshape(*phi.shape, *[1] * (z.dim() - 2))
-            z = z * phi
-            x = torch.tanh(masked_norm(z, phi)) if i == 0 else F.leaky_relu(z)
-            if record is not None:
-                record.append(x)
-        return apply_layer(self.head, x, frozen)
+    def run_through(self, inputs: Tensor, shown: Any, frozen: bool, record: list[Tensor] | None) -> Tensor:
+        """As `Network` has it, with the rows of the task; a unit that is off has activation 0."""
+        return super().run_through(inputs, self.row_of[-1 if shown is None else shown], frozen, record)
+
+    def unit(self, i: int, x: Tensor, shown: Tensor, frozen: bool) -> tuple[Tensor, Tensor]:
+        """What hidden layer `i` hands on under the rows `shown` of its prompts, twice."""
+        z = self.layer_outputs(i, x, shown, frozen)
+        prompts = self.prompts[i]
+        phi = F.embedding(shown, step(prompts.detach() if frozen else prompts))
+        phi = phi.reshape(*phi.shape, *[1] * (z.dim() - 2))
+        z = z * phi
+        x = torch.tanh(masked_norm(z, phi)) if i == 0 else F.leaky_relu(z)
+        return x, x
 
 
 def open_weights(policy: Network, allocated: list[Tensor], outputs: int) -> list[tuple[Tensor, Tensor]]:
@@ -270,12 +257,12 @@ class SparsePrompting(ContinualMethod):
     Config = CoTASPSettings
 
     @classmethod
-    def check(cls, config: CoTASPSettings, run: RunSettings) -> list[str]:
+    def check(cls, config: CoTASPSettings, settings: RunSettings) -> list[str]:
         errors = []
         if not any(config.alternate):
             errors.append("alternate is [0, 0]; one of the two must be at least 1")
         if config.embedding is not None:
-            errors += _check_embedding(config.embedding, run.tasks)
+            errors += _check_embedding(config.embedding, settings.tasks)
         return errors
 
     @classmethod

@@ -30,9 +30,9 @@ class ConcatenatedReLU(ContinualMethod):
     Config = CReLUSettings
 
     @classmethod
-    def check(cls, config: CReLUSettings, run: RunSettings) -> list[str]:
+    def check(cls, config: CReLUSettings, settings: RunSettings) -> list[str]:
         errors = []
-        model = run.model
+        model = settings.model
         if model.activation not in ("relu", "crelu"):
             errors.append(
                 f"model.activation is {model.activation!r}; method 'crelu' sets it: leave it out, or write 'crelu'"

@@ -11,64 +11,36 @@ Differences from the source:
 
 from __future__ import annotations
 
-from typing import Any
+from rllib_nbsp.methods.agent import VisitData
+from rllib_nbsp.methods.parts.consolidation import (
+    FisherEstimate,
+    FisherSettings,
+    MeanSpace,
+    PerWeight,
+    PulledMethod,
+    PulledSettings,
+)
+from rllib_nbsp.settings import NonNegativeFloat
 
-from torch import Tensor
 
-from rllib_nbsp.curriculum import Visit
-from rllib_nbsp.methods.base import Agent, Batch, ContinualMethod, VisitData
-from rllib_nbsp.methods.consolidation import FisherEstimate, FisherSettings, MeanSpace, Merge, PerWeight, QuadraticPull
-from rllib_nbsp.settings import NonNegativeFloat, ReplaySettings
-
-
-class EWCSettings(FisherSettings):
+class EWCSettings(FisherSettings, PulledSettings):
     """The method's keys."""
 
     coef: NonNegativeFloat = 1e4
     """c, Continual World's for its long sequence."""
-    merge: Merge = "sum"
-    """Fisher informations of several visits: summed, averaged, or half the old and half the new (ANCL's)."""
     mean_space: MeanSpace = "pre"
     """Continuous actions: the policy's mean before tanh, or after it."""
 
 
-class ElasticWeightConsolidation(ContinualMethod):
+class ElasticWeightConsolidation(PulledMethod):
     """Weights that earlier tasks need are held where they were."""
 
     Config = EWCSettings
     visit_data_rows = 10_000
+    penalty_name = "ewc_penalty"
 
-    def __init__(self, config: EWCSettings, agent: Agent, replay: ReplaySettings) -> None:
-        super().__init__(config, agent, replay)
-        self.pull = QuadraticPull(agent)
-
-    @property
-    def fisher(self) -> PerWeight:
-        """F, merged over the visits so far."""
-        return self.pull.importance
-
-    @property
-    def anchor(self) -> PerWeight:
-        """w*, the weights at the last visit's end."""
-        return self.pull.anchor
-
-    # Hooks
-
-    def on_visit_end(self, visit: Visit, data: VisitData) -> None:
+    def importance(self, data: VisitData) -> PerWeight:
+        """Their Fisher information on the visit's rows."""
         estimate = FisherEstimate(self.agent, self.config, mean_space=self.config.mean_space)
         estimate.add_visit(data)
-        self.pull.consolidate(estimate.mean(), self.config.merge)
-
-    def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
-        return {name: self.config.coef * penalty for name, penalty in self.pull.penalties().items()}
-
-    # Records and state
-
-    def metrics(self) -> dict[str, float]:
-        return self.pull.metrics("ewc_penalty")
-
-    def get_state(self) -> dict[str, Any]:
-        return self.pull.get_state()
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        self.pull.set_state(state)
+        return estimate.mean()

@@ -23,10 +23,11 @@ from pydantic import Field
 from torch import Tensor
 
 from rllib_nbsp.curriculum import Visit
-from rllib_nbsp.methods.base import Agent, Batch, ContinualMethod, MethodSettings, VisitData
-from rllib_nbsp.methods.braking import Brake, rows_of
-from rllib_nbsp.networks import Network
-from rllib_nbsp.neurons import LayerStatistics, NeuronScores, select_top, skill_mask
+from rllib_nbsp.methods.agent import Agent, Batch, VisitData
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+from rllib_nbsp.methods.parts.braking import Brake, rows_of
+from rllib_nbsp.nn.networks import Network
+from rllib_nbsp.nn.neurons import LayerStatistics, NeuronScores, select_top, skill_mask
 from rllib_nbsp.settings import Frac, ReplaySettings, RunSettings, ScoringSettings
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class NBSPSettings(MethodSettings, ScoringSettings):
     """Control: one factor for every hidden neuron instead: the masks' mean, the skill masks' mean, or a number."""
 
 
-class NeuronMasking(ContinualMethod):
+class NeuronLevelBalance(ContinualMethod):
     """Skill neurons learn `mask_alpha (1 - Score)` times as fast (Eq. 5, 6); everything else learns freely."""
 
     Config = NBSPSettings
@@ -85,20 +86,20 @@ class NeuronMasking(ContinualMethod):
     # Declarations
 
     @classmethod
-    def check(cls, config: NBSPSettings, run: RunSettings) -> list[str]:
+    def check(cls, config: NBSPSettings, settings: RunSettings) -> list[str]:
         errors = []
-        if config.mask_on == "grad_rescale" and run.boundary.reset_optimizer:
+        if config.mask_on == "grad_rescale" and settings.boundary.reset_optimizer:
             errors.append(
                 "mask_on is 'grad_rescale', which rescales kept Adam moments, but boundary.reset_optimizer is true; "
                 "set boundary.reset_optimizer: false or mask_on: grad"
             )
-        if run.replay.scope == "same_module" and run.replay.mode == "mix":
+        if settings.replay.scope == "same_module" and settings.replay.mode == "mix":
             errors.append(
                 "replay.scope 'same_module' needs whole batches from D_pre: replay.mode is 'mix', not 'batch'"
             )
         if config.mask_last_layer and config.mask_side == "out":
             errors.append("mask_last_layer is true, which needs incoming weights: mask_side is 'out'; use in or both")
-        neurons = sum(run.model.hidden)
+        neurons = sum(settings.model.hidden)
         if 0.0 < config.skill_frac * neurons < 1.0:
             errors.append(
                 f"skill_frac is {config.skill_frac}: it selects 0 of {neurons} neurons; one neuron needs "

@@ -27,8 +27,9 @@ from pydantic import Field
 from torch import Tensor
 
 from rllib_nbsp.curriculum import Visit
-from rllib_nbsp.methods.base import Agent, Batch, ContinualMethod, MethodSettings, VisitData
-from rllib_nbsp.methods.braking import Brake
+from rllib_nbsp.methods.agent import Agent, Batch, VisitData
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+from rllib_nbsp.methods.parts.braking import Brake
 from rllib_nbsp.settings import PositiveFloat, ReplaySettings, RunSettings
 
 FLOOR = 1e-12
@@ -72,7 +73,7 @@ class NeuronPlasticityControl(ContinualMethod):
         self.brakes: list[Brake] = []
 
     @classmethod
-    def check(cls, config: NPCSettings, run: RunSettings) -> list[str]:
+    def check(cls, config: NPCSettings, settings: RunSettings) -> list[str]:
         if config.mode == "online" and config.accumulate != "max":
             return [f"accumulate is {config.accumulate!r}; mode 'online' takes no snapshots: leave it out"]
         return []

@@ -27,9 +27,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from rllib_nbsp.curriculum import Visit
-from rllib_nbsp.methods.base import Agent, Batch, ContinualMethod, MethodSettings, Phase, VisitData
-from rllib_nbsp.networks import Network
+from rllib_nbsp.curriculum import Phase, Visit
+from rllib_nbsp.methods.agent import Agent, Batch, VisitData
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+from rllib_nbsp.nn.networks import Network
 from rllib_nbsp.settings import NonNegativeInt, PositiveFloat, ReplaySettings, RunSettings
 
 MAX_VISITS = 255
@@ -87,11 +88,11 @@ class PackedNetwork(Network):
         limits = self.limit_of[-1 if task is None else task]
         groups = limits.unique().tolist()
         if len(groups) == 1:
-            return self._pass(inputs, groups[0], frozen, record)
+            return self.run_through(inputs, groups[0], frozen, record)
         rows = [(limits == limit).nonzero().squeeze(1) for limit in groups]
         records: list[list[Tensor]] = [[] for _ in groups]
         parts = [
-            self._pass(inputs[group], limit, frozen, seen)
+            self.run_through(inputs[group], limit, frozen, seen)
             for group, limit, seen in zip(rows, groups, records, strict=True)
         ]
         order = torch.cat(rows).argsort()
@@ -99,27 +100,22 @@ class PackedNetwork(Network):
             record.extend(torch.cat(layer)[order] for layer in zip(*records, strict=True))
         return torch.cat(parts)[order]
 
-    def _pass(self, inputs: Tensor, limit: int, frozen: bool, record: list[Tensor] | None) -> Tensor:
-        """A pass with the weights whose owners are at most `limit`."""
-        if limit >= self.limit_of[-1]:
-            return super().forward(inputs, frozen=frozen, record=record)
-        x = inputs / 255.0 if inputs.dtype == torch.uint8 else inputs
-        *hidden, head = zip(self.layers(), self.owners(), strict=True)
-        for layer, owner in hidden:
-            z = _apply(layer, owner <= limit, x, frozen)
-            x = self.activation(z)
-            if record is not None:
-                record.append(z if self.features_per_neuron == 2 else x)
-        return _apply(head[0], head[1] <= limit, x, frozen)
+    def run_through(self, inputs: Tensor, shown: int, frozen: bool, record: list[Tensor] | None) -> Tensor:
+        """A pass with the weights whose owners are at most `shown`."""
+        everything = shown >= self.limit_of[-1]
+        return super().run_through(inputs, None if everything else shown, frozen, record)
 
-
-def _apply(layer: nn.Linear | nn.Conv2d, visible: Tensor, x: Tensor, frozen: bool) -> Tensor:
-    """A layer's pre-activations with some of its weights."""
-    parameters = {**dict(layer.named_parameters()), "weight": torch.where(visible, layer.weight, 0.0)}
-    if frozen:
-        parameters = {name: parameter.detach() for name, parameter in parameters.items()}
-    out: Tensor = functional_call(layer, parameters, (x.flatten(1) if isinstance(layer, nn.Linear) else x,))
-    return out
+    def layer_outputs(self, i: int, x: Tensor, shown: int | None, frozen: bool) -> Tensor:
+        """As `Network` has it, with the weights that are shown; None: all."""
+        if shown is None:
+            return super().layer_outputs(i, x, shown, frozen)
+        layer = self.layers()[i]
+        weight = torch.where(self.get_buffer(f"owner_{i}") <= shown, layer.weight, 0.0)
+        parameters = {**dict(layer.named_parameters()), "weight": weight}
+        if frozen:
+            parameters = {name: parameter.detach() for name, parameter in parameters.items()}
+        out: Tensor = functional_call(layer, parameters, (x.flatten(1) if isinstance(layer, nn.Linear) else x,))
+        return out
 
 
 class PackNet(ContinualMethod):
@@ -128,11 +124,13 @@ class PackNet(ContinualMethod):
     Config = PackNetSettings
 
     @classmethod
-    def check(cls, config: PackNetSettings, run: RunSettings) -> list[str]:
-        visits = run.num_visits
+    def check(cls, config: PackNetSettings, settings: RunSettings) -> list[str]:
+        visits = settings.num_visits
         if visits <= MAX_VISITS:
             return []
-        return [f"cycles is {run.cycles}, which makes {visits} visits; packnet has weights for at most {MAX_VISITS}"]
+        return [
+            f"cycles is {settings.cycles}, which makes {visits} visits; packnet has weights for at most {MAX_VISITS}"
+        ]
 
     @classmethod
     def network(cls, config: PackNetSettings, name: str, tasks: int, visits: int) -> Callable[..., Network]:

@@ -27,8 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rllib_nbsp.curriculum import Visit
-from rllib_nbsp.methods.base import ContinualMethod, MethodSettings, VisitData
-from rllib_nbsp.networks import Network
+from rllib_nbsp.methods.agent import VisitData
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+from rllib_nbsp.nn.networks import Network, pixels
 from rllib_nbsp.settings import NonNegativeInt, PositiveInt, RunSettings
 
 
@@ -172,7 +173,7 @@ class InjectableNetwork(Network):
     def _features(self, inputs: Tensor, hidden: list[Tensor]) -> Tensor:
         """The encoder's outputs, from the activations of a pass."""
         if self.first == 0:
-            return inputs / 255.0 if inputs.dtype == torch.uint8 else inputs
+            return pixels(inputs)
         encoded = hidden[self.first - 1]
         return self.activation(encoded) if self.features_per_neuron == 2 else encoded
 
@@ -187,9 +188,9 @@ class PlasticityInjection(ContinualMethod):
     Config = PlasticityInjectionSettings
 
     @classmethod
-    def check(cls, config: PlasticityInjectionSettings, run: RunSettings) -> list[str]:
+    def check(cls, config: PlasticityInjectionSettings, settings: RunSettings) -> list[str]:
         errors = []
-        visits, layers = run.num_visits, len(run.model.hidden)
+        visits, layers = settings.num_visits, len(settings.model.hidden)
         if visits == 1:
             errors.append(f"schedule is {config.schedule!r}; a run of one visit is never injected: use method 'sac'")
         if config.schedule != "boundary" and config.max_injections > 1:

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from rllib_nbsp.curriculum import Visit
-from rllib_nbsp.methods.base import Agent, Batch, ContinualMethod, MethodSettings, VisitData
-from rllib_nbsp.methods.recycling import Recycler
-from rllib_nbsp.networks import activities
+from rllib_nbsp.methods.agent import Agent, Batch, VisitData
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+from rllib_nbsp.methods.parts.recycling import Recycler
+from rllib_nbsp.nn.networks import activities
 from rllib_nbsp.settings import Frac, PositiveInt, ReplaySettings, RunSettings
 
 
@@ -45,8 +46,8 @@ class DormantNeuronRecycling(ContinualMethod):
         self.recycled_frac = 0.0
 
     @classmethod
-    def check(cls, config: ReDoSettings, run: RunSettings) -> list[str]:
-        updates = run.updates_within(run.num_visits)
+    def check(cls, config: ReDoSettings, settings: RunSettings) -> list[str]:
+        updates = settings.updates_within(settings.num_visits)
         if config.interval > updates:
             return [
                 f"interval is {config.interval}; the run makes at most {updates} updates, so that no neuron is ever "

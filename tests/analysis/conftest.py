@@ -1,4 +1,4 @@
-"""A builder of small result folders, written by hand in the layout that training writes."""
+"""A builder of small result folders, written by hand in the layout that training writes, and their tables."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import yaml
 
+from analysis import load_results, tables
+from analysis.text import summary_text
+
 PAIR = ["window-open-v3", "window-close-v3"]
 
 # Success [visit, task] of a run of two cycles over two tasks, whose metrics are easy to do by hand:
@@ -18,6 +21,17 @@ PAIR = ["window-open-v3", "window-close-v3"]
 # FM = ((1 - 0.5) + (1 - 0.5) + (1 - 0)) / 3 = 2 / 3, FWT = 1
 FORGETFUL = [[1.0, 0.0], [0.5, 1.0], [1.0, 0.5], [0.0, 1.0]]
 PERFECT = [[1.0, 0.0], [1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
+ROWS = 24  # Of one run: 4 visits x 3 evaluations x 2 tasks.
+
+COST = {
+    "trainable_parameters": 100,
+    "network_bytes": 2_000,
+    "method_bytes": 0,
+    "prior_bytes": 0,
+    "scoring_env_steps": 0,
+    "auxiliary_env_steps": 0,
+    "auxiliary_updates": 0,
+}
 
 
 class StudyBuilder:
@@ -160,3 +174,27 @@ def study(tmp_path: Path) -> StudyBuilder:
     """An empty study's folder."""
     (tmp_path / "study").mkdir()
     return StudyBuilder(tmp_path / "study")
+
+
+def table_of(study, protocol="nbsp-visits"):
+    """The results, the metrics of every seed, and the means of each arm."""
+    results = load_results(study.root)
+    values = tables.metric_values(results, protocol)
+    return results, values, tables.metric_table(results, values).set_index(["sequence", "arm"])
+
+
+def text_of(study):
+    """The summary, by arm."""
+    results, values, _ = table_of(study)
+    return summary_text(tables.metric_table(results, values)).set_index("Arm")
+
+
+def with_cost(study, arm, seed=0, *, speeds, **cost):
+    """A run of four visits whose reporting intervals had these speeds, one after the other and again."""
+    folder = study.run(arm=arm, seed=seed)
+    rows = study.read_rows(folder / "training.jsonl")
+    for k, row in enumerate(rows):
+        row["updates_per_s"] = speeds[k % len(speeds)]
+    study.write_rows(folder / "training.jsonl", rows)
+    if cost:
+        (folder / "cost.json").write_text(json.dumps(COST | cost))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -10,8 +10,9 @@ import yaml
 from analysis import DataError, UnknownNameError, load_results, load_study, tables
 from analysis.__main__ import main
 from analysis.report import write_report
-from analysis.search import arm_line, best_lines, objective_of, rank_samples, search_text
-from rllib_nbsp.config import load_study as load_config
+from analysis.search import OBJECTIVES, arm_line, best_lines, objective_of, rank_samples, search_text
+from rllib_nbsp.study.reader import load_study as load_config
+from rllib_nbsp.study.search import SearchSettings
 from tests.analysis.conftest import FORGETFUL, PAIR, PERFECT
 from tests.studies import write_config
 
@@ -168,3 +169,8 @@ def test_a_damaged_search_is_refused(searched):
     path.write_text(yaml.safe_dump(content | {"search": {"objective": "luck", "arms": {"ewc": STATED}}}))
     with pytest.raises(UnknownNameError, match="unknown objective 'luck'"):
         ranking(searched)
+
+
+def test_a_study_may_ask_for_most_of_what_is_better_the_higher_alone():
+    allowed = get_args(SearchSettings.model_fields["objective"].annotation)
+    assert set(allowed) <= set(OBJECTIVES) and "fm" not in OBJECTIVES

@@ -1,26 +1,13 @@
-"""Tables: numbers per arm, what is partial or incomplete, and the comparison with the paper."""
+"""Tables of numbers: means per arm, what is partial or incomplete, costs and steps to mastery."""
 
 from __future__ import annotations
-
-import json
 
 import numpy as np
 import pytest
 
-from analysis import UnknownNameError, load_results, metrics, success_array, tables
-from analysis.load import load_neurons
-from tests.analysis.conftest import FORGETFUL, PAIR, PERFECT
-
-
-def table_of(study, protocol="nbsp-visits"):
-    results = load_results(study.root)
-    values = tables.metric_values(results, protocol)
-    return results, values, tables.metric_table(results, values).set_index(["sequence", "arm"])
-
-
-def text_of(study):
-    results, values, _ = table_of(study)
-    return tables.summary_text(tables.metric_table(results, values)).set_index("Arm")
+from analysis import UnknownNameError, load_neurons, load_results, metrics, success_array, tables
+from analysis.text import cost_over_sac_text, summary_text, threshold_text
+from tests.analysis.conftest import FORGETFUL, PAIR, PERFECT, table_of, text_of, with_cost
 
 
 def test_success_array_holds_boundary_rows_at_seed_visit_task(study):
@@ -74,13 +61,6 @@ def test_arm_means_and_intervals_agree_with_the_metrics(study):
     assert text_of(study).loc["sac", "ASR ↑"] == "0.83 ± 0.36"
 
 
-def test_one_seed_shows_its_value_and_n_but_no_interval(study):
-    study.run(FORGETFUL)
-    row = text_of(study).loc["sac"]
-    assert (row["ASR ↑"], row["FM ↓"], row["Seeds"]) == ("0.75", "0.67", "n=1")
-    assert not any("±" in cell for cell in row)
-
-
 def test_partial_studies_say_how_many_of_the_expected_seeds_are_complete(study):
     study.run(FORGETFUL, seed=0)
     study.run(FORGETFUL, seed=1, visits=2)
@@ -88,7 +68,7 @@ def test_partial_studies_say_how_many_of_the_expected_seeds_are_complete(study):
     results, values, _ = table_of(study)
     table = tables.metric_table(results, values)
     assert tables.is_partial(table)
-    text = tables.summary_text(table).set_index("Arm")
+    text = summary_text(table).set_index("Arm")
     assert (text.loc["sac", "ASR ↑"], text.loc["sac", "Seeds"]) == ("0.75", "n=1/5")
     assert (text.loc["nbsp", "ASR ↑"], text.loc["nbsp", "Seeds"]) == ("incomplete", "n=0/5")
 
@@ -121,12 +101,6 @@ def test_first_cycle_needs_the_first_cycle_only(study):
     assert not tables.is_partial(table)
 
 
-def test_one_cycle_has_no_relearning_and_says_so_with_a_dash(study):
-    study.run(FORGETFUL[:2], cycles=1)
-    row = text_of(study).loc["sac"]
-    assert (row["Relearn ↑"], row["FM ↓"], row["Seeds"]) == ("–", "0.50", "n=1")  # noqa: RUF001
-
-
 def test_arms_keep_the_order_of_the_study(study):
     for arm in ("ewc", "nbsp", "sac"):
         study.run(arm=arm)
@@ -146,28 +120,6 @@ def test_cost_is_the_last_count_of_each_run_and_survives_a_restarted_clock(study
     assert (cost["env_steps"], cost["updates"], cost["wall_s"], cost["env_steps_per_s"]) == (4000, 2000, 40.0, 100.0)
 
 
-COST = {
-    "trainable_parameters": 100,
-    "network_bytes": 2_000,
-    "method_bytes": 0,
-    "prior_bytes": 0,
-    "scoring_env_steps": 0,
-    "auxiliary_env_steps": 0,
-    "auxiliary_updates": 0,
-}
-
-
-def with_cost(study, arm, seed=0, *, speeds, **cost):
-    """A run of four visits whose reporting intervals had these speeds, one after the other and again."""
-    folder = study.run(arm=arm, seed=seed)
-    rows = study.read_rows(folder / "training.jsonl")
-    for k, row in enumerate(rows):
-        row["updates_per_s"] = speeds[k % len(speeds)]
-    study.write_rows(folder / "training.jsonl", rows)
-    if cost:
-        (folder / "cost.json").write_text(json.dumps(COST | cost))
-
-
 def test_cost_of_a_method_next_to_sac_by_hand(study):
     # Medians over intervals with updates: sac 40 and 60 on its two seeds, nbsp 25. A warm-up's interval has 0.
     with_cost(study, "sac", 0, speeds=[0.0, 40.0, 40.0], method_bytes=0)
@@ -181,26 +133,9 @@ def test_cost_of_a_method_next_to_sac_by_hand(study):
     }
     row = tables.cost_over_sac(costs).set_index("arm").loc["nbsp"]
     assert (row["updates_per_s"], row["time_ratio"], row["parameters_ratio"]) == (25.0, 2.0, 1.5)
-    text = tables.cost_over_sac_text(costs).set_index("Arm")
+    text = cost_over_sac_text(costs).set_index("Arm")
     assert text.loc["nbsp"].tolist()[1:] == ["25.0", "2.00", "150", "1.50", "2.0 kB", "384 B", "0 B"]
     assert text.loc["sac"].tolist()[1:] == ["50.0", "1.00", "100", "1.00", "2.0 kB", "0 B", "0 B"]
-
-
-def test_steps_of_scoring_and_of_auxiliary_phases_stand_beside_the_env_steps(study):
-    with_cost(study, "nbsp", speeds=[1.0], scoring_env_steps=800, auxiliary_env_steps=1500)
-    row = tables.cost_text(tables.cost_values(load_results(study.root))).iloc[0]
-    assert (row["Env steps"], row["Of them auxiliary"], row["Scoring steps"]) == ("4.0k", "1.5k", "800")
-
-
-def test_runs_that_left_no_costs_show_a_dash_and_never_0(study):
-    with_cost(study, "sac", speeds=[None])
-    with_cost(study, "nbsp", speeds=[10.0], method_bytes=5)
-    costs = tables.cost_values(load_results(study.root))
-    text = tables.cost_over_sac_text(costs).set_index("Arm")
-    assert text.loc["sac"].tolist()[1:] == ["–"] * 7  # noqa: RUF001
-    assert text.loc["nbsp"].tolist()[1:] == ["10.0", "–", "100", "–", "2.0 kB", "5 B", "0 B"]  # noqa: RUF001
-    steps = tables.cost_text(costs).set_index("Arm").loc["sac"]
-    assert (steps["Env steps"], steps["Of them auxiliary"], steps["Scoring steps"]) == ("4.0k", "–", "–")  # noqa: RUF001
 
 
 def test_costs_of_the_seeds_that_left_them_are_averaged(study):
@@ -221,14 +156,6 @@ def test_each_sequence_has_its_own_sac(study):
     ratios = tables.cost_over_sac(tables.cost_values(load_results(study.root)))
     nbsp = ratios[ratios["arm"] == "nbsp"].set_index("sequence")["time_ratio"]
     assert nbsp.to_dict() == {"pair": 4.0, "other": 2.0}
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (9_730_000, "9.7 MB"), (999_990_000, "1.0 GB"), (np.nan, "–")],  # noqa: RUF001
-)
-def test_sizes_as_text(value, text):
-    assert tables.bytes_text(value) == text
 
 
 def test_env_steps_to_mastery_come_from_the_training_window(study):
@@ -267,7 +194,7 @@ def test_env_steps_to_mastery_fall_back_on_periodic_evaluations(study):
     # Task 2 reaches only 0.8 in visit 2; task 1 goes 0.5, 0.61, 0.84, 0.95 in visit 3.
     assert values["source"].eq("evaluation").all()
     assert values["env_steps_to_threshold"].fillna(-1).tolist() == [1000.0, -1.0, 1000.0, 1000.0]
-    text = tables.threshold_text(values, "pair")
+    text = threshold_text(values, "pair")
     assert text.iloc[0].tolist() == ["sac", "1.0k (1/1)", "never (0/1)", "1.0k (1/1)", "1.0k (1/1)"]
 
 
@@ -278,117 +205,3 @@ def test_neuron_summary_tells_how_much_of_the_selection_never_moves(study):
     assert (row["skill_frac"], row["constant_frac"], row["constant_skill_frac"]) == pytest.approx((0.2, 0.2, 0.0))
     assert (row["label_rate"], row["max_score"], row["seeds"]) == pytest.approx((0.6, 0.96, 1))
     assert (folder / "neurons" / "visit_01.npz").exists()
-
-
-# The paper
-
-
-@pytest.mark.parametrize(
-    ("method", "settings", "replay", "expected"),
-    [
-        ("sac", {}, {}, "Base"),
-        ("plasticity_injection", {}, {}, "PI"),
-        ("packnet", {}, {}, None),
-        ("nbsp", {}, {}, "NBSP"),
-        ("nbsp", {"mask_on": "grad"}, {}, "NBSP"),
-        ("nbsp", {"with_replay": False}, {}, "Mask-Only"),
-        ("nbsp", {}, {"prior_capacity": 0}, "Mask-Only"),
-        ("nbsp", {"skill_frac": 0.0}, {}, "Replay-Only"),
-        ("nbsp", {"score": "random"}, {}, "Random"),
-        ("nbsp", {"modules": "critic"}, {}, "Critic"),
-        ("nbsp", {"modules": "actor", "score": "random"}, {}, None),
-        ("nbsp", {"uniform_lr": "mean"}, {}, None),
-        ("nbsp", {"skill_frac": 0.05}, {}, None),
-        ("nbsp", {"score": "balanced"}, {}, None),
-        ("nbsp", {"accumulate": "min"}, {}, None),
-        ("sac", {"with_replay": True}, {}, None),
-        ("ewc", {"with_replay": True}, {}, None),
-        ("ewc", {"with_replay": False}, {}, "EWC"),
-    ],
-)
-def test_arms_are_matched_to_the_paper_by_their_settings(method, settings, replay, expected):
-    assert tables.paper_method(method, {"method_settings": settings, "replay": replay}) == expected
-
-
-def test_nbsp_with_another_boundary_is_not_compared():
-    assert tables.paper_method("nbsp", {"boundary": {"reset_alpha": True}, "method_settings": {}}) is None
-
-
-def test_nbsp_without_settings_is_not_compared():
-    assert tables.paper_method("nbsp", {}) is None
-    assert tables.paper_method("sac", {}) == "Base"
-
-
-def comparison_of(study):
-    results, values, _ = table_of(study)
-    frame = tables.compare_with_paper(results, tables.metric_table(results, values))
-    return frame.set_index(["arm", "metric"]) if len(frame) else frame
-
-
-def test_reproduced_says_yes_only_where_the_published_mean_lies_in_the_interval(study):
-    # Base on this pair: ASR 0.63, FM 0.91, FWT 0.97 (Table 8).
-    total = [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]  # ASR 0.625, FM 1, FWT 1
-    nearly = [[1.0, 0.0], [0.1, 1.0], [0.9, 0.1], [0.0, 1.0]]  # ASR (1 + 0.55 + 0.5 + 0.5) / 4 = 0.6375
-    for seed, success in enumerate((total, nearly, total)):
-        study.run(success, seed=seed)
-    found = comparison_of(study)
-    assert found.loc[("sac", "asr"), "reproduced"] == "yes"  # 0.629 +- 0.018
-    assert found.loc[("sac", "fwt"), ["reproduced", "paper_mean", "source"]].tolist() == ["yes", 0.97, "Table 8"]
-    study.run(PERFECT, arm="ewc", seed=0)
-    study.run(PERFECT, arm="ewc", seed=1)
-    found = comparison_of(study)
-    assert found.loc[("ewc", "asr"), "reproduced"] == "no"  # 1.00 +- 0.00 against 0.63
-    assert found.loc[("ewc", "asr"), "difference"] == pytest.approx(0.37)
-
-
-def test_one_seed_is_too_few_to_reproduce_anything(study):
-    study.run(FORGETFUL)
-    assert set(comparison_of(study)["reproduced"]) == {"n too small"}
-
-
-def test_other_tasks_or_cycles_are_not_compared(study):
-    study.run(FORGETFUL[:2], cycles=1)
-    study.run(FORGETFUL, sequence="other", tasks=["door-open-v3", "window-open-v3"])
-    assert comparison_of(study).empty
-
-
-# Text
-
-
-def test_arms_of_a_reconstructed_method_say_so_beside_the_papers_name(study):
-    study.run(arm="sac")
-    study.run(arm="slow", method="npc")
-    assert list(text_of(study).index) == ["sac", "slow: NPC (reconstruction)"]
-    results, values, _ = table_of(study)
-    frame = tables.compare_with_paper(results, tables.metric_table(results, values))
-    text = tables.comparison_text(frame).set_index("Arm")
-    assert text.loc["slow: NPC (reconstruction)", "Source"].tolist() == ["Table 1, NPC"] * 3
-
-
-def test_markdown_columns_line_up_and_pipes_are_escaped(study):
-    study.run(arm="sac")
-    study.run(arm="nbsp")
-    text = tables.to_markdown(text_of(study).reset_index())
-    lines = text.splitlines()
-    assert len({len(line) for line in lines}) == 1 and len(lines) == 4
-    assert tables.to_markdown(text_of(study).assign(**{"FM ↓": "a|b"})).count("a\\|b") == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (tables.number(-0.001), "0.00"),
-        (tables.number(float("nan")), "–"),  # noqa: RUF001
-        (tables.signed(-0.001), "0.00"),
-        (tables.signed(0.126), "+0.13"),
-        (tables.steps_text(950), "950"),
-        (tables.steps_text(90_000), "90.0k"),
-        (tables.steps_text(1_250_000), "1.25M"),
-        (tables.time_text(30), "30 s"),
-        (tables.time_text(600), "10.0 min"),
-        (tables.time_text(9000), "2.5 h"),
-        (tables.short_name("window-open-v3"), "window-open"),
-    ],
-)
-def test_numbers_as_text(text, expected):
-    assert text == expected

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from rllib_nbsp.envs import SUITES
-from rllib_nbsp.envs.atari import AtariEnv, AtariSuite
-from rllib_nbsp.settings import AtariSettings
+from rllib_nbsp.envs.atari import AtariEnv, AtariSettings, AtariSuite
 
 gym.register_envs(ale_py)
 

@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from rllib_nbsp.envs import SUITES, EnvironmentContractError
 from rllib_nbsp.envs.gymnasium import GymnasiumTask
-from rllib_nbsp.envs.vector import EnvVector
+from rllib_nbsp.sampling.vector import EnvVector
 
 SUITE = SUITES["gymnasium"]
 

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rllib_nbsp.curriculum import Visit
-from rllib_nbsp.methods.base import NETWORKS, Batch, ContinualMethod, Phase, ReplayRequest, VisitData
-from rllib_nbsp.networks import activities
+from rllib_nbsp.curriculum import Phase, Visit
+from rllib_nbsp.methods.agent import Batch, VisitData
+from rllib_nbsp.methods.base import ContinualMethod
+from rllib_nbsp.nn.networks import NETWORKS, activities
+from rllib_nbsp.replay.buffer import ReplayRequest
 from rllib_nbsp.settings import ReplaySettings
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from rllib_nbsp.checks import check_run
-from rllib_nbsp.learner import ContinualSACTorchLearner
 from rllib_nbsp.methods.agem import project
-from rllib_nbsp.methods.base import NETWORKS, Batch, make_batch
+from rllib_nbsp.methods.agent import Batch, make_batch
+from rllib_nbsp.nn.networks import NETWORKS
+from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 from tests.tiny import (
     CHOICES,
     IMAGES,
@@ -63,7 +64,7 @@ def gradients_of(learner: ContinualSACTorchLearner, batch: Batch) -> list[Tensor
 
 def reset_noise(learner: ContinualSACTorchLearner) -> None:
     """The next pass draws the noise that the first one drew."""
-    learner._sac.set_noise_state(None, torch.device("cpu"))
+    learner.sac.module.set_noise_state(None, torch.device("cpu"))
 
 
 # The projection

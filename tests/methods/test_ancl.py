@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from rllib_nbsp.fisher import diagonal_fisher, gaussian
-from rllib_nbsp.learner import ContinualSACTorchLearner
+from rllib_nbsp.curriculum import Phase
+from rllib_nbsp.methods.agent import Twin, VisitData
 from rllib_nbsp.methods.ancl import ANCLSettings, AuxiliaryNetworks
-from rllib_nbsp.methods.base import NETWORKS, Phase, VisitData
-from rllib_nbsp.methods.twin import Twin
+from rllib_nbsp.nn.fisher import diagonal_fisher, gaussian
+from rllib_nbsp.nn.networks import NETWORKS
+from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 from rllib_nbsp.settings import BoundarySettings
 from tests.methods import test_contract as contract
 from tests.tiny import assert_same, build_config, build_learner, parameters, train, transitions, visit
@@ -406,7 +407,7 @@ def learn_on_rank(rank: int, folder: str) -> None:
         run = contract.Run("ancl", kind, ranks=2, rank=rank)
         run.visit(1)
         run.start(2)
-        run.train(2, 16)  # amid a measurement
+        run.train(16)  # amid a measurement
         result = (run.learner.checksum(), run.learner.weights())
         Path(folder, f"{kind}-{rank}.pickle").write_bytes(pickle.dumps(result))
     torch.distributed.destroy_process_group()
@@ -430,7 +431,7 @@ def test_two_learners_agree_and_learn_what_one_learns(tmp_path, concurrent_keys)
         alone = contract.Run("ancl", kind)
         alone.visit(1)
         alone.start(2)
-        alone.train(2, 16)
+        alone.train(16)
         for name, value in alone.learner.weights().items():
             np.testing.assert_allclose(weights[name], value, rtol=0.0, atol=2e-6, err_msg=name)
 

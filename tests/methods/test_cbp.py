@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from rllib_nbsp.checks import check_run
-from rllib_nbsp.learner import ContinualSACTorchLearner
-from rllib_nbsp.methods.base import NETWORKS, VisitData
+from rllib_nbsp.methods.agent import VisitData
 from rllib_nbsp.methods.cbp import CBPSettings
+from rllib_nbsp.nn.networks import NETWORKS
+from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 from rllib_nbsp.settings import BoundarySettings
 from tests.tiny import (
     CHOICES,

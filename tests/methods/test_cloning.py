@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
-from rllib_nbsp.learner import ContinualSACTorchLearner
-from rllib_nbsp.losses import squashed_gaussian
 from rllib_nbsp.methods import METHODS
-from rllib_nbsp.methods.base import NETWORKS, VisitData
+from rllib_nbsp.methods.agent import VisitData
 from rllib_nbsp.methods.cloning import categorical_kl, gaussian_kl
+from rllib_nbsp.nn.losses import squashed_gaussian
+from rllib_nbsp.nn.networks import NETWORKS
+from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 from tests.tiny import (
     CHOICES,
     IMAGES,

@@ -14,14 +14,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from rllib_nbsp.checks import method_of, scoring_of
-from rllib_nbsp.learner import ContinualSACTorchLearner
+from rllib_nbsp.curriculum import Phase
 from rllib_nbsp.methods import METHODS
-from rllib_nbsp.methods.base import NETWORKS, Acting, ContinualMethod, MethodSettings, Phase, ReplayRequest, VisitData
-from rllib_nbsp.neurons import goal_labels
-from rllib_nbsp.replay import TaskReplayBuffer
+from rllib_nbsp.methods.agent import VisitData
+from rllib_nbsp.methods.base import Acting, ContinualMethod, MethodSettings
+from rllib_nbsp.nn.networks import NETWORKS
+from rllib_nbsp.nn.neurons import goal_labels
+from rllib_nbsp.replay.buffer import ReplayRequest, TaskReplayBuffer
+from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 from rllib_nbsp.settings import BoundarySettings, ModelSettings, ReplaySettings, ScoringSettings, TrainingSettings
-from rllib_nbsp.stores import RowSpec
 from tests.methods.probes import PROBES
 from tests.tiny import (
     ACTIONS,
@@ -84,28 +85,27 @@ class Run:
 
     def __init__(self, method: str, kind: str = "continuous", *, ranks: int = 1, rank: int = 0, seed: int = 0) -> None:
         self.kind = kind
-        self.config = build_config(method, KEYS.get(method), seed=seed).networks(conv=CONV)
-        self.config.learners(num_learners=ranks if ranks > 1 else 0)
-        self.learner: ContinualSACTorchLearner = build_learner_of(self.config, *SPACES[kind])
-        self.run = self.config.settings
-        self.method, self.keys = method_of(self.run)
+        config = build_config(method, KEYS.get(method), seed=seed).networks(conv=CONV)
+        config.learners(num_learners=ranks if ranks > 1 else 0)
+        self.learner: ContinualSACTorchLearner = build_learner_of(config, *SPACES[kind])
+        self.run = config.resolved()
+        self.schedule = self.run.schedule()
         self.ranks, self.rank = ranks, rank
         self.buffer = TaskReplayBuffer(
             ReplaySettings(capacity=200, prior_capacity=40, interval=5),
-            self.method.replay_request(self.keys, self.run.replay),
-            RowSpec(*(part for space in SPACES[kind] for part in (space.shape, space.dtype))),
+            self.run.replay_request,
+            self.run.row_spec,
             batch_size=ROWS,
             num_shards=ranks,
             seed=seed,
         )
-        self.updates = 0
         self.data: VisitData | None = None
 
     def visit(self, number: int) -> None:
         """A whole visit and the boundary after it."""
         self.start(number)
-        self.train(number, 20)
-        self.end(number)
+        self.train(20)
+        self.end()
 
     def rows(self, seed: int, count: int = ROWS) -> dict[str, np.ndarray]:
         """Random rows of the run's spaces."""
@@ -113,74 +113,76 @@ class Run:
 
     def start(self, number: int) -> None:
         """Up to the first update of the last phase that collects."""
+        self.schedule.start_visit(visit(number))
         self.learner.visit_start(visit(number), self.data)
-        self.phases = self.method.phases(self.keys, visit(number))
-        main = max(i for i, phase in enumerate(self.phases) if phase.collect)
-        for phase in self.phases[:main]:
-            self._start_phase(number, phase)
-            self._run_phase(number, phase)
-            self._end_phase(number, phase)
-        self.phases = self.phases[main:]
-        self._start_phase(number, self.phases[0])
+        self._start_phase()
+        while self.schedule.is_auxiliary:
+            self._run_phase()
+            self._end_phase()
+            self.schedule.next_phase()
+            self._start_phase()
 
-    def train(self, number: int, updates: int) -> None:
+    def train(self, updates: int) -> None:
         """So many updates, four a call."""
         for _ in range(updates // 4):
-            self._update(number, 4)
+            self._update(4)
 
-    def _start_phase(self, number: int, phase: Phase) -> None:
+    def _start_phase(self) -> None:
+        now, phase = self.schedule.visit, self.schedule.phase
         if phase.fresh:
             self.buffer.clear()
         if phase.collect:
+            number = now.number
             fresh = {**self.rows(number, 60), "episode": np.arange(60) // 10, "truncateds": np.zeros(60, bool)}
             if self.kind == "discrete":  # the next row's stack is this one's next, but for its oldest frame
                 frames = np.random.default_rng(number).integers(0, 256, (64 + 6, *IMAGES.shape[1:]), np.uint8)
                 first = np.arange(60) + np.arange(60) // 10
                 fresh["obs"] = np.stack([frames[i : i + 4] for i in first])
                 fresh["new_obs"] = np.stack([frames[i + 1 : i + 5] for i in first])
-            self.buffer.add(fresh, visit(number).task.index)
-        self.learner.phase_start(visit(number), phase)
+            self.buffer.add(fresh, now.task.index)
+        self.learner.phase_start(now, phase)
 
-    def _run_phase(self, number: int, phase: Phase) -> None:
-        if phase.collect:
-            self.train(number, 20)
-        elif phase.updates:
-            self._update(number, phase.updates, phase.data)
+    def _run_phase(self) -> None:
+        if self.schedule.phase.collect:
+            self.train(20)
+        elif self.schedule.updates_owed:
+            self._update(self.schedule.updates_owed, self.schedule.phase.data)
 
-    def _end_phase(self, number: int, phase: Phase) -> None:
-        self.learner.phase_end(visit(number), phase, VisitData(visit(number), rows=self._visit_rows(number)))
+    def _end_phase(self) -> None:
+        now = self.schedule.visit
+        self.learner.phase_end(now, self.schedule.phase, VisitData(now, rows=self._visit_rows()))
 
-    def _visit_rows(self, number: int) -> dict[str, np.ndarray]:
-        wanted, task = self.method.visit_data_rows, visit(number).task.index
-        return self.buffer.current_rows(task, wanted, np.random.default_rng(number)) if wanted else {}
+    def _visit_rows(self) -> dict[str, np.ndarray]:
+        wanted, now = self.run.method.visit_data_rows, self.schedule.visit
+        return self.buffer.current_rows(now.task.index, wanted, np.random.default_rng(now.number)) if wanted else {}
 
-    def _update(self, number: int, count: int, only: str | None = None) -> None:
-        numbers = range(self.updates + 1, self.updates + count + 1)
-        columns = self.buffer.sample(numbers, visit(number).task.index, only)
+    def _update(self, count: int, only: str | None = None) -> None:
+        first = self.schedule.updates + 1
+        columns = self.buffer.sample(range(first, first + count), self.schedule.visit.task.index, only)
         size = len(columns["rewards"]) // self.ranks
         # As RLlib shards a batch: contiguous parts.
         shard = {name: column[self.rank * size : (self.rank + 1) * size] for name, column in columns.items()}
         update(self.learner, shard, size // count)
-        self.updates += count
+        self.schedule.updated(count)
 
-    def end(self, number: int) -> None:
+    def end(self) -> None:
         """The phases that are left, then the boundary: scores of the first Learner, the method, D_pre, the resets."""
-        self._end_phase(number, self.phases[0])
-        for phase in self.phases[1:]:
-            self._start_phase(number, phase)
-            self._run_phase(number, phase)
-            self._end_phase(number, phase)
-        self.data = VisitData(visit(number), rows=self._visit_rows(number), scores=self._scores(number))
-        self.learner.visit_end(visit(number), self.data)
-        self.buffer.store_prior(visit(number).task.index)
-        exceptions = self.method.boundary_exceptions(self.keys)
-        policy = BoundarySettings(**{**BoundarySettings().model_dump(), **exceptions})
-        if policy.clear_buffer:
+        self._end_phase()
+        while self.schedule.next_phase():
+            self._start_phase()
+            self._run_phase()
+            self._end_phase()
+        now = self.schedule.visit
+        self.data = VisitData(now, rows=self._visit_rows(), scores=self.scores(now.number))
+        self.learner.visit_end(now, self.data)
+        self.buffer.store_prior(now.task.index)
+        if self.run.boundary.clear_buffer:
             self.buffer.clear()
-        self.learner.boundary_reset(policy)
+        self.learner.boundary_reset(self.run.boundary)
 
-    def _scores(self, number: int) -> Any:
-        if scoring_of(self.run) is None:
+    def scores(self, number: int) -> Any:
+        """Of a random rollout after that visit, if the method needs any."""
+        if self.run.scoring is None:
             return None
         rollout = self.rows(100 + number, 80)
         labels = goal_labels((rollout["obs"].reshape(80, -1).mean(1) > 0.2).astype(float))
@@ -212,7 +214,7 @@ def test_state_round_trip_in_the_middle_of_a_visit(method, kind):
     run = Run(method, kind)
     run.visit(1)
     run.start(2)
-    run.train(2, 8)
+    run.train(8)
     state = pickle.loads(pickle.dumps(run.learner.get_state()))
     batches = [run.rows(k) for k in range(12)]
     other = Run(method, kind, seed=77)
@@ -220,7 +222,7 @@ def test_state_round_trip_in_the_middle_of_a_visit(method, kind):
     for one in (run, other):
         for batch in batches:
             update(one.learner, batch)
-        one.data = VisitData(visit(2), rows=run.rows(5, 64), scores=one._scores(2))
+        one.data = VisitData(visit(2), rows=run.rows(5, 64), scores=one.scores(2))
         one.learner.visit_end(visit(2), one.data)
         one.learner.boundary_reset(BoundarySettings())
         one.learner.visit_start(visit(3), one.data)
@@ -322,9 +324,9 @@ def test_a_snapshot_is_a_copy_and_restores_everything():
     for _ in range(2):
         learner.agent.restore(snapshot)
         assert learner.checksum() == before
-        learner._sac.set_noise_state(None, torch.device("cpu"))
+        learner.sac.module.set_noise_state(None, torch.device("cpu"))
         train(learner, range(4))
-        learner._sac.set_noise_state(None, torch.device("cpu"))
+        learner.sac.module.set_noise_state(None, torch.device("cpu"))
     assert after != before
     assert {float(s["step"]) for o in learner.agent.optimizers.values() for s in o.state.values()} == {8.0}
 

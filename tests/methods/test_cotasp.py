@@ -16,10 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rllib_nbsp import ContinualSACConfig
-from rllib_nbsp.checks import check_run, model_of, training_of
-from rllib_nbsp.learner import ContinualSACTorchLearner
-from rllib_nbsp.losses import squashed_gaussian
-from rllib_nbsp.methods.base import VisitData
+from rllib_nbsp.checks import check_run
+from rllib_nbsp.methods.agent import VisitData
 from rllib_nbsp.methods.cotasp import (
     Dictionary,
     PromptedNetwork,
@@ -32,6 +30,9 @@ from rllib_nbsp.methods.cotasp import (
     uniform_divergence,
     words,
 )
+from rllib_nbsp.nn.losses import squashed_gaussian
+from rllib_nbsp.run import ResolvedRun
+from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 from rllib_nbsp.settings import BoundarySettings
 from tests.tiny import (
     ACT,
@@ -79,7 +80,7 @@ def start(learner: ContinualSACTorchLearner, number: int) -> None:
 
 
 def end(learner: ContinualSACTorchLearner, number: int) -> None:
-    learner.phase_end(visit(number), learner._phase, VisitData(visit(number)))
+    learner.phase_end(visit(number), learner.sac.phase, VisitData(visit(number)))
     learner.visit_end(visit(number), VisitData(visit(number)))
     exceptions = learner.method.boundary_exceptions(learner.method.config)
     learner.boundary_reset(BoundarySettings(**{**BoundarySettings().model_dump(), **exceptions}))
@@ -480,12 +481,12 @@ def test_prompts_travel_with_the_weights():
     spec.model_config = config._model_config_auto_includes
     worker = spec.build()
     obs = torch.from_numpy(transitions(3)["obs"])
-    assert not torch.equal(worker.act(obs, explore=False, task=0), learner._sac.act(obs, explore=False, task=0))
-    worker.set_state(learner._sac.get_state(inference_only=True))
+    assert not torch.equal(worker.act(obs, explore=False, task=0), learner.sac.module.act(obs, explore=False, task=0))
+    worker.set_state(learner.sac.module.get_state(inference_only=True))
     task = torch.arange(len(obs)) % 2
     for which in (0, 1, task):
         acted = worker.act(obs, explore=False, task=which)
-        assert torch.equal(acted, learner._sac.act(obs, explore=False, task=which))
+        assert torch.equal(acted, learner.sac.module.act(obs, explore=False, task=which))
     assert not torch.equal(acted, worker.act(obs, explore=False, task=0))
 
 
@@ -494,17 +495,19 @@ def test_prompts_travel_with_the_weights():
 
 def test_the_methods_own_rates_and_scale_stand_in_for_the_runs_unless_they_are_none():
     run = build_config("cotasp", training={"actor_lr": 0.5, "reward_scale": 2.0}).settings
-    training = training_of(run)
+    training = ResolvedRun(run).training
     assert (training.actor_lr, training.reward_scale, training.target_entropy) == (3e-4, 0.002, None)
     assert training.initial_alpha == math.e
     keys = {"actor_lr": None, "reward_scale": None, "target_entropy": -2.0}
-    training = training_of(build_config("cotasp", keys, training={"actor_lr": 0.5, "reward_scale": 2.0}).settings)
+    training = ResolvedRun(
+        build_config("cotasp", keys, training={"actor_lr": 0.5, "reward_scale": 2.0}).settings
+    ).training
     assert (training.actor_lr, training.reward_scale, training.target_entropy) == (0.5, 2.0, -2.0)
 
 
 def test_a_width_of_its_own():
-    assert model_of(build_config("cotasp").settings).hidden == [8, 6]
-    assert model_of(build_config("cotasp", {"width": [5, 4, 3]}).settings).hidden == [5, 4, 3]
+    assert ResolvedRun(build_config("cotasp").settings).model.hidden == [8, 6]
+    assert ResolvedRun(build_config("cotasp", {"width": [5, 4, 3]}).settings).model.hidden == [5, 4, 3]
 
 
 def test_alternating_between_nothing_and_nothing_is_refused():

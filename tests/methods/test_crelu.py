@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rllib_nbsp.checks import check_run, model_of
-from rllib_nbsp.methods.base import NETWORKS
+from rllib_nbsp.checks import check_run
 from rllib_nbsp.methods.crelu import ConcatenatedReLU, CReLUSettings
-from rllib_nbsp.networks import Network, crelu
+from rllib_nbsp.nn.networks import NETWORKS, Network, crelu
+from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.settings import ModelSettings
 from tests.tiny import (
     ACT,
@@ -179,10 +179,10 @@ def test_another_activation_is_refused():
         "model.activation is 'tanh'; method 'crelu' sets it: leave it out, or write 'crelu'"
     ]
     settings = build_config("crelu").networks(activation="crelu").settings
-    assert check_run(settings) == [] and model_of(settings).activation == "crelu"
+    assert check_run(settings) == [] and ResolvedRun(settings).model.activation == "crelu"
 
 
 def test_actions_are_shaped_as_ever():
     learner = build_learner("crelu")
     obs = torch.from_numpy(transitions(0, 5)["obs"])
-    assert learner._sac.act(obs, explore=False).shape == (5, ACT)
+    assert learner.sac.module.act(obs, explore=False).shape == (5, ACT)

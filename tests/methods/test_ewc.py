@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from rllib_nbsp.curriculum import Visit
-from rllib_nbsp.learner import ContinualSACTorchLearner
-from rllib_nbsp.methods.base import NETWORKS, VisitData
+from rllib_nbsp.methods.agent import VisitData
+from rllib_nbsp.nn.networks import NETWORKS
+from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 from tests.tiny import (
     CHOICES,
     IMAGES,
@@ -68,7 +69,9 @@ def test_penalty_and_gradient_by_hand():
     with torch.no_grad():
         for p in policy.parameters():
             p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
-    triples = list(zip(policy.parameters(), method.fisher["policy"], method.anchor["policy"], strict=True))
+    triples = list(
+        zip(policy.parameters(), method.pull.importance["policy"], method.pull.anchor["policy"], strict=True)
+    )
     expected = 3.0 * sum(float((f.double() * (p.detach() - a).double() ** 2).sum()) for p, f, a in triples)
     assert float(method.loss_terms(None)["policy"].detach()) == pytest.approx(expected, rel=1e-5)
     for gradient, (p, f, a) in zip(loss_gradients(learner, "policy"), triples, strict=True):
@@ -107,7 +110,7 @@ def test_only_what_is_asked_for_is_protected_and_never_targets_or_temperature():
 def test_the_actors_fisher_has_a_floor_and_the_critics_none():
     learner = learner_with({"critic": True, "floor": 0.5})
     consolidate(learner)
-    fisher = learner.method.fisher
+    fisher = learner.method.pull.importance
     assert min(float(part.min()) for part in fisher["policy"]) == 0.5
     assert min(float(part.min()) for part in fisher["qf"]) == 0.0
 
@@ -129,7 +132,7 @@ def test_the_information_is_the_mean_of_squared_gradients_sample_by_sample():
                     gradients = torch.autograd.grad(scalar, parameters_of, retain_graph=True)
                     for total, gradient in zip(expected, gradients, strict=True):
                         total += weight * gradient.double().square() / 16
-        for ours, total in zip(learner.method.fisher[name], expected, strict=True):
+        for ours, total in zip(learner.method.pull.importance[name], expected, strict=True):
             assert torch.allclose(ours.double(), total, rtol=1e-4, atol=1e-8), name
 
 
@@ -158,7 +161,7 @@ def test_of_an_actor_that_is_linear_in_its_last_layer_in_closed_form():
     record: list[torch.Tensor] = []
     policy(torch.from_numpy(state["obs"][:1]), record=record)
     consolidate(learner, 1, state)
-    weight, bias = learner.method.fisher["policy"][-2:]
+    weight, bias = learner.method.pull.importance["policy"][-2:]
     precision = 1 / (np.exp(-3.0) + 1e-6)
     assert bias[:2].tolist() == pytest.approx([precision, precision], rel=1e-5)
     assert torch.allclose(weight[:2], precision * record[-1].detach().square().expand(2, -1), rtol=1e-5)
@@ -170,9 +173,9 @@ def test_two_identical_consolidations_double_the_information():
     learner = learner_with()
     state = {name: np.repeat(column[:1], 50, axis=0) for name, column in transitions(0).items()}
     consolidate(learner, 1, state)
-    once = [part.clone() for part in learner.method.fisher["policy"]]
+    once = [part.clone() for part in learner.method.pull.importance["policy"]]
     consolidate(learner, 2, state)
-    for first, second in zip(once, learner.method.fisher["policy"], strict=True):
+    for first, second in zip(once, learner.method.pull.importance["policy"], strict=True):
         assert torch.allclose(second, 2.0 * first, rtol=1e-6)
 
 
@@ -181,10 +184,10 @@ def test_the_same_information_again_and_again(merge, factor):
     learner = learner_with({"merge": merge})
     same = {name: np.repeat(column[:1], 50, axis=0) for name, column in transitions(0).items()}
     consolidate(learner, 1, same)
-    once = [part.clone() for part in learner.method.fisher["policy"]]
+    once = [part.clone() for part in learner.method.pull.importance["policy"]]
     consolidate(learner, 2, same)
     consolidate(learner, 3, same)
-    for first, third in zip(once, learner.method.fisher["policy"], strict=True):
+    for first, third in zip(once, learner.method.pull.importance["policy"], strict=True):
         assert torch.allclose(third, factor * first, rtol=1e-5)
 
 
@@ -193,10 +196,10 @@ def test_merging_two_different_visits_by_hand():
     for merge in ("sum", "mean", "ema"):
         learner = learner_with({"merge": merge})
         consolidate(learner, 1)
-        first = learner.method.fisher["policy"][0].clone()
+        first = learner.method.pull.importance["policy"][0].clone()
         train(learner, range(3))
         consolidate(learner, 2)
-        parts.append((first, learner.method.fisher["policy"][0]))
+        parts.append((first, learner.method.pull.importance["policy"][0]))
     (first, total), (_, mean), (_, ema) = parts
     second = total - first
     assert not torch.allclose(first, second)
@@ -225,6 +228,6 @@ def test_on_images_and_discrete_actions():
         update(learner, game_transitions(k))
     assert all(np.isfinite(value) for value in learner.method.metrics().values())
     assert learner.method.metrics()["ewc_penalty_policy"] > 0.0
-    assert [part.shape for part in learner.method.fisher["qf"]] == [
+    assert [part.shape for part in learner.method.pull.importance["qf"]] == [
         p.shape for p in learner.agent.networks["qf"].parameters()
     ]

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from rllib_nbsp.learner import ContinualSACTorchLearner
-from rllib_nbsp.methods.base import NETWORKS
 from rllib_nbsp.methods.l2 import L2Settings
+from rllib_nbsp.nn.networks import NETWORKS
+from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 from tests.tiny import assert_same, build_learner, end_visit, parameters, train
 
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
 from rllib_nbsp.curriculum import Curriculum
-from rllib_nbsp.methods.base import NETWORKS, Agent, Batch, VisitData
-from rllib_nbsp.methods.nbsp import NBSPSettings, NeuronMasking
-from rllib_nbsp.networks import Network
-from rllib_nbsp.neurons import LayerStatistics, NeuronScores, select_top
+from rllib_nbsp.methods.agent import Agent, Batch, VisitData
+from rllib_nbsp.methods.nbsp import NBSPSettings, NeuronLevelBalance
+from rllib_nbsp.nn.networks import NETWORKS, Network
+from rllib_nbsp.nn.neurons import LayerStatistics, NeuronScores, select_top
 from rllib_nbsp.settings import BoundarySettings, ReplaySettings
 from tests.tiny import (
     assert_same,
@@ -78,7 +78,7 @@ class Bench:
             act_dim=1,
             sac_losses=lambda batch: {},
         )
-        self.method = NeuronMasking(NBSPSettings(**(keys or {})), self.agent, replay or ReplaySettings())
+        self.method = NeuronLevelBalance(NBSPSettings(**(keys or {})), self.agent, replay or ReplaySettings())
         self._gradients = torch.Generator().manual_seed(seed + 1)
 
     def random_gradients(self, names: Sequence[str] = NETWORKS) -> Gradients:
@@ -293,7 +293,7 @@ def test_each_step_of_a_braked_row_is_its_mask_times_the_unbraked_step(eps):
     bench.visit(1, same_scores(*FIRST))
     for _ in range(20):
         free = copy.deepcopy(bench)
-        free.method = NeuronMasking(NBSPSettings(), free.agent, ReplaySettings())
+        free.method = NeuronLevelBalance(NBSPSettings(), free.agent, ReplaySettings())
         before, gradients = bench.weights(), bench.random_gradients()
         bench.step(gradients)
         free.step(gradients)
@@ -953,8 +953,8 @@ def test_the_real_selection_and_the_masks_agree():
 
 
 def test_a_given_factor_needs_no_scores():
-    assert NeuronMasking.scoring(NBSPSettings(uniform_lr=0.3)) is None
-    assert NeuronMasking.scoring(NBSPSettings(uniform_lr="skill")) is not None
+    assert NeuronLevelBalance.scoring(NBSPSettings(uniform_lr=0.3)) is None
+    assert NeuronLevelBalance.scoring(NBSPSettings(uniform_lr="skill")) is not None
     learner = build_learner("nbsp", {"uniform_lr": 0.3, "modules": "actor"})
     visit = Curriculum(["a", "b"], 1).visit(1)
     learner.visit_end(visit, VisitData(visit))

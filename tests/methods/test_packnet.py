@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rllib_nbsp.checks import check_run, training_of
-from rllib_nbsp.learner import ContinualSACTorchLearner
-from rllib_nbsp.methods.base import VisitData
+from rllib_nbsp.checks import check_run
+from rllib_nbsp.methods.agent import VisitData
 from rllib_nbsp.methods.packnet import PackedNetwork
+from rllib_nbsp.run import ResolvedRun
+from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 from rllib_nbsp.settings import BoundarySettings
 from tests.tiny import (
     ACTIONS,
@@ -249,7 +250,7 @@ def test_owned_weights_and_what_an_earlier_task_does_are_bit_constant_under_a_wa
     biases = [layer.bias.detach().clone() for layer in policy.layers()]
     first, acted = (
         outputs(learner, 0),
-        learner._sac.act(torch.from_numpy(rows(learner, 9)["obs"]), explore=False, task=0),
+        learner.sac.module.act(torch.from_numpy(rows(learner, 9)["obs"]), explore=False, task=0),
     )
     play(learner, 2, updates=60, reset_optimizer=reset_optimizer)
     assert torch.equal(outputs(learner, 0), first)
@@ -266,7 +267,7 @@ def test_owned_weights_and_what_an_earlier_task_does_are_bit_constant_under_a_wa
             assert torch.equal(outputs(learner, 1), second)
             assert not torch.equal(outputs(learner, 0), first)
     policy.limit_of[0] = 1
-    again = learner._sac.act(torch.from_numpy(rows(learner, 9)["obs"]), explore=False, task=0)
+    again = learner.sac.module.act(torch.from_numpy(rows(learner, 9)["obs"]), explore=False, task=0)
     assert torch.equal(outputs(learner, 0), first) and torch.equal(again, acted)
 
 
@@ -308,10 +309,12 @@ def test_owners_travel_with_the_weights():
     spec.observation_space, spec.action_space, spec.inference_only = OBSERVATIONS, ACTIONS, True
     spec.model_config = config._model_config_auto_includes
     worker = spec.build()
-    worker.set_state(learner._sac.get_state(inference_only=True))
+    worker.set_state(learner.sac.module.get_state(inference_only=True))
     obs = torch.from_numpy(transitions(3)["obs"])
     for task in (0, 1, torch.arange(len(obs)) % 2):
-        assert torch.equal(worker.act(obs, explore=False, task=task), learner._sac.act(obs, explore=False, task=task))
+        assert torch.equal(
+            worker.act(obs, explore=False, task=task), learner.sac.module.act(obs, explore=False, task=task)
+        )
     assert not torch.equal(worker.act(obs, explore=False, task=0), worker.act(obs, explore=False, task=1))
 
 
@@ -329,9 +332,9 @@ def test_the_masked_share_is_what_the_visit_may_not_move():
 
 
 def test_continual_worlds_clip_is_one_key_away():
-    assert training_of(build_config("packnet").settings).grad_clip is None
-    assert training_of(build_config("packnet", training={"grad_clip": 1.0}).settings).grad_clip == 1.0
-    assert training_of(build_config("packnet", {"grad_clip": 2e-5}).settings).grad_clip == 2e-5
+    assert ResolvedRun(build_config("packnet").settings).training.grad_clip is None
+    assert ResolvedRun(build_config("packnet", training={"grad_clip": 1.0}).settings).training.grad_clip == 1.0
+    assert ResolvedRun(build_config("packnet", {"grad_clip": 2e-5}).settings).training.grad_clip == 2e-5
 
 
 def test_more_visits_than_owners_can_be_told_apart_are_refused():

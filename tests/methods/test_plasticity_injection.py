@@ -15,16 +15,15 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from rllib_nbsp.checks import check_run
-from rllib_nbsp.learner import ContinualSACTorchLearner
-from rllib_nbsp.losses import squashed_gaussian
-from rllib_nbsp.methods.base import NETWORKS
 from rllib_nbsp.methods.plasticity_injection import (
     FrozenHead,
     InjectableNetwork,
     PlasticityInjectionSettings,
     injection_visits,
 )
-from rllib_nbsp.networks import Network
+from rllib_nbsp.nn.losses import squashed_gaussian
+from rllib_nbsp.nn.networks import NETWORKS, Network
+from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 from rllib_nbsp.settings import BoundarySettings
 from tests.tiny import (
     ACT,
@@ -114,8 +113,8 @@ def test_values_targets_and_log_probabilities_of_an_update_stay(kind):
     columns = {name: torch.from_numpy(column) for name, column in rows.items()}
 
     def quantities() -> dict[str, Tensor]:
-        learner._sac.set_noise_state(None, torch.device("cpu"))
-        return learner._sac.forward_train(columns)
+        learner.sac.module.set_noise_state(None, torch.device("cpu"))
+        return learner.sac.module.forward_train(columns)
 
     before = quantities()
     start(learner)
@@ -393,7 +392,7 @@ def test_rollout_workers_act_with_all_heads():
     train(learner, range(5, 10))
     worker.set_state(learner.module[DEFAULT_MODULE_ID].get_state(inference_only=True))
     assert worker.policy.active == 1
-    assert torch.equal(worker.act(obs, explore=False), learner._sac.act(obs, explore=False))
+    assert torch.equal(worker.act(obs, explore=False), learner.sac.module.act(obs, explore=False))
     assert not torch.equal(worker.policy(obs), Network.forward(worker.policy, obs))
 
 

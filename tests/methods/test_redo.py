@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from rllib_nbsp.checks import check_run
-from rllib_nbsp.learner import ContinualSACTorchLearner
-from rllib_nbsp.methods.base import NETWORKS
+from rllib_nbsp.nn.networks import NETWORKS
+from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 from rllib_nbsp.settings import BoundarySettings
 from tests.tiny import (
     CHOICES,

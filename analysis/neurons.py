@@ -1,0 +1,109 @@
+"""Files of neurons' scores -> one tidy frame. It reads plain arrays only, so no file can make it run code."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.errors import check_known
+from analysis.load import find_runs
+from analysis.rows import say
+from analysis.schema import NEURON_COLUMNS, Run
+
+MAX_NEURON_BYTES = 1_000_000_000
+
+_NEURON_FILE = re.compile(r"visit_(\d+)\.npz")
+
+
+def load_neurons(
+    results: str | Path, sequence: str | None = None, arm: str | None = None, notes: list[str] | None = None
+) -> pd.DataFrame:
+    """Scores and masks of all hidden neurons; the columns are those of `NEURON_COLUMNS`.
+
+    Args:
+        results: the study's folder.
+        sequence: only this sequence.
+        arm: only this arm; a full study has millions of rows.
+        notes: receives a line for each file that could not be read.
+
+    Raises:
+        UnknownNameError: if no run has that sequence or arm.
+    """
+    return neurons_of(find_runs(results), sequence, arm, notes)
+
+
+def neurons_of(
+    runs: Iterable[Run], sequence: str | None = None, arm: str | None = None, notes: list[str] | None = None
+) -> pd.DataFrame:
+    """`load_neurons` for runs that were found already."""
+    runs = list(runs)
+    check_known("sequence", sequence, [run.sequence for run in runs])
+    check_known("arm", arm, [run.arm for run in runs])
+    frames = [
+        frame
+        for run in runs
+        if sequence in (None, run.sequence) and arm in (None, run.arm)
+        for frame in _read_neurons(run, notes)
+    ]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(NEURON_COLUMNS))
+
+
+def _read_neurons(run: Run, notes: list[str] | None) -> Iterator[pd.DataFrame]:
+    folder = run.path / "neurons"
+    for path in sorted(folder.glob("visit_*.npz")) if folder.is_dir() else []:
+        if match := _NEURON_FILE.fullmatch(path.name):
+            try:
+                yield from _neuron_frames(run, int(match[1]), path)
+            except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile, zlib.error) as error:
+                say(notes, f"{run.label}/neurons/{path.name}: left out, it cannot be read ({error})")
+
+
+def _neuron_frames(run: Run, visit: int, path: Path) -> list[pd.DataFrame]:
+    """A frame per network and layer."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > MAX_NEURON_BYTES:
+        raise ValueError(f"{size} bytes unpacked; at most {MAX_NEURON_BYTES}")
+    frames = []
+    with np.load(path, allow_pickle=False) as arrays:
+        if "label_rate" not in arrays:
+            return []  # A method's own arrays, without scores.
+        layers = sorted({tuple(name.split("/")[:2]) for name in arrays.files if name.count("/") == 2})
+        task, label_rate = str(arrays["task"]), float(arrays["label_rate"])
+        env_steps = int(arrays["env_steps"])
+        for network, layer in layers:
+            get = f"{network}/{layer}/".__add__
+            counts = np.asarray(arrays[get("counts")])
+            size = len(counts)
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "sequence": run.sequence,
+                        "arm": run.arm,
+                        "seed": run.seed,
+                        "visit": visit,
+                        "task": task,
+                        "network": network,
+                        "layer": int(layer),
+                        "neuron": np.arange(size),
+                        "score": arrays[get("score")],
+                        "accuracy": arrays[get("accuracy")],
+                        "n11": counts[:, 0],
+                        "n10": counts[:, 1],
+                        "n01": counts[:, 2],
+                        "n00": counts[:, 3],
+                        "mean_activation": arrays[get("mean_activation")],
+                        # Without masks every neuron learns freely.
+                        "mask": arrays[get("mask")] if get("mask") in arrays else 1.0,
+                        "label_rate": label_rate,
+                        "env_steps": env_steps,
+                    }
+                )
+            )
+    return frames

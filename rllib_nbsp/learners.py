@@ -1,0 +1,100 @@
+"""The driver's side of the Learners: ask every one, or the first, and check every reply; RLlib swallows errors."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import ray
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.learner import Learner
+from ray.rllib.core.learner.learner_group import LearnerGroup
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+
+
+class Learners:
+    """RLlib's group of Learners, local or remote.
+
+    Args:
+        group: the Learners.
+        count: how many there are, a local one included.
+    """
+
+    def __init__(self, group: LearnerGroup, count: int) -> None:
+        self._group = group
+        self._count = count
+
+    def update(self, columns: dict[str, np.ndarray], count: int) -> None:
+        """Make updates on the rows of these columns, which are ordered [rank][update][row]."""
+        batch = rllib_batch(columns)
+        self._group.update(batch=batch, minibatch_size=batch.count // (count * self._count))
+
+    def every(self, name: str, *args: Any) -> list[Any]:
+        """Call a method of every Learner.
+
+        Raises:
+            RuntimeError: with the Learner's error, or if a Learner did not answer.
+        """
+        call = functools.partial(call_learner, name=name, args=tuple(self.stored(arg) for arg in args))
+        results = [result.get() for result in self._group.foreach_learner(call)]
+        if len(results) != self._count:
+            raise RuntimeError(f"{name}: {len(results)} of {self._count} Learners answered")
+        for ok, value in results:
+            if not ok:
+                raise RuntimeError(f"Learner.{name}: {value}")
+        return [value for _, value in results]
+
+    def first(self, name: str, *args: Any) -> Any:
+        """Call a method of the first Learner.
+
+        Raises:
+            RuntimeError: with the Learner's error, or if it did not answer.
+        """
+        call = functools.partial(call_learner, name=name, args=args)
+        first = None if self._group.is_local else [0]
+        results = [r.get() for r in self._group.foreach_learner(call, remote_actor_ids=first)]
+        if not results or not results[0][0]:
+            raise RuntimeError(f"Learner.{name}: {results[0][1] if results else 'no answer'}")
+        return results[0][1]
+
+    def stored(self, value: Any) -> Any:
+        """A value to hand over: itself, or where it lies in the object store if Learners are remote."""
+        return value if self._group.is_local else ray.put(value)
+
+    def check_agree(self, place: str) -> None:
+        """Compare the Learners' weights and method states; `place` is for the error.
+
+        Raises:
+            RuntimeError: if they differ.
+        """
+        if self._count > 1:
+            checksums = self.every("checksum")
+            if len(set(checksums)) > 1:
+                raise RuntimeError(f"{place}: weights or method states of the Learners differ: {checksums}")
+
+
+def rllib_batch(columns: dict[str, np.ndarray]) -> MultiAgentBatch:
+    """Rows as a Learner takes them; a bare `SampleBatch` would not be converted to tensors."""
+    return MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=len(columns["rewards"]))
+
+
+def call_learner(learner: Learner, name: str, args: Sequence[Any]) -> tuple[bool, Any]:
+    """Call a Learner's method and return (True, value) or (False, error text).
+
+    An exception must not leave a Learner by itself: RLlib would mark it unhealthy and skip it from then on, and the
+    next update would wait for it forever.
+    """
+    try:
+        return True, getattr(learner, name)(*(_resolve(arg) for arg in args))
+    except Exception as error:  # reported to the driver, which raises it
+        return False, f"{type(error).__name__}: {error}"
+
+
+def _resolve(arg: Any) -> Any:
+    if isinstance(arg, ray.ObjectRef):
+        return ray.get(arg)
+    if isinstance(arg, list):
+        return [_resolve(item) for item in arg]
+    return arg

@@ -1,0 +1,1 @@
+"""Networks, losses and the arithmetic of neurons: torch alone."""

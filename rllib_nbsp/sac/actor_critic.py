@@ -1,0 +1,183 @@
+"""The agent's networks as one module, and the passes through them that SAC's losses need. torch alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rllib_nbsp.nn.losses import expectation, sample_action, squashed_gaussian
+from rllib_nbsp.nn.networks import NETWORKS, pixels
+from rllib_nbsp.run import ResolvedRun
+from rllib_nbsp.seeding import torch_generator
+
+
+class ActorCritic(nn.Module):
+    """Actor, twin critics, their targets and the temperature. Actions are in [-1, 1]; the environments are made so.
+
+    Attributes:
+        discrete: whether actions are numbers 0 ... n - 1.
+        act_dim: action dimensions A, or n.
+    """
+
+    discrete = False
+
+    def build(self, run: ResolvedRun, *, acts_only: bool = False) -> None:
+        """Build the networks; to act, the actor alone is enough."""
+        self.act_dim = run.act_dim
+        self._seed = run.settings.seed
+        self._records = run.method.needs_activations
+        self.policy = run.build_network("policy")
+        if not acts_only:
+            self.qf = run.build_network("qf")
+            self.qf_twin = run.build_network("qf_twin")
+            self.target_qf = copy.deepcopy(self.qf).requires_grad_(False)
+            self.target_qf_twin = copy.deepcopy(self.qf_twin).requires_grad_(False)
+            # In the module, not in the Learner as RLlib has it: so its gradient is averaged over Learners and it is
+            # part of every checkpoint.
+            self.log_alpha = nn.Parameter(torch.full((1,), math.log(run.training.initial_alpha)))
+            self._noise: torch.Generator | None = None
+
+    @property
+    def default_target_entropy(self) -> float:
+        """What the policy's entropy is held at unless the configuration says otherwise."""
+        return -float(self.act_dim)
+
+    @torch.no_grad()
+    def act(
+        self, obs: Tensor, *, explore: bool, generator: torch.Generator | None = None, task: Tensor | int | None = None
+    ) -> Tensor:
+        """Actions in [-1, 1], shape (E, A): a sample of the policy, or tanh of its mean.
+
+        Args:
+            obs: (E, ...).
+            explore: sample, instead of the mean.
+            generator: of the sample's noise.
+            task: index of the distinct task that all rows, or each of them (E,), come from.
+        """
+        mean, log_std = squashed_gaussian(self.policy(obs, task=task))
+        if not explore:
+            return torch.tanh(mean)
+        return torch.tanh(mean + log_std.exp() * torch.empty_like(mean).normal_(generator=generator))
+
+    def sac_pass(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The six quantities that SAC's losses need, each (B,), in one pass.
+
+        Whatever yields gradients happens in here: with several Learners, this is what DistributedDataParallel wraps.
+
+        Args:
+            batch: columns "obs", "new_obs", "actions", and "task" where there are several.
+        """
+        obs, next_obs, actions = batch["obs"], batch["new_obs"], batch["actions"]
+        task = batch.get("task")
+        record = self._new_record()
+        mean, log_std = squashed_gaussian(self.policy(obs, task=task, record=record["policy"]))
+        new_actions, logp = sample_action(mean, log_std, self._normal(mean))
+        state_action = torch.cat([obs, actions], -1)
+        q = self.qf(state_action, record=record["qf"]).squeeze(-1)
+        q_twin = self.qf_twin(state_action, record=record["qf_twin"]).squeeze(-1)
+        on_policy = torch.cat([obs, new_actions], -1)
+        q_policy = torch.min(self.qf(on_policy, frozen=True), self.qf_twin(on_policy, frozen=True)).squeeze(-1)
+        with torch.no_grad():
+            next_mean, next_log_std = squashed_gaussian(self.policy(next_obs, task=task))
+            next_actions, next_logp = sample_action(next_mean, next_log_std, self._normal(next_mean))
+            next_state_action = torch.cat([next_obs, next_actions], -1)
+            next_q = torch.min(self.target_qf(next_state_action), self.target_qf_twin(next_state_action)).squeeze(-1)
+        out = {"logp": logp, "q": q, "q_twin": q_twin, "q_policy": q_policy, "next_q": next_q, "next_logp": next_logp}
+        return {**out, **self._retained(record)}
+
+    def _new_record(self) -> dict[str, list[Tensor] | None]:
+        return {name: [] if self._records else None for name in NETWORKS}
+
+    def _retained(self, record: dict[str, list[Tensor] | None]) -> dict[str, Any]:
+        """The activations of the loss pass, which are to keep their gradients; nothing if no method needs them."""
+        if not self._records:
+            return {}
+        for layers in record.values():
+            for hidden in layers or ():
+                hidden.retain_grad()
+        return {"activations": record}
+
+    def _normal(self, like: Tensor) -> Tensor:
+        """Standard normal noise for the rows of `like`, (B, A).
+
+        Every Learner draws the noise of the whole batch and takes its shard's rows: shards do not share noise, the
+        number of Learners does not change what is learned, and one generator's state is the state of all.
+        """
+        ranks, rank, rows = 1, 0, len(like)
+        if torch.distributed.is_initialized():
+            ranks, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+        if self._noise is None or self._noise.device != like.device:
+            self._noise = torch_generator(self._seed, "updates", device=like.device)
+        noise = torch.empty((ranks * rows, *like.shape[1:]), dtype=like.dtype, device=like.device)
+        return noise.normal_(generator=self._noise)[rank * rows : (rank + 1) * rows]
+
+    def noise_state(self) -> np.ndarray | None:
+        """State of the update noise's generator, for checkpoints."""
+        return None if self._noise is None else self._noise.get_state().numpy()
+
+    def set_noise_state(self, state: np.ndarray | None, device: torch.device) -> None:
+        """Take back what `noise_state` gave."""
+        self._noise = None  # a state from before the first update has none
+        if state is not None:
+            self._noise = torch.Generator(device)
+            self._noise.set_state(torch.from_numpy(np.ascontiguousarray(state)))
+
+
+class DiscreteActorCritic(ActorCritic):
+    """SAC for discrete actions (Christodoulou 2019): the actor's head is logits, a critic has a value per action.
+
+    Everything is an expectation over the actions, so that no pass needs noise, and the critics' values of the batch's
+    observations serve their own loss and, as constants, the actor's.
+    """
+
+    discrete = True
+
+    @property
+    def default_target_entropy(self) -> float:
+        """CleanRL's share of the uniform policy's entropy: 0.89 log n."""
+        return 0.89 * math.log(self.act_dim)
+
+    @torch.no_grad()
+    def act(
+        self, obs: Tensor, *, explore: bool, generator: torch.Generator | None = None, task: Tensor | int | None = None
+    ) -> Tensor:
+        """Actions in 0 ... n - 1, shape (E,): a sample of the policy, or its likeliest action."""
+        logits = self.policy(obs, task=task)
+        if not explore:
+            return logits.argmax(-1)
+        return torch.multinomial(F.softmax(logits, -1), 1, generator=generator).squeeze(-1)
+
+    def sac_pass(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The six quantities of the continuous agent, in expectation over the actions."""
+        # Scaled once for all networks that see them.
+        obs, next_obs = pixels(batch["obs"]), pixels(batch["new_obs"])
+        actions, task = batch["actions"].unsqueeze(-1), batch.get("task")
+        record = self._new_record()
+        log_probs = F.log_softmax(self.policy(obs, task=task, record=record["policy"]), -1)
+        q, q_twin = self.qf(obs, record=record["qf"]), self.qf_twin(obs, record=record["qf_twin"])
+        with torch.no_grad():
+            next_log_probs = F.log_softmax(self.policy(next_obs, task=task), -1)
+            next_q = torch.min(self.target_qf(next_obs), self.target_qf_twin(next_obs))
+        return {
+            "logp": expectation(log_probs, log_probs),
+            "q": q.gather(-1, actions).squeeze(-1),
+            "q_twin": q_twin.gather(-1, actions).squeeze(-1),
+            "q_policy": expectation(log_probs, torch.min(q, q_twin).detach()),
+            "next_q": expectation(next_log_probs, next_q),
+            "next_logp": expectation(next_log_probs, next_log_probs),
+            **self._retained(record),
+        }
+
+
+def build_actor_critic(run: ResolvedRun) -> ActorCritic:
+    """The agent of a run, with its initial weights."""
+    agent = DiscreteActorCritic() if run.discrete else ActorCritic()
+    agent.build(run)
+    return agent

@@ -1,0 +1,224 @@
+"""One update of SAC with a continual-learning method in it, top to bottom. torch alone: a step needs no Ray."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rllib_nbsp.curriculum import Phase
+from rllib_nbsp.methods.agent import Agent, Batch, Twin, make_batch
+from rllib_nbsp.nn import losses
+from rllib_nbsp.nn.networks import NETWORKS
+from rllib_nbsp.run import ResolvedRun
+from rllib_nbsp.sac.actor_critic import ActorCritic
+from rllib_nbsp.seeding import torch_generator
+from rllib_nbsp.settings import BoundarySettings, TrainingSettings
+
+Optimizers = Mapping[str, torch.optim.Optimizer]
+
+
+class SACUpdate:
+    """The agent of a Learner, its method, and an update of both.
+
+    An update is a call; RLlib's Learner makes its parts one by one, in the order of `__call__`, through RLlib's hooks.
+
+    Args:
+        run: the run.
+        module: the networks.
+        optimizers: of the networks and of "alpha".
+        device: of the parameters.
+
+    Attributes:
+        agent: what the method may touch.
+        method: the run's method.
+        phase: the stretch of a visit that updates belong to.
+        batch: the rows of the update that is being made; RLlib's hooks hand on gradients alone.
+        numbers: losses and values of the last update, by name.
+        updates: how many were made.
+    """
+
+    batch: Batch
+
+    def __init__(self, run: ResolvedRun, module: ActorCritic, optimizers: Optimizers, device: torch.device) -> None:
+        self.run = run
+        self.module = module
+        self.training = run.training
+        target_entropy = self.training.target_entropy
+        self._target_entropy = module.default_target_entropy if target_entropy is None else target_entropy
+        # CleanRL takes the mean over batch *and* actions of what is a sum over actions.
+        self._actor_scale = 1.0 / module.act_dim if module.discrete and self.training.discrete_reduce == "mean" else 1.0
+        self._target_period = max(1, round(self.training.target_update_env_steps * self.training.updates_per_env_step))
+        self._rows = self.training.batch_size // run.num_learners
+        self._device = device
+        self.phase = Phase()
+        self.numbers: dict[str, Tensor] = {}
+        self.updates = 0
+        generator = torch_generator(run.settings.seed, "method")
+        self.agent = Agent(**self._agent_parts(module, optimizers, generator), twin=self._twin)
+        self._pairs = self.agent.target_pairs()
+        self._params = [param for optimizer in optimizers.values() for param in optimizer.param_groups[0]["params"]]
+        self.method = run.method(run.keys, self.agent, run.settings.replay)
+
+    def _agent_parts(self, module: ActorCritic, optimizers: Optimizers, generator: torch.Generator) -> dict[str, Any]:
+        return {
+            "networks": {name: getattr(module, name) for name in NETWORKS},
+            "targets": {"qf": module.target_qf, "qf_twin": module.target_qf_twin},
+            "optimizers": optimizers,
+            "log_alpha": module.log_alpha,
+            "generator": generator,
+            "device": self._device,
+            "act_dim": module.act_dim,
+            "sac_losses": functools.partial(self._losses_of, module),
+            "discrete": module.discrete,
+        }
+
+    def _twin(self) -> Twin:
+        module = copy.deepcopy(self.module)
+        parts = self._agent_parts(module, adam_of(module, self.training), self.agent.generator)
+        return Twin(module, self.training, self._target_period, **parts)
+
+    # An update
+
+    def __call__(self, columns: Mapping[str, Tensor]) -> None:
+        """Update on the rows of these columns, those of D_pre beside a batch at their end."""
+        self.backward(self.loss(self.module.sac_pass(self.take(columns))))
+        self.adjust_gradients()
+        self.step()
+
+    def take(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Make these rows the update's; returns the columns that SAC's pass is of, without rows beside the batch."""
+        rows = len(columns["rewards"])
+        main = {name: column[: self._rows] for name, column in columns.items()} if rows > self._rows else dict(columns)
+        self.batch = make_batch(main)
+        if rows > self._rows:
+            self.batch.prior = make_batch({name: column[self._rows :] for name, column in columns.items()})
+        return main
+
+    def loss(self, out: Mapping[str, Any]) -> Tensor:
+        """SAC's losses plus the method's terms, from `sac_pass`; their graphs are disjoint: one backward is exact."""
+        self.batch.activations = out.get("activations", {})
+        terms = self._losses(self.module, self.batch, out) if self.phase.sac_losses else {}
+        self.numbers = {f"{name}_loss": term.detach() for name, term in terms.items()}
+        self.numbers["logp"], self.numbers["q"] = out["logp"].detach(), out["q"].detach()
+        for name, term in self.method.loss_terms(self.batch).items():
+            self.numbers[f"{name}_method_loss"] = term.detach()
+            terms[name] = terms[name] + term if name in terms else term
+        total = sum(terms.values(), start=torch.zeros((), device=self._device))
+        self.numbers["total_loss"] = total.detach()
+        return total
+
+    def backward(self, loss: Tensor) -> None:
+        """One backward pass for everything; with several Learners their mean is taken in here."""
+        for param in self._params:
+            param.grad = None
+        loss.backward()
+        if not self.phase.sac_losses:
+            for param in self._params:
+                if param.grad is not None:
+                    self.agent.all_reduce_mean(param.grad)
+
+    def adjust_gradients(self) -> None:
+        """The method's gradient hook, then clipping; both in place on `.grad`."""
+        self.method.transform_gradients(self.batch)
+        if self.training.grad_clip is not None:
+            for network in self.agent.networks.values():
+                torch.nn.utils.clip_grad_norm_(network.parameters(), self.training.grad_clip)
+
+    def step(self) -> None:
+        """Step every optimizer from the same weights, the method's hook, then the target networks."""
+        for optimizer in self.agent.optimizers.values():
+            optimizer.step()
+        self.method.after_step(self.batch)
+        self.updates += 1
+        if self.updates % self._target_period == 0:
+            with torch.no_grad():
+                torch._foreach_lerp_(*self._pairs, self.training.tau)
+
+    # Losses
+
+    def _losses(self, module: ActorCritic, batch: Batch, out: Mapping[str, Any]) -> dict[str, Tensor]:
+        """SAC's four losses from a module's pass of a batch."""
+        log_alpha = module.log_alpha
+        alpha = log_alpha.detach().exp()
+        target = losses.critic_target(
+            self.training.reward_scale * batch.rewards,
+            batch.terminateds,
+            out["next_q"],
+            out["next_logp"],
+            alpha,
+            self.training.gamma,
+        )
+        return {
+            "policy": self._actor_scale * losses.actor_loss(out["logp"], out["q_policy"], alpha),
+            "qf": losses.critic_loss(out["q"], target),
+            "qf_twin": losses.critic_loss(out["q_twin"], target),
+            "alpha": self._actor_scale * losses.temperature_loss(log_alpha, out["logp"], self._target_entropy),
+        }
+
+    def _losses_of(self, module: ActorCritic, batch: Batch) -> dict[str, Tensor]:
+        """The same of other rows or another module; the pass goes around DistributedDataParallel."""
+        columns = {"obs": batch.obs, "actions": batch.actions, "new_obs": batch.next_obs, "task": batch.task}
+        return self._losses(module, batch, module.sac_pass(columns))
+
+    # Beside the updates
+
+    def check_finite(self) -> None:
+        """Look at the last loss; once a call, as a look at every update would cost a device synchronisation for each.
+
+        Raises:
+            FloatingPointError: if it is not finite, naming the terms.
+        """
+        if not bool(torch.isfinite(self.numbers["total_loss"])):
+            terms = {name: float(value) for name, value in self.numbers.items() if name.endswith("loss")}
+            raise FloatingPointError(f"update {self.updates}: the loss is not finite: {terms}")
+
+    def boundary_reset(self, boundary: BoundarySettings) -> None:
+        """Reset what the boundary policy says; networks are always kept."""
+        if boundary.reset_optimizer:
+            for optimizer in self.agent.optimizers.values():
+                optimizer.state.clear()  # moments and step counts: zeroed moments alone would overshoot 6.6 times
+        with torch.no_grad():
+            if boundary.reset_alpha:
+                self.agent.log_alpha.fill_(float(np.log(self.training.initial_alpha)))
+            if boundary.sync_target:
+                torch._foreach_copy_(*self._pairs)
+
+    def report(self) -> dict[str, float]:
+        """Numbers of the last update, and the method's own."""
+        numbers = {name: float(value) for name, value in self.numbers.items() if value.dim() == 0}
+        if "logp" in self.numbers:
+            numbers |= {"entropy": -float(self.numbers["logp"].mean()), "q_mean": float(self.numbers["q"].mean())}
+        return {**numbers, "alpha": float(self.agent.log_alpha.exp()), "masked_frac": 0.0, **self.method.metrics()}
+
+    def get_state(self) -> dict[str, Any]:
+        """All but weights and optimizers: the method's state, the count of updates, and the generators'."""
+        return {
+            "method": self.method.get_state(),
+            "updates": self.updates,
+            "method_generator": self.agent.generator.get_state().numpy(),
+            "noise": self.module.noise_state(),
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `get_state` gave."""
+        self.method.set_state(state["method"])
+        self.updates = state["updates"]
+        self.agent.generator.set_state(torch.from_numpy(np.ascontiguousarray(state["method_generator"])))
+        self.module.set_noise_state(state["noise"], self._device)
+
+
+def adam_of(module: ActorCritic, training: TrainingSettings) -> dict[str, torch.optim.Optimizer]:
+    """Adam for each network and the temperature; fused, one kernel a step."""
+    rates = {"policy": training.actor_lr, "qf": training.critic_lr, "qf_twin": training.critic_lr}
+    parameters = {name: list(getattr(module, name).parameters()) for name in NETWORKS}
+    rates["alpha"], parameters["alpha"] = training.alpha_lr, [module.log_alpha]
+    return {
+        name: torch.optim.Adam(params, lr=rates[name], eps=training.adam_eps, fused=True)
+        for name, params in parameters.items()
+    }

@@ -1,0 +1,1 @@
+"""Acting: environments in lock step, the workers that step them, and what is asked of them."""

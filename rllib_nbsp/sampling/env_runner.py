@@ -1,0 +1,211 @@
+"""RLlib's `EnvRunner` around a `Sampler`: requests and replies, weights, and an error as a reply."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import warnings
+from collections.abc import Collection, Sequence
+from typing import Any, Literal
+
+import ray
+import torch
+from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.utils.checkpoints import Checkpointable
+from ray.rllib.utils.metrics import (
+    NUM_ENV_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES,
+    WEIGHTS_SEQ_NO,
+)
+from torch import Tensor
+
+from rllib_nbsp.envs import EnvironmentFailure
+from rllib_nbsp.run import ResolvedRun
+from rllib_nbsp.sampling.sampler import EpisodeSummary, Sampler
+
+logger = logging.getLogger(__name__)
+
+
+class ContinualEnvRunner(EnvRunner, Checkpointable):
+    """A `Sampler` behind RLlib's `EnvRunner`, in the driver's process or as a remote actor.
+
+    `config` is a `ContinualSACConfig`. No environment is built before a request needs it.
+    """
+
+    def __init__(self, *, config: Any, **kwargs: Any) -> None:
+        super().__init__(config=config, **kwargs)
+        self.worker_index: int = kwargs.get("worker_index") or 0
+        self.run: ResolvedRun = config.resolved()
+        if self.worker_index > 0:
+            # A process of its own; the local worker's is the Learner's too.
+            torch.set_num_threads(self.run.settings.resources.torch_threads)
+        self.weights_seq_no = 0
+        self.make_module()
+        self.make_env()
+
+    # Requests
+
+    def sample(
+        self,
+        *,
+        task: str,
+        version: int,
+        num_vector_steps: int,
+        random_actions: bool = False,
+        act_as: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """`Sampler.sample` as a reply: `task`, `version`, `worker_index`, `weights_seq_no`, `columns`, `episodes`."""
+        columns, episodes = self._sampler.sample(
+            task=task,
+            version=version,
+            num_vector_steps=num_vector_steps,
+            random_actions=random_actions,
+            act_as=act_as,
+        )
+        num_env_steps = len(columns["rewards"])
+        self.num_env_steps_sampled_lifetime += num_env_steps
+        self._steps_since_metrics += num_env_steps
+        self._episodes_since_metrics += len(episodes)
+        return self._reply(task, version, episodes, columns=columns)
+
+    def evaluate(
+        self, *, task: str, version: int, episode_indices: Sequence[int], explore: bool = False
+    ) -> dict[str, Any]:
+        """`Sampler.evaluate` as a reply without `columns`."""
+        episodes = self._sampler.evaluate(task=task, version=version, episode_indices=episode_indices, explore=explore)
+        return self._reply(task, version, episodes)
+
+    def rollout(
+        self, *, task: str, version: int, num_env_steps: int, rollout_index: int, explore: bool = True
+    ) -> dict[str, Any]:
+        """`Sampler.rollout` as a reply."""
+        columns, episodes = self._sampler.rollout(
+            task=task, version=version, num_env_steps=num_env_steps, rollout_index=rollout_index, explore=explore
+        )
+        return self._reply(task, version, episodes, columns=columns)
+
+    def answer(self, request: Literal["sample", "evaluate", "rollout"], **kwargs: Any) -> dict[str, Any]:
+        """The named request for a driver in another process: an error is a reply too, with the key `failure`.
+
+        RLlib would only log it in the worker and start the worker anew, for the same error to come again.
+        """
+        try:
+            return getattr(self, request)(**kwargs)
+        except Exception as error:
+            logger.exception("rollout worker %d: %s of %s", self.worker_index, request, kwargs)
+            # The driver can read types of ours alone; those of an environment's library may need more than a message.
+            kind = type(error) if isinstance(error, EnvironmentFailure) else RuntimeError
+            what = str(error) if isinstance(error, EnvironmentFailure) else f"{type(error).__name__}: {error}"
+            failure = kind(f"rollout worker {self.worker_index}, {request}: {what}")
+            return {"worker_index": self.worker_index, "failure": failure}
+
+    def _reply(self, task: str, version: int, episodes: list[EpisodeSummary], **rest: Any) -> dict[str, Any]:
+        return {
+            "task": task,
+            "version": version,
+            "worker_index": self.worker_index,
+            WEIGHTS_SEQ_NO: self.weights_seq_no,
+            "episodes": episodes,
+            **rest,
+        }
+
+    # RLlib's side
+
+    def make_env(self) -> None:
+        """Forget all environments; requests build new ones."""
+        self.stop()
+        self._steps_since_metrics = self._episodes_since_metrics = 0
+        observation_space, action_space = self.run.spaces
+        self._sampler = Sampler(
+            self.run.suite,
+            observation_space,
+            action_space,
+            self._act,
+            self.run.settings,
+            worker_index=self.worker_index,
+            process_tag=_process_tag(),
+        )
+
+    def make_module(self) -> None:
+        """Build the acting part of the networks; its weights come with `set_state`."""
+        spec = self.config.get_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
+        self.module = spec.build()
+
+    def get_spaces(self) -> dict[str, tuple[Any, Any]]:
+        """The tasks' common spaces, under each of the names that RLlib asks for."""
+        return dict.fromkeys((INPUT_ENV_SPACES, INPUT_ENV_SINGLE_SPACES, DEFAULT_MODULE_ID), self.run.spaces)
+
+    def assert_healthy(self) -> None:
+        """The constructor ran to its end."""
+        assert self.module and self._sampler
+
+    def get_state(
+        self,
+        components: str | Collection[str] | None = None,
+        *,
+        not_components: str | Collection[str] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Weights and counters. Environments and noise have none: a version's streams start from the run's seed."""
+        state: dict[str, Any] = {NUM_ENV_STEPS_SAMPLED_LIFETIME: self.num_env_steps_sampled_lifetime}
+        if self._check_component(COMPONENT_RL_MODULE, components, not_components):
+            state[COMPONENT_RL_MODULE] = self.module.get_state(
+                components=self._get_subcomponents(COMPONENT_RL_MODULE, components),
+                not_components=self._get_subcomponents(COMPONENT_RL_MODULE, not_components),
+                **kwargs,
+            )
+            state[WEIGHTS_SEQ_NO] = self.weights_seq_no
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take the weights that the driver pushes, also when their sequence number is lower than the last one.
+
+        It is lower after going back to an older checkpoint; RLlib's own runner would keep its newer weights.
+        """
+        if COMPONENT_RL_MODULE in state:
+            weights = state[COMPONENT_RL_MODULE]
+            if isinstance(weights, ray.ObjectRef):
+                weights = ray.get(weights)
+            self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
+            self.weights_seq_no = state.get(WEIGHTS_SEQ_NO, 0)
+        if NUM_ENV_STEPS_SAMPLED_LIFETIME in state:
+            self.num_env_steps_sampled_lifetime = state[NUM_ENV_STEPS_SAMPLED_LIFETIME]
+
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:
+        """How RLlib would build this runner again from a checkpoint."""
+        return (), {"config": self.config}
+
+    def get_checkpointable_components(self) -> list[tuple[str, Any]]:
+        """The module."""
+        return [(COMPONENT_RL_MODULE, self.module)]
+
+    def get_metrics(self) -> dict[str, Any]:
+        """Steps and episodes since the last call; returns and success are in the replies."""
+        self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, self._steps_since_metrics, reduce="sum")
+        self.metrics.log_value(NUM_EPISODES, self._episodes_since_metrics, reduce="sum")
+        self._steps_since_metrics = self._episodes_since_metrics = 0
+        return self.metrics.reduce()
+
+    def stop(self) -> None:
+        """Close all environments."""
+        sampler: Sampler | None = getattr(self, "_sampler", None)
+        if sampler is not None:
+            sampler.close()
+
+    def _act(self, obs: Tensor, *, explore: bool, generator: torch.Generator | None, task: Tensor | int) -> Tensor:
+        # Looked up at each call: in one process, the Algorithm puts the Learner's own module here.
+        return self.module.act(obs, explore=explore, generator=generator, task=task)
+
+
+def _process_tag() -> int:
+    """0, or for an actor that Ray restarted a random number, so that its episodes' numbers are new ones."""
+    context = ray.get_runtime_context() if ray.is_initialized() else None
+    if context is None or context.get_actor_id() is None:
+        return 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray calls a deprecated property of its own here.
+        restarted = context.was_current_actor_reconstructed
+    return secrets.randbelow(255) + 1 if restarted else 0

@@ -1,0 +1,119 @@
+"""A live line per trial: visit, task, environment steps, success, speed, time left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ray import tune
+from rich.console import Console
+from rich.live import Live
+from rich.table import Column, Table
+
+from rllib_nbsp.settings import RunSettings
+from rllib_nbsp.study.estimate import duration
+
+PLAIN_INTERVAL_S = 15.0
+HEADINGS = ("trial", "state", "visit", "task", "env steps", "success", "steps/s", "left")
+PLAIN_LINE = "{}: {}, visit {}, {}, {} env steps, success {}, {} steps/s"
+
+
+def trial_label(trial: RunSettings) -> str:
+    """How a person names a trial."""
+    return f"{trial.sequence}/{trial.arm}/seed_{trial.seed}"
+
+
+class LiveDisplay(tune.Callback):
+    """A table that renews itself on a terminal; elsewhere a line per trial every 15 seconds.
+
+    Args:
+        trials: those to come.
+        console: where to print.
+    """
+
+    def __init__(self, trials: Sequence[RunSettings], console: Console) -> None:
+        self._console = console
+        many = len({trial.sequence for trial in trials}) > 1
+        self._labels = {t.results_dir: trial_label(t) if many else f"{t.arm}/seed_{t.seed}" for t in trials}
+        self._rows: dict[str, tuple[str, ...]] = {label: (label, "waiting") for label in self._labels.values()}
+        self._printed = dict(self._rows)
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._next_print = 0.0
+
+    def __enter__(self) -> LiveDisplay:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._show(at_once=True)
+        if self._live:
+            self._live.stop()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune files a copy of all it was given; a screen cannot be filed."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tune's hook."""
+        self._set(trial, "starting")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Tune's hook."""
+        self._set(trial, "done" if result["done"] else "running", *_cells(result))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tune's hook."""
+        self._set(trial, "failed, starting again")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tune's hook."""
+        self._set(trial, "failed")
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Tune's hook."""
+        self._show()
+
+    def _set(self, trial: Any, state: str, *cells: str) -> None:
+        label = self._labels[trial.config["run"]["results_dir"]]
+        self._rows[label] = (label, state, *cells)
+
+    def _show(self, at_once: bool = False) -> None:
+        if self._live:
+            table = Table(Column(HEADINGS[0], overflow="fold"), *HEADINGS[1:], box=None, pad_edge=False)
+            for row in self._rows.values():
+                table.add_row(*row)
+            self._live.update(table, refresh=True)
+        elif at_once or time.monotonic() >= self._next_print:
+            self._next_print = time.monotonic() + PLAIN_INTERVAL_S
+            for label, row in self._rows.items():
+                if row != self._printed[label]:
+                    self._printed[label] = row
+                    line = PLAIN_LINE.format(*row) if len(row) == len(HEADINGS) else ": ".join(row)
+                    if row[1] == "running" and row[-1]:
+                        line += f", at most {row[-1]} left"
+                    self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _cells(result: dict[str, Any]) -> tuple[str, ...]:
+    """The columns after the state."""
+    length, speed = result["visit_max_env_steps"], result["env_steps_per_s"]
+    left = (result["num_visits"] - result["visit"] + 1) * length - result["visit_env_steps"]
+    return (
+        f"{result['visit']}/{result['num_visits']}",
+        result["task"] if result["phase"] == "train" else f"{result['task']} ({result['phase']})",
+        f"{result['visit_env_steps']:,}/{length:,}",
+        _score(result),
+        f"{speed:.0f}",
+        "" if result["done"] or not speed else duration(left / speed),  # a phase may only update
+    )
+
+
+def _score(result: dict[str, Any]) -> str:
+    """Success of the last training episodes; where tasks have none, their return."""
+    if result["success_window"] is not None:
+        return f"{result['success_window']:.2f}"
+    return "-" if result["mean_return"] is None else f"- (return {result['mean_return']:.1f})"

@@ -1,0 +1,136 @@
+"""How long a study takes, from about three seconds of the real thing: its environments, its policy, its update."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner import Learner
+
+from rllib_nbsp.algorithm_config import ContinualSACConfig
+from rllib_nbsp.learners import rllib_batch
+from rllib_nbsp.replay.buffer import ReplayRequest, TaskReplayBuffer
+from rllib_nbsp.replay.stores import Columns
+from rllib_nbsp.run import ResolvedRun
+from rllib_nbsp.sampling.env_runner import ContinualEnvRunner
+from rllib_nbsp.settings import RunSettings
+
+CALIBRATION_ENVS = 2
+SAMPLING_S, UPDATING_S = 2.0, 1.0
+UPDATES_PER_CALL = 4
+DEFAULT_HORIZON = 500
+TRIAL_START_S = 8.0  # a process that imports Ray and torch and builds environments
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one thing takes on this machine.
+
+    Attributes:
+        env_step_s: seconds of an environment step, with the policy's action.
+        update_s: seconds of an update.
+        horizon: steps of an episode.
+    """
+
+    env_step_s: float
+    update_s: float
+    horizon: int
+
+
+def calibrate(trial: RunSettings) -> Speed:
+    """Step a trial's first task and update its networks for a moment, in this process and without a cluster."""
+    resources = trial.resources.model_copy(
+        update={
+            "num_env_runners": 0,
+            "num_learners": 0,
+            "num_envs_per_env_runner": min(CALIBRATION_ENVS, trial.resources.num_envs_per_env_runner),
+            "num_gpus_per_learner": trial.resources.num_gpus_per_learner if torch.cuda.is_available() else 0.0,
+        }
+    )
+    config = ContinualSACConfig.from_settings(trial.model_copy(update={"resources": resources, "results_dir": None}))
+    runner = ContinualEnvRunner(config=config)
+    try:
+        columns, env_step_s, horizon = _time_sampling(runner, trial.tasks[0])
+    finally:
+        runner.stop()
+    learner = config.build_learner(spaces={DEFAULT_MODULE_ID: runner.run.spaces})
+    return Speed(env_step_s, _time_updates(learner, _buffer(runner.run, columns)), horizon)
+
+
+def _time_sampling(runner: ContinualEnvRunner, task: str) -> tuple[Columns, float, int]:
+    """Some rows, seconds per environment step, and the length of an episode."""
+    runner.sample(task=task, version=1, num_vector_steps=1)  # builds the environments
+    lengths: list[int] = []
+    start, env_steps = time.perf_counter(), 0
+    while not lengths and time.perf_counter() - start < SAMPLING_S:
+        reply = runner.sample(task=task, version=1, num_vector_steps=50)
+        env_steps += len(reply["columns"]["rewards"])
+        lengths += [episode["length"] for episode in reply["episodes"]]
+    return reply["columns"], (time.perf_counter() - start) / env_steps, max(lengths, default=DEFAULT_HORIZON)
+
+
+def _buffer(run: ResolvedRun, columns: Columns) -> TaskReplayBuffer:
+    buffer = TaskReplayBuffer(
+        run.settings.replay.model_copy(update={"capacity": len(columns["obs"])}),
+        ReplayRequest(),
+        run.row_spec,
+        batch_size=run.training.batch_size,
+        num_shards=1,
+        seed=run.settings.seed,
+    )
+    buffer.add(columns, task=0)
+    return buffer
+
+
+def _time_updates(learner: Learner, buffer: TaskReplayBuffer) -> float:
+    """Seconds per update."""
+
+    def update() -> None:
+        batch = rllib_batch(buffer.sample(range(1, UPDATES_PER_CALL + 1), 0))
+        learner.update(batch=batch, minibatch_size=batch.count // UPDATES_PER_CALL)
+
+    update()  # allocates the optimizers' state
+    start, updates = time.perf_counter(), 0
+    while updates == 0 or time.perf_counter() - start < UPDATING_S:
+        update()
+        updates += UPDATES_PER_CALL
+    return (time.perf_counter() - start) / updates
+
+
+def trial_seconds(trial: RunSettings, speed: Speed) -> float:
+    """A trial's time if no visit stops early."""
+    run = ResolvedRun(trial)
+    steps, tasks, visits = trial.visit.max_env_steps, len(run.curriculum.tasks), trial.num_visits
+    phases = [phase for visit in run.curriculum.visits for phase in run.method.phases(run.keys, visit)]
+    stretches = sum(phase.collect for phase in phases)
+    workers = trial.resources.num_env_runners
+    sampling = stretches * steps * speed.env_step_s / max(1, workers)
+    retraining = sum(phase.updates for phase in phases if not phase.collect)
+    learning = (trial.updates_within(stretches) + retraining) * speed.update_s
+    evaluation = trial.evaluation
+    episodes = evaluation.boundary_episodes + steps // run.evaluation_env_steps * evaluation.periodic_episodes
+    scoring = run.scoring.score_env_steps if run.scoring else 0
+    measured = visits * (tasks * episodes * speed.horizon + scoring)
+    # With rollout workers, sampling and updates overlap.
+    train = max(sampling, learning) if workers else sampling + learning
+    return TRIAL_START_S + train + measured * speed.env_step_s / max(1, workers)
+
+
+def study_seconds(trial_times: Sequence[float], concurrent: int) -> float:
+    """The time of trials that start in order, each on the first free place."""
+    places = [0.0] * concurrent
+    for seconds in trial_times:
+        places[places.index(min(places))] += seconds
+    return max(places)
+
+
+def duration(seconds: float) -> str:
+    """A time for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

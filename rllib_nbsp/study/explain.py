@@ -1,0 +1,138 @@
+"""Words for what a configuration gets wrong; what is allowed at a key is read from its model's JSON schema."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rllib_nbsp.registry import did_you_mean
+from rllib_nbsp.settings import Settings
+
+MAX_NAME_LENGTH = 64
+NAME_PATTERN = rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_LENGTH - 1}}}$"
+NAME_WORDS = f"1 to {MAX_NAME_LENGTH} letters, digits, '.', '_' or '-', the first a letter or digit"
+
+KeyPath = tuple[str | int, ...]
+Schema = dict[str, Any]
+
+
+@functools.cache
+def schema_of(model: type[Settings]) -> Schema:
+    """A model's JSON schema."""
+    return model.model_json_schema()
+
+
+def options_at(schema: Schema, path: Iterable[str | int]) -> tuple[list[Schema], KeyPath]:
+    """The schemas of which a value at a path must meet one, and how much of the path the schema knows."""
+    known: list[str | int] = []
+    options = _options(schema, schema)
+    for key in path:
+        inner = [found for option in options if (found := _child(option, key)) is not None]
+        if not inner:
+            break
+        options = _options(inner[0], schema)
+        known.append(key)
+    return options, tuple(known)
+
+
+def _options(part: Schema, schema: Schema) -> list[Schema]:
+    """Resolve references and unions."""
+    if "$ref" in part:
+        return _options(schema["$defs"][part["$ref"].rsplit("/", 1)[-1]], schema)
+    return [leaf for option in part["anyOf"] for leaf in _options(option, schema)] if "anyOf" in part else [part]
+
+
+def _child(option: Schema, key: str | int) -> Schema | None:
+    if isinstance(key, int):
+        return option.get("items")
+    if key in option.get("properties", {}):
+        return option["properties"][key]
+    if "patternProperties" in option:
+        return next(iter(option["patternProperties"].values()))
+    values = option.get("additionalProperties")
+    return values if isinstance(values, dict) else None
+
+
+def input_path(loc: Sequence[str | int], schema: Schema) -> KeyPath:
+    """A pydantic location without the tags of union members and of keys; an unknown key at its end is kept."""
+    loc = loc[:-1] if loc[-1:] == ("[key]",) else loc
+    options, known = options_at(schema, loc)
+    rest = loc[len(known) :]
+    return (*known, rest[0]) if rest and any(option.get("type") == "object" for option in options) else known
+
+
+def allowed_at(schema: Schema, path: KeyPath) -> str:
+    """What may stand at a path."""
+    return " or ".join(_describe(option, schema) for option in options_at(schema, path)[0])
+
+
+def _describe(option: Schema, schema: Schema) -> str:
+    if "enum" in option or "const" in option:
+        return ", ".join(repr(value) for value in option.get("enum", [option.get("const")]))
+    match option.get("type"):
+        case "integer":
+            return f"a whole number{_range(option)}"
+        case "number":
+            return f"a number{_range(option)}"
+        case "array":
+            items = " or ".join(_describe(item, schema) for item in _options(option["items"], schema))
+            least = f" of at least {option['minItems']}" if "minItems" in option else ""
+            exactly = f" of {option['maxItems']}" if option.get("maxItems") == option.get("minItems", -1) else least
+            return f"a list{exactly}: {items}"
+        case "object":
+            keys = ", ".join(option.get("properties", {}))
+            least = f" with at least {option['minProperties']} entry" if "minProperties" in option else ""
+            return f"a mapping with keys {keys}" if keys else f"a mapping{least}"
+        case "string":
+            return f"a name of {NAME_WORDS}" if option.get("pattern") == NAME_PATTERN else "text"
+        case "boolean":
+            return "true or false"
+    return "null"
+
+
+def _range(option: Schema) -> str:
+    words = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    bounds = [f"{sign} {option[key]:.12g}" for key, sign in words.items() if key in option]
+    return f" {' and '.join(bounds)}" if bounds else ""
+
+
+def unknown(name: str, known: Iterable[str], kind: str = "keys") -> str:
+    """The end of a line about an unknown name: the nearest known ones, and all."""
+    known = sorted(known)
+    return f"{did_you_mean(name, known).removeprefix('; ')} known {kind}: {', '.join(known) or 'none'}".strip()
+
+
+def dotted(path: KeyPath) -> str:
+    """A path as the user would write it: `model.hidden[0]`."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
+
+
+def show(value: Any) -> str:
+    """A value as YAML writes it, cut to one short line."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def hint(value: Any, allowed: str) -> str:
+    """Why a value that looks right is not: YAML 1.1 reads `1e6` as text, `yes` as true, and 1.0e+6 is no integer."""
+    if "number" not in allowed:
+        return ""
+    whole = "whole number" in allowed
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value) and math.isfinite(float(value)):
+        return f" (YAML reads {value[:20]} as text: write {_yaml_number(float(value), whole)})"
+    if isinstance(value, float) and whole and value.is_integer():
+        return f" (write {value:.0f})"
+    if isinstance(value, bool):
+        return " (YAML reads yes, no, on and off as true and false)"
+    return ""
+
+
+def _yaml_number(number: float, whole: bool) -> str:
+    if whole and number.is_integer():
+        return f"{number:.0f}"
+    mantissa, exponent = f"{number:e}".split("e")
+    return f"{float(mantissa)}e{exponent[0]}{int(exponent[1:])}"

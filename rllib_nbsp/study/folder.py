@@ -1,0 +1,247 @@
+"""A study's result folder: who holds it, what is finished in it, and what it should hold in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rllib_nbsp.settings import NOT_HASHED, RunSettings, config_hash
+from rllib_nbsp.study.errors import PreflightError
+from rllib_nbsp.study.study import Arm, CheckedStudy
+
+
+def study_folder(root: str, name: str, resume: bool) -> Path:
+    """The absolute folder of a study under a root, which need not exist yet unless it is resumed.
+
+    Raises:
+        PreflightError: if it cannot be written, something on its path is no folder, or there is nothing to resume.
+    """
+    try:
+        folder = Path(root).expanduser().absolute() / name
+        parent = existing(folder)
+    except (OSError, RuntimeError) as error:  # a name that is too long, a home of nobody
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise PreflightError([f"--results-dir {root}: {reason}"], 4) from error
+    problem = None
+    if folder.is_symlink():
+        problem = f"{folder} is a symbolic link; name the folder itself"
+    elif not parent.is_dir():
+        problem = f"{parent} is a file, not a folder"
+    elif not os.access(parent, os.W_OK | os.X_OK):
+        problem = f"{parent} is not writable"
+    if problem:
+        raise PreflightError([f"--results-dir {root}: {problem}"], 4)
+    if resume and not (folder / "study.yaml").is_file():
+        raise PreflightError([f"--resume: there is no study in {folder}; leave --resume out to start it"], 2)
+    return folder
+
+
+@contextlib.contextmanager
+def study_lock(folder: Path) -> Iterator[None]:
+    """Make the folder, and hold it alone; the lock goes with the process.
+
+    Raises:
+        PreflightError: if another process holds it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a+", encoding="utf-8")
+    except OSError as error:
+        raise PreflightError([f"{folder}: {error.strerror}"], 4) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise PreflightError([f"{folder} is in use by {owner} (host:pid)"], 4) from error
+        file.seek(0)
+        file.truncate()
+        file.write(f"{socket.gethostname()}:{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def open_trials(study: CheckedStudy, trials: Sequence[RunSettings], folder: Path, resume: bool) -> list[RunSettings]:
+    """The trials that are still to be run in a folder.
+
+    Raises:
+        PreflightError: if there are results already and `resume` is not set; if results belong to another study, or
+            some that stay have other settings.
+    """
+    finished = _statuses(folder)
+    if not resume:
+        if finished:
+            done = sum(status["done"] for status in finished.values())
+            raise PreflightError(
+                [
+                    f"{folder} has {len(finished)} runs of an earlier start, {done} of them finished: go on with "
+                    "--resume, or start another study with --name NAME"
+                ],
+                2,
+            )
+        return list(trials)
+    earlier = _earlier_study(folder)
+    held = earlier.get("experiment")
+    if held != study.settings.experiment:
+        raise PreflightError(
+            [f"--resume: {folder} holds the experiment {held!r}, not {study.settings.experiment!r}; use --name"], 3
+        )
+    _check_unchanged(study, trials, finished, earlier)
+    return [trial for trial in trials if not finished.get(_trial_folder(trial), {}).get("done")]
+
+
+def _trial_folder(trial: RunSettings) -> Path:
+    assert trial.results_dir is not None  # a study's trials always have one
+    return Path(trial.results_dir)
+
+
+def _statuses(folder: Path) -> dict[Path, dict[str, Any]]:
+    found = {}
+    for rows in sorted([*folder.glob("*/*/seed_*/status.json"), *folder.glob("*/*/seed_*/evaluations.jsonl")]):
+        status: dict[str, Any] = {"done": False, "config_hash": None}
+        with contextlib.suppress(OSError, ValueError, TypeError):  # absent or torn: not finished
+            status |= json.loads((rows.parent / "status.json").read_text(encoding="utf-8"))
+        found[rows.parent] = status
+    return found
+
+
+def _check_unchanged(
+    study: CheckedStudy,
+    trials: Sequence[RunSettings],
+    statuses: Mapping[Path, Mapping[str, Any]],
+    earlier: Mapping[str, Any],
+) -> None:
+    """Whether all results that stay are of the study's settings.
+
+    Seeds of an arm are averaged, so those of an arm to be run must agree in everything. Arms are compared, so that the
+    others must agree in what they do not state for themselves.
+    """
+    problems: dict[Path, str] = {}
+    to_run = {_trial_folder(trial) for trial in trials}
+    averaged_with = {path.parent for path in to_run}
+    arms = {arm.label: arm for arm in (*study.arms, *study.other_arms)}
+    for path, status in statuses.items():
+        sequence, label = path.parts[-3:-1]
+        starts_anew = path in to_run and not status["done"]
+        if path.parent in problems or starts_anew or sequence not in study.sequences or label not in arms:
+            continue
+        trial = study.trial(sequence, arms[label], study.seeds[0])
+        averaged = path.parent in averaged_with
+        if status["config_hash"] in (None, config_hash(trial)) or not (averaged or status["done"]):
+            continue
+        changes = _changes(path, trial, () if averaged else _own_keys(arms[label], earlier))
+        if changes:
+            problems[path.parent] = (
+                f"--resume: {path} has results of other settings ({changes}); put them back, or use another --name"
+            )
+    if problems:
+        raise PreflightError(problems.values(), 3)
+
+
+def _own_keys(arm: Arm, earlier: Mapping[str, Any]) -> list[str]:
+    """The keys that an arm states for itself, now or in the options of an earlier start."""
+    stated = [key for key, value in _flat(arm.stated).items() if value != {}]
+    prefix = f"arms.{arm.origin}."
+    options = [option.split("=")[0] for option in earlier.get("overrides") or []]
+    before = [option.removeprefix(prefix) for option in options if option.startswith(prefix)]
+    return ["method", "method_settings", *stated, *before]
+
+
+def _changes(path: Path, trial: RunSettings, own: Sequence[str]) -> str:
+    """The settings of a finished trial that differ from a trial's, but for the keys of its own."""
+    try:
+        old = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        return f"which ones is not known: {error}"
+    was, now = _flat(old), _flat(trial.model_dump(exclude=NOT_HASHED))
+    absent = object()
+    differing = [
+        key
+        for key in dict.fromkeys([*now, *was])
+        if key.split(".")[0] not in NOT_HASHED
+        and was.get(key, absent) != now.get(key, absent)
+        and not any(f"{key}.".startswith(f"{o}.") for o in own)
+    ]
+    return ", ".join(f"{key} {_was(was, key)} and {_is(now, key)}" for key in differing)
+
+
+def _was(was: Mapping[str, Any], key: str) -> str:
+    return f"was {was[key]!r}" if key in was else "did not exist"
+
+
+def _is(now: Mapping[str, Any], key: str) -> str:
+    return f"is {now[key]!r}" if key in now else "is gone"
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {name: value}
+    return {
+        key: leaf for part, inner in value.items() for key, leaf in _flat(inner, f"{name}.{part}".lstrip(".")).items()
+    }
+
+
+class _Block(str):
+    """Text to be written as it stands, over several lines."""
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+_Dumper.add_representer(
+    _Block, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style="|")
+)
+
+
+def write_study(study: CheckedStudy, overrides: Sequence[str], folder: Path, resume: bool) -> None:
+    """Write `study.yaml`: which trials the folder should hold, for the analysis, and the study's own text."""
+    earlier = _earlier_study(folder) if resume else {}
+    searches = _searches(study, earlier.get("search", {}))
+    content = {
+        "experiment": study.settings.experiment,
+        "suite": study.settings.suite,
+        "sequences": {**(earlier.get("sequences") or {}), **study.sequences},
+        "arms": list(dict.fromkeys([*earlier.get("arms", []), *(arm.label for arm in study.arms)])),
+        "seeds": list(dict.fromkeys([*earlier.get("seeds", []), *study.seeds])),
+        "notes": list(dict.fromkeys([*earlier.get("notes", []), *study.notes()])),
+        **({"search": searches} if searches else {}),
+        "overrides": list(dict.fromkeys([*earlier.get("overrides", []), *overrides])),
+        "file": study.path.name,
+        "text": _Block(study.text),
+    }
+    temporary = folder / "study.yaml.tmp"
+    temporary.write_text(yaml.dump(content, Dumper=_Dumper, sort_keys=False), encoding="utf-8")
+    os.replace(temporary, folder / "study.yaml")
+
+
+def _searches(study: CheckedStudy, earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """What the analysis must know to name the best sample of each search: the objective, and what each one states."""
+    arms = {label: dict(samples) for label, samples in earlier.get("arms", {}).items()}
+    for label, samples in study.samples().items():
+        arms.setdefault(label, {}).update({arm.label: arm.stated for arm in samples})
+    return {"objective": study.settings.search.objective, "arms": arms} if arms else {}
+
+
+def _earlier_study(folder: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise PreflightError([f"{folder / 'study.yaml'} cannot be read: {error}"], 3) from error
+    return content if isinstance(content, dict) else {}
+
+
+def existing(path: Path) -> Path:
+    """The path itself, or the nearest thing above it that exists."""
+    return next(parent for parent in (path, *path.parents) if parent.exists() or parent.is_symlink())

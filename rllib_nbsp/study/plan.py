@@ -1,0 +1,153 @@
+"""What a study will do and take, before it does: trials, resources, memory, disk, time."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from rllib_nbsp.algorithm import ContinualSAC
+from rllib_nbsp.envs import EnvironmentFailure
+from rllib_nbsp.settings import RunSettings
+from rllib_nbsp.study.errors import PreflightError
+from rllib_nbsp.study.estimate import Speed, calibrate, duration, study_seconds, trial_seconds
+from rllib_nbsp.study.needs import (
+    check_disk,
+    check_memory,
+    check_resources,
+    concurrent_trials,
+    gigabytes,
+    memory_bytes,
+    needs,
+    total,
+)
+
+MAX_TABLE_ROWS = 40
+
+
+def trial_bundles(trial: RunSettings) -> list[dict[str, float]]:
+    """The resource bundles that Tune reserves for a trial."""
+    request = ContinualSAC.default_resource_request({"run": trial.model_dump()})
+    return [dict(bundle) for bundle in request.bundles]
+
+
+def local_resources() -> dict[str, float]:
+    """What a cluster of this machine alone would offer."""
+    return {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}
+
+
+def quiet_ray() -> None:
+    """Ray's and Tune's own displays and advice off; errors stay."""
+    os.environ.update(
+        RAY_AIR_NEW_OUTPUT="0",
+        RAY_CHDIR_TO_TRIAL_DIR="0",
+        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+        TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S="0",
+    )
+    for name in ("ray", "ray.rllib"):  # each has a level of its own
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Tune logs every failed trial; the end of a study says which failed and why.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study checked against where it will run.
+
+    Attributes:
+        trials: what is to run.
+        kinds: a trial for each way to use resources, the largest first.
+        concurrent: trials side by side, on a cluster before it is known.
+        problems: why the study cannot run here, one line each.
+    """
+
+    trials: Sequence[RunSettings]
+    kinds: Sequence[RunSettings]
+    concurrent: int
+    problems: list[str]
+
+    def trial_seconds(self) -> list[float]:
+        """Of each trial if no visit stops early, by a calibration of about three seconds.
+
+        Raises:
+            PreflightError: if a task's environment does not run here.
+        """
+        speeds: dict[str, Speed] = {}
+        return [trial_seconds(trial, _speed(trial, speeds)) for trial in self.trials]
+
+    def on(self, nodes: Sequence[Mapping[str, float]], where: str) -> Plan:
+        """The plan checked against what each node has, of this machine or of a cluster that was joined."""
+        lacking = [
+            line
+            for kind in self.kinds
+            for line in check_resources(trial_bundles(kind), nodes, where, kind.resources.placement_strategy)
+        ]
+        concurrent = min(self.concurrent, concurrent_trials(trial_bundles(self.kinds[0]), total(nodes)))
+        return replace(self, concurrent=concurrent, problems=[*self.problems, *dict.fromkeys(lacking)])
+
+    def show(self, console: Console, folder: Path) -> None:
+        """Print the trial table and what it takes."""
+        table = Table("sequence", "arm", "seed", "visits", "env steps at most", box=None, pad_edge=False)
+        for trial in self.trials[:MAX_TABLE_ROWS]:
+            visits = trial.num_visits
+            steps = f"{visits * trial.visit.max_env_steps:,}"
+            table.add_row(trial.sequence, trial.arm, str(trial.seed), str(visits), steps)
+        console.print(table)
+        if len(self.trials) > MAX_TABLE_ROWS:
+            console.print(f"... and {len(self.trials) - MAX_TABLE_ROWS} more trials")
+        largest = max((needs(trial) for trial in self.trials), key=lambda need: need.memory)
+        bundles = " + ".join(
+            "{" + ", ".join(f"{n}: {a:g}" for n, a in b.items()) + "}" for b in trial_bundles(self.kinds[0])
+        )
+        disk = sum(needs(trial).disk for trial in self.trials)
+        seconds = study_seconds(self.trial_seconds(), self.concurrent)
+        lines = (
+            f"trials:     {len(self.trials)}, {self.concurrent} at once",
+            f"resources:  {bundles} a trial, {self.trials[0].resources.placement_strategy}",
+            f"memory:     {gigabytes(largest.memory)} a trial, {gigabytes(largest.replay)} of it replay",
+            f"disk:       {gigabytes(disk)} in {folder}",
+            f"time:       at most {duration(seconds)}, by a short calibration on this machine",
+        )
+        for line in lines:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def make_plan(trials: Sequence[RunSettings], cluster: bool, max_concurrent: int | None, folder: Path) -> Plan:
+    """Check what a study needs against this machine.
+
+    Args:
+        trials: what is to run, at least one.
+        cluster: whether they run on a cluster, whose processors and memory are not this machine's.
+        max_concurrent: the user's limit of trials side by side.
+        folder: of the results.
+    """
+    quiet_ray()
+    kinds = sorted(_kinds(trials), key=lambda kind: sum(total(trial_bundles(kind)).values()), reverse=True)
+    plan = Plan(trials, kinds, min(len(trials), max_concurrent or len(trials)), check_disk(trials, folder))
+    if cluster:
+        return plan
+    plan = plan.on([local_resources()], "this machine")
+    return replace(plan, problems=[*plan.problems, *check_memory(trials, plan.concurrent, memory_bytes())])
+
+
+def _kinds(trials: Sequence[RunSettings]) -> list[RunSettings]:
+    """One trial for each way to use resources."""
+    return list({trial.resources.model_dump_json(): trial for trial in trials}.values())
+
+
+def _speed(trial: RunSettings, speeds: dict[str, Speed]) -> Speed:
+    """Measured once for all trials with the same suite, networks and batch size."""
+    key = f"{trial.suite} {trial.model.model_dump_json()} {trial.training.batch_size}"
+    if key not in speeds:
+        try:
+            speeds[key] = calibrate(trial)
+        except Exception as error:  # an environment's, or memory that is not there
+            what = error if isinstance(error, EnvironmentFailure) else f"{type(error).__name__}: {error}"
+            raise PreflightError([f"{trial.suite} task {trial.tasks[0]!r} does not run here: {what}"], 4) from error
+    return speeds[key]

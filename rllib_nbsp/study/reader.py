@@ -1,0 +1,390 @@
+"""A study's YAML file -> a checked study; every problem is found in one pass.
+
+Defaults live in `rllib_nbsp.settings` and in the methods' `Config`; a file states what its experiment changes. Nothing
+here knows Ray, so that a mistake is told in a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rllib_nbsp.checks import check_run
+from rllib_nbsp.envs import SUITES, Suite, suite_of
+from rllib_nbsp.methods import METHODS
+from rllib_nbsp.settings import ConfigError, Settings
+from rllib_nbsp.study.explain import (
+    MAX_NAME_LENGTH,
+    NAME_WORDS,
+    KeyPath,
+    allowed_at,
+    dotted,
+    hint,
+    input_path,
+    options_at,
+    schema_of,
+    show,
+    unknown,
+)
+from rllib_nbsp.study.search import Options, SearchSettings, combinations, draw, sample_label
+from rllib_nbsp.study.study import Arm, CheckedStudy, sections, study_model
+from rllib_nbsp.study.yaml_tree import YamlTree, apply_overrides, read_yaml_file
+
+
+def load_study(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    sequences: Sequence[str] | None = None,
+    arms: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> CheckedStudy:
+    """Read and check a study.
+
+    Args:
+        path: of the YAML file.
+        overrides: `key.path=value`, in place of what the file says; a key that an arm states itself is set under
+            `arms.LABEL`.
+        sequences, arms: which of the file's to run; None runs all.
+        seeds: in place of the file's.
+
+    Raises:
+        ConfigError: listing every problem.
+    """
+    tree, text = read_yaml_file(Path(path))
+    apply_overrides(tree, overrides)
+    if seeds is not None:
+        tree.set(["seeds"], list(seeds), "--seeds")
+    return _Reader(tree).study(Path(path), text, sequences, arms)
+
+
+class _Reader:
+    """Collects the problems of one tree, first of single values, then of values together."""
+
+    def __init__(self, tree: YamlTree) -> None:
+        self.tree = tree
+        self.problems: list[str] = []
+        self.sections = sections()
+        self.searches: dict[str, int] = {}
+
+    def study(
+        self, path: Path, text: str, sequence_names: Sequence[str] | None, arm_names: Sequence[str] | None
+    ) -> CheckedStudy:
+        settings = self._validate(study_model(), self.tree.data, ())
+        arms = list(self._arms())
+        self._check_search()
+        self._check_tasks()
+        self._check_seeds()
+        sequences = self._mapping("sequences")
+        chosen_sequences = self._choose("--sequences", sequence_names, sequences)
+        labels = dict.fromkeys([*self._mapping("arms"), *(arm.label for arm in arms)])
+        chosen_arms = self._choose("--arms", arm_names, labels)
+        if not self.problems and settings is not None:
+            selected = _select(arms, chosen_arms)
+            study = CheckedStudy(
+                path,
+                text,
+                settings,
+                {name: settings.sequences[name] for name in chosen_sequences},
+                selected,
+                [arm for arm in arms if arm not in selected],
+                settings.seeds,
+                self.searches,
+            )
+            self._check_runs(study)
+        if self.problems:
+            raise ConfigError(sorted(dict.fromkeys(self.problems), key=self._line))
+        return study
+
+    def _line(self, problem: str) -> int:
+        match = re.match(rf"{re.escape(self.tree.source)}:(\d+): ", problem)
+        return int(match[1]) if match else 0
+
+    def _mapping(self, key: str) -> dict[str, Any]:
+        value = self.tree.data.get(key)
+        return value if isinstance(value, dict) else {}
+
+    def _choose(self, option: str, names: Sequence[str] | None, known: Iterable[str]) -> list[str]:
+        known = list(known)
+        for name in names or ():
+            if name not in known:
+                self.problems.append(f"{option} {name}: {unknown(name, known, option.strip('-'))}")
+        return list(dict.fromkeys(names)) if names is not None else known
+
+    # Single values
+
+    def _validate(
+        self, model: type[Settings], data: Any, path: KeyPath, only: Any = None, option: int | None = None
+    ) -> Any:
+        """The model of some data, or None; problems are named by `path` and, if `only` is given, only those of keys
+        that `only` has too. With `option`, the data hold one key's value at that place of a list."""
+        try:
+            return model.model_validate(data)
+        except ValidationError as error:
+            schema = schema_of(model)
+            seen = set()
+            for detail in error.errors(include_url=False):
+                inner = input_path(detail["loc"], schema)
+                if inner not in seen and (only is None or _reaches(only, inner)):
+                    seen.add(inner)
+                    place = (*path, *inner) if option is None else (*path, inner[0], option, *inner[1:])
+                    self.problems.append(self._problem(dict(detail), schema, place, inner))
+            return None
+
+    def _problem(self, detail: dict[str, Any], schema: dict[str, Any], path: KeyPath, inner: KeyPath) -> str:
+        """One line; `path` is the value's own, `inner` its part that the schema knows."""
+        place, name = self.tree.place(path), dotted(path)
+        if detail["type"] == "extra_forbidden":
+            options, _ = options_at(schema, inner[:-1])
+            known = [key for option in options for key in option.get("properties", {})]
+            return f"{place}: unknown key {name!r}: {unknown(str(inner[-1]), known)}"
+        allowed = allowed_at(schema, inner)
+        if detail["type"] == "missing":
+            return f"{place}: {name} is missing; it must be {allowed}"
+        if detail["loc"] and detail["loc"][-1] == "[key]":
+            where = dotted(path[:-1])
+            return f"{place}: {where} has the name {show(inner[-1])}; allowed: names of {NAME_WORDS}"
+        if detail["type"] == "finite_number":
+            allowed += ", finite"
+        return f"{place}: {name} is {show(detail['input'])}; allowed: {allowed}{hint(detail['input'], allowed)}"
+
+    # Arms
+
+    def _arms(self) -> Iterator[Arm]:
+        for label, raw in self._mapping("arms").items():
+            if isinstance(raw, dict):
+                stated = {key: value for key, value in raw.items() if key != "search"}
+                arm = self._arm(label, label, stated)
+                if arm is not None:
+                    yield from self._samples(arm, raw["search"]) if "search" in raw else [arm]
+
+    def _arm(self, label: str, origin: str, raw: dict[str, Any]) -> Arm | None:
+        path: KeyPath = ("arms", origin)
+        method = raw.get("method")
+        if not isinstance(method, str) or method not in METHODS:
+            place, name = self.tree.place((*path, "method")), dotted((*path, "method"))
+            if "method" in raw:
+                self.problems.append(f"{place}: {name} is {show(method)}: {unknown(str(method), METHODS, 'methods')}")
+            else:
+                self.problems.append(f"{place}: {name} is missing; known methods: {', '.join(sorted(METHODS))}")
+            return None
+        before = len(self.problems)
+        keys = {key: value for key, value in raw.items() if key != "method" and key not in self.sections}
+        config = METHODS[method].Config
+        known = [*config.model_fields, *self.sections, "search"]
+        for key in [key for key in keys if key not in config.model_fields]:
+            del keys[key]
+            place, name = self.tree.place((*path, key)), dotted((*path, key))
+            self.problems.append(f"{place}: unknown key {name!r} for method {method!r}: {unknown(key, known)}")
+        settings = self._validate(config, keys, path)
+        sections = {name: self._section(name, raw[name], path) for name in self.sections if name in raw}
+        if len(self.problems) > before or settings is None or not all(sections.values()):
+            return None
+        return Arm(label, method, settings.model_dump(), sections, origin, raw)
+
+    def _section(self, name: str, override: Any, path: KeyPath) -> Any:
+        """The file's section with an arm's changes."""
+        if not isinstance(override, dict):
+            place = self.tree.place((*path, name))
+            keys = ", ".join(self.sections[name].model_fields)
+            self.problems.append(
+                f"{place}: {dotted((*path, name))} is {show(override)}; allowed: a mapping with keys {keys}"
+            )
+            return None
+        base = self.tree.data.get(name)
+        merged = _merge(base, override) if isinstance(base, dict) else override
+        return self._validate(self.sections[name], merged, (*path, name), only=override)
+
+    # Searches
+
+    def _samples(self, arm: Arm, raw: Any) -> Iterator[Arm]:
+        """The arms that an arm's search stands for."""
+        before = len(self.problems)
+        options = self._options(arm, raw)
+        if len(self.problems) > before:
+            return
+        self.searches[arm.origin] = combinations(options)
+        search = self._search_settings()
+        for number, chosen in enumerate(draw(options, search.samples, search.seed)):
+            stated = arm.stated
+            for path, value in chosen.items():
+                for key in reversed(path):
+                    value = {key: value}
+                stated = _merge(stated, value)
+            sample = self._arm(sample_label(arm.label, number), arm.origin, stated)
+            if sample is not None:
+                yield sample
+
+    def _options(self, arm: Arm, raw: Any) -> Options:
+        """The values to choose from; whatever else stands in a search is a problem."""
+        path: KeyPath = ("arms", arm.origin, "search")
+        config = METHODS[arm.method].Config
+        options: dict[tuple[str, ...], Any] = {}
+        if not isinstance(raw, dict) or not raw:
+            self._refuse(path, f"is {show(raw)}; allowed: a mapping of the arm's keys to lists of values")
+            return {}
+        for name, values in raw.items():
+            if name in config.model_fields:
+                self._check_option(config, path, name, values, arm.stated)
+                options[(name,)] = values
+            elif name not in self.sections:
+                place, where = self.tree.place((*path, name)), dotted((*path, name))
+                known = unknown(name, [*config.model_fields, *self.sections])
+                self.problems.append(f"{place}: unknown key {where!r} for method {arm.method!r}: {known}")
+            elif not isinstance(values, dict) or not values:
+                keys = ", ".join(self.sections[name].model_fields)
+                self._refuse((*path, name), f"is {show(values)}; allowed: a mapping to lists, with keys {keys}")
+            else:
+                for key, inner in values.items():
+                    self._check_option(self.sections[name], (*path, name), key, inner, arm.stated.get(name, {}))
+                    options[name, key] = inner
+        return options
+
+    def _check_option(
+        self, model: type[Settings], path: KeyPath, key: str, values: Any, stated: Mapping[str, Any]
+    ) -> None:
+        """Whether a key's list can be searched."""
+        where = (*path, key)
+        if key not in model.model_fields:
+            known = unknown(key, model.model_fields)
+            self.problems.append(f"{self.tree.place(where)}: unknown key {dotted(where)!r}: {known}")
+        elif not isinstance(values, list) or not values:
+            allowed = allowed_at(schema_of(model), (key,))
+            self._refuse(where, f"is {show(values)}; allowed: a list of at least 1: {allowed}")
+        else:
+            if key in stated:
+                self._refuse(where, "is searched, but the arm states it too; leave out one of them")
+            for i, value in enumerate(values):
+                if value in values[:i]:
+                    self._refuse(where, f"has {show(value)} twice; a sample is run once")
+                self._validate(model, {key: value}, path, option=i)
+
+    def _refuse(self, path: KeyPath, what: str) -> None:
+        self.problems.append(f"{self.tree.place(path)}: {dotted(path)} {what}")
+
+    def _search_settings(self) -> SearchSettings:
+        """The file's, or the defaults if these are wrong."""
+        with contextlib.suppress(ValidationError):
+            return SearchSettings.model_validate(self.tree.data.get("search", {}))
+        return SearchSettings()
+
+    def _check_search(self) -> None:
+        arms = self._mapping("arms")
+        searched = [label for label, raw in arms.items() if isinstance(raw, dict) and "search" in raw]
+        if "search" in self.tree.data and not searched:
+            self._refuse(("search",), "is given, but no arm has a search of its own, lists of values for its keys")
+        samples = self._search_settings().samples
+        for label in searched:
+            taken = [other for other in arms if re.fullmatch(rf"{re.escape(label)}-s\d\d+", other)]
+            last = sample_label(label, min(samples, self.searches.get(label, 1)) - 1)
+            if taken:
+                self._refuse(("arms", taken[0]), f"is called as a sample of arms.{label}.search is; rename one of them")
+            if len(label) <= MAX_NAME_LENGTH < len(last):
+                self._refuse(("arms", label), f"has samples up to {last}, longer than {MAX_NAME_LENGTH} characters")
+
+    # Values together
+
+    def _check_tasks(self) -> None:
+        suite = self.tree.data.get("suite")
+        if isinstance(suite, str) and suite not in SUITES:
+            place = self.tree.place(("suite",))
+            self.problems.append(f"{place}: suite is {suite!r}: {unknown(suite, SUITES, 'suites')}")
+        for name, tasks in self._mapping("sequences").items():
+            if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
+                continue
+            self._check_repeats(name, tasks)
+            if isinstance(suite, str) and suite in SUITES:
+                place = self.tree.place(("sequences", name))
+                errors = SUITES[suite].check_tasks(tasks)
+                if tasks and not errors:
+                    try:
+                        self._configured(SUITES[suite]).spaces(tasks)
+                    except (ValueError, ImportError) as error:
+                        errors = [str(error)]
+                self.problems += [f"{place}: sequences.{name}: {error}" for error in errors]
+
+    def _configured(self, suite: Suite) -> Suite:
+        """The suite under the file's settings for it, or under its own if these are wrong."""
+        with contextlib.suppress(ValidationError):
+            if suite.Config is not None and suite.name in self.tree.data:
+                return suite.configured(suite.Config.model_validate(self.tree.data[suite.name]))
+        return suite
+
+    def _check_repeats(self, name: str, tasks: list[str]) -> None:
+        if self.tree.data.get("allow_repeats") is True:
+            return
+        cycles = self.tree.data.get("cycles", 2)
+        wraps = isinstance(cycles, int) and cycles > 1
+        following = [*tasks[1:], tasks[0]] if wraps and tasks else tasks[1:]
+        for i, (task, after) in enumerate(zip(tasks, following, strict=False)):
+            if task == after:
+                place = self.tree.place(("sequences", name, i))
+                where = "at the turn of the cycle" if i == len(tasks) - 1 else f"at {i} and {i + 1}"
+                self.problems.append(
+                    f"{place}: sequences.{name} visits {task!r} twice in a row ({where}); allowed with "
+                    "allow_repeats: true"
+                )
+
+    def _check_seeds(self) -> None:
+        seeds = self.tree.data.get("seeds")
+        counts = Counter(seed for seed in seeds if isinstance(seed, int)) if isinstance(seeds, list) else Counter()
+        self.problems += [
+            f"{self.tree.place(('seeds',))}: seeds has {seed} {count} times; a seed run twice is the same run again"
+            for seed, count in counts.items()
+            if count > 1
+        ]
+
+    def _check_runs(self, study: CheckedStudy) -> None:
+        for sequence in study.sequences:
+            for arm in study.arms:
+                settings = study.trial(sequence, arm, study.seeds[0])
+                self.problems += [self._placed(line, arm) for line in check_run(settings)]
+                suite = suite_of(settings)
+                if suite.name in arm.sections:  # the file's own section is checked with the sequences
+                    try:
+                        suite.spaces(settings.tasks)
+                    except ValueError as error:
+                        place = self.tree.place(("arms", arm.origin, suite.name))
+                        where = dotted(("arms", arm.origin, suite.name))
+                        self.problems.append(f"{place}: {where}: sequences.{sequence}: {error}")
+
+    def _placed(self, line: str, arm: Arm) -> str:
+        """A line that begins with a key, with that key's place."""
+        keys = tuple(line.split(" ", 1)[0].split("."))
+        own = ("arms", arm.origin, *keys)
+        searched = ("arms", arm.origin, "search", *keys[: 2 if keys[0] in self.sections else 1])
+        if self.tree.get(searched) is not None:
+            return f"{self.tree.place(searched)}: arms.{arm.origin}.search.{line}"
+        if keys[0] in arm.method_settings or self.tree.get(own) is not None:
+            return f"{self.tree.place(own)}: arms.{arm.origin}.{line}"
+        if keys[0] in self.sections:
+            return f"{self.tree.place(keys)}: {line}"
+        return f"{self.tree.place(('arms', arm.origin))}: arms.{arm.origin}: {line}"
+
+
+def _select(arms: Sequence[Arm], labels: Iterable[str]) -> list[Arm]:
+    """The arms of those labels, a search's label standing for all of its samples; each once."""
+    chosen = {arm.label: arm for label in labels for arm in arms if label in (arm.label, arm.origin)}
+    return list(chosen.values())
+
+
+def _reaches(data: Any, path: KeyPath) -> bool:
+    for key in path:
+        if not isinstance(data, Mapping) or key not in data:
+            return not isinstance(data, Mapping)
+        data = data[key]
+    return True
+
+
+def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged

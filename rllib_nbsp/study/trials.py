@@ -1,0 +1,201 @@
+"""A study as Ray Tune trials: start Ray, run what is left to run, stop cleanly.
+
+One trial is one run of `CheckedStudy.trials`. Rows are written by the trials themselves; Tune schedules,
+restarts what fails, and keeps its own files in `_tune` beside the results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rich.console import Console
+
+import rllib_nbsp
+from rllib_nbsp.algorithm import ContinualSAC
+from rllib_nbsp.run import run_settings
+from rllib_nbsp.settings import RunSettings
+from rllib_nbsp.study.display import LiveDisplay, trial_label
+from rllib_nbsp.study.errors import PreflightError
+from rllib_nbsp.study.estimate import duration, study_seconds
+from rllib_nbsp.study.plan import local_resources, make_plan
+from rllib_nbsp.study.stop_signal import StopSignal
+
+MAX_FAILURES = 3
+SHARED_FOLDER_TIMEOUT_S = 60.0
+CONNECT_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a study ended.
+
+    Attributes:
+        failed: trials that failed for good, with their errors' last lines.
+        stopped: whether a signal ended it early.
+        seconds: wall time of the trials.
+    """
+
+    failed: dict[str, str]
+    stopped: bool
+    seconds: float
+
+
+def run_study(
+    trials: Sequence[RunSettings],
+    folder: Path,
+    *,
+    address: str | None,
+    max_concurrent: int | None,
+    stop: StopSignal,
+    console: Console,
+    on_start: Callable[[], None],
+) -> Outcome:
+    """Plan, start Ray, run the trials to their ends, and say how it went.
+
+    SIGTERM and Ctrl-C stop all trials; the study can then be resumed. `on_start` is called when everything is checked.
+
+    Raises:
+        PreflightError: if the study cannot run here; `on_start` was not called then.
+    """
+    plan = make_plan(trials, address is not None, max_concurrent, folder)
+    if plan.problems:
+        raise PreflightError(plan.problems, 4)
+    trial_times = plan.trial_seconds()
+    with ray_session(address, max(trial.resources.torch_threads for trial in trials), stop) as nodes:
+        if address is not None:
+            plan = plan.on(nodes, f"the cluster at {address}")
+            problems = plan.problems or check_shared(folder)
+            if problems:
+                raise PreflightError(problems, 4)
+        seconds = study_seconds(trial_times, plan.concurrent)
+        console.print(f"{len(trials)} trials, {plan.concurrent} at once, at most {duration(seconds)}", highlight=False)
+        on_start()
+        outcome = run_trials(trials, folder, max_concurrent, console)
+    for label, error in outcome.failed.items():
+        console.print(f"failed: {label}: {error}", markup=False, highlight=False, soft_wrap=True)
+    if not outcome.stopped and not outcome.failed:
+        ratio = f"{outcome.seconds / seconds:.2g} times the estimate, which knows no early stop"
+        console.print(f"took {duration(outcome.seconds)}, {ratio}", highlight=False)
+    return outcome
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None, torch_threads: int, stop: StopSignal) -> Iterator[list[dict[str, float]]]:
+    """Start Ray on this machine, or join a cluster to which the package then travels; yields what each node has.
+
+    Raises:
+        PreflightError: if there is no cluster at the address.
+    """
+    threads = {"OMP_NUM_THREADS": str(torch_threads)}
+    os.environ.update(threads)  # inherited by the workers of a local cluster
+    quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address is None:
+            # "local": a cluster that happens to run on this machine is not joined unasked
+            ray.init(address="local", num_cpus=int(local_resources()["CPU"]), **quiet)
+        else:
+            _check_reachable(address)
+            package = str(Path(rllib_nbsp.__file__).parent)
+            runtime_env = {"py_modules": [package], "env_vars": threads}
+            ray.init(address=address, runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PreflightError([f"--address {address or 'local'}: {str(error).splitlines()[0]}"], 4) from error
+    try:
+        stop.install()
+        _protect_token()
+        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray by itself tries for minutes.
+
+    Raises:
+        OSError: if nothing answers at HOST:PORT.
+    """
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+        except OSError as error:
+            raise ConnectionError(f"nothing answers there ({error})") from error
+
+
+def _protect_token() -> None:
+    """Ray writes its authentication token readable by everybody."""
+    with contextlib.suppress(OSError):
+        (Path.home() / ".ray" / "auth_token").chmod(0o600)
+
+
+def check_shared(folder: Path) -> list[str]:
+    """A line if some nodes do not see the result folder, to which the trials write their rows themselves."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    marker = folder / f".shared-{uuid.uuid4().hex}"
+    marker.touch()
+    try:
+        seen = {
+            node["NodeManagerHostname"]: _exists.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(str(marker))
+            for node in nodes
+        }
+        blind = [host for host, there in seen.items() if not ray.get(there, timeout=SHARED_FOLDER_TIMEOUT_S)]
+    finally:
+        marker.unlink()
+    if not blind:
+        return []
+    return [f"--results-dir: {folder} is not shared with {', '.join(blind)}; use a folder that all nodes see"]
+
+
+@ray.remote(num_cpus=0)
+def _exists(path: str) -> bool:
+    return os.path.exists(path)
+
+
+def run_trials(trials: Sequence[RunSettings], folder: Path, max_concurrent: int | None, console: Console) -> Outcome:
+    """Run trials to their ends; SIGTERM and Ctrl-C stop all of them, and the study can then be resumed."""
+    start = time.monotonic()
+    with LiveDisplay(trials, console) as display:
+        tuner = tune.Tuner(
+            ContinualSAC,
+            param_space={"run": tune.grid_search([trial.model_dump() for trial in trials])},
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=max_concurrent,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name=time.strftime("%Y%m%d-%H%M%S"),
+                storage_path=str(folder / "_tune"),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                callbacks=[display],
+                verbose=0,
+            ),
+        )
+        results = tuner.fit()
+    failed = {}
+    for result in results:
+        if result.error is not None and result.config is not None:
+            lines = str(result.error).strip().splitlines()
+            failed[trial_label(run_settings(**result.config["run"]))] = f"{lines[-1]} ({result.path}/error.txt)"
+    stopped = any(result.error is None and not (result.metrics or {}).get("done") for result in results)
+    return Outcome(failed, stopped, time.monotonic() - start)
+
+
+def _trial_name(trial: Any) -> str:
+    settings = trial.config["run"]
+    return f"{settings['sequence']}-{settings['arm']}-{settings['seed']}-{trial.trial_id}"

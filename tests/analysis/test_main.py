@@ -1,0 +1,84 @@
+"""The command line: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from analysis.__main__ import main
+from tests.analysis.conftest import FORGETFUL
+
+
+def test_report_prints_the_table_and_where_the_page_is(study, capsys, tmp_path):
+    study.run(FORGETFUL)
+    assert main(["report", str(study.root), "--out", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("| Sequence | Arm | ASR ↑") and "| 0.75 " in out[2]
+    assert out[-1] == str(tmp_path / "out" / "report.html") and Path(out[-1]).is_file()
+    assert not (study.root / "report").exists()
+
+
+def test_partial_study_exits_with_3_unless_allowed_and_is_reported_anyway(study, capsys):
+    study.run()
+    study.study(["sac"], [0, 1, 2, 3, 4])
+    assert main(["report", str(study.root)]) == 3
+    captured = capsys.readouterr()
+    assert "n=1/5" in captured.out and "±" not in captured.out and captured.err.startswith("error: the study is not")
+    assert main(["report", str(study.root), "--allow-partial"]) == 0
+
+
+def test_data_errors_exit_with_3_in_one_line(tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == 3
+    error = capsys.readouterr().err
+    assert error.startswith("error: no trials in") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--protocol", "nbsp-visit"], "unknown protocol 'nbsp-visit'; did you mean 'nbsp-visits'"),
+        (["--compare", "papr"], "unknown comparison 'papr'; did you mean 'paper'"),
+    ],
+)
+def test_unknown_names_exit_with_2_and_name_the_close_ones(study, capsys, arguments, message):
+    study.run()
+    assert main(["report", str(study.root), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_usage_errors_exit_with_2(capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["reprot"])
+    assert error.value.code == 2
+
+
+def test_a_report_that_cannot_be_written_exits_with_4(study, capsys, tmp_path):
+    study.run()
+    (tmp_path / "file").write_text("in the way")
+    assert main(["report", str(study.root), "--out", str(tmp_path / "file")]) == 4
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_terminal_without_unicode_gets_the_table_too(study):
+    study.run()
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis", "report", str(study.root)],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"| Sequence | Arm | ASR ?")
+
+
+def test_analysis_needs_neither_ray_nor_torch_nor_the_package():
+    code = (
+        "import sys, analysis.__main__; "
+        "print([name for name in ('ray', 'torch', 'rllib_nbsp', 'matplotlib.pyplot') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,48 @@
+"""Notes: what weakens the numbers is said, whatever it is."""
+
+from __future__ import annotations
+
+from analysis import compare_with_paper, load_results, tables
+from analysis.notes import collect_notes
+from tests.analysis.conftest import FORGETFUL
+
+
+def notes_of(study, protocol="nbsp-visits"):
+    results = load_results(study.root)
+    values = tables.metric_values(results, protocol)
+    table = tables.metric_table(results, values)
+    return "\n".join(collect_notes(results, values, table, compare_with_paper(results, table)))
+
+
+def test_notes_name_what_weakens_the_numbers(study):
+    study.run([[0.2, 0.0], [0.1, 1.0], [0.3, 0.5], [0.0, 1.0]], arm="sac", visit_env_steps=1000)
+    study.run(FORGETFUL, arm="nbsp", visit_env_steps=2000)
+    (study.root / "pair" / "nbsp" / "seed_0" / "versions.json").write_text('{"ray": "2.61.0"}')
+    notes = notes_of(study)
+    for text in (
+        "One seed per arm says what happened once",
+        "pair: in a pair of tasks the relation between these two decides",
+        "pair/sac: window-open was never learned (at most 0.30 after its own visits)",
+        "pair: arms used between 4.0k (sac) and 8.0k (nbsp) env steps",
+        "different versions: ray 2.60.0 and 2.61.0",
+    ):
+        assert text in notes
+
+
+def test_notes_name_missing_seeds_and_cells(study):
+    study.run(seed=0)
+    study.run(seed=1, visits=3)
+    study.run(arm="extra")
+    study.study(["sac"], [0, 1, 2])
+    notes = notes_of(study)
+    assert "pair/sac: 1 of 3 seeds are complete; not started: seed 2." in notes
+    assert "pair/sac/seed_1: 2 of the needed results are missing (after visit 4)" in notes
+    assert "pair/extra/seed_0: study.yaml does not list this run; it is included." in notes
+    assert "env steps, as visits may end early" not in notes  # Only seed 1 has fewer, and it is not done.
+
+
+def test_comparison_notes_name_other_budgets_and_networks(study):
+    study.run(config={"visit": {"max_env_steps": 90_000}, "model": {"hidden": [256, 256, 256]}})
+    notes = notes_of(study)
+    assert "these runs were given 90.0k" in notes and "these have [256, 256, 256]" in notes
+    assert "fit the protocol nbsp-visits, not positions" in notes_of(study, "positions")

@@ -1,0 +1,527 @@
+"""D and D_pre against a naive list of rows. A row's every column tells its number, so that nothing can be mixed up."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rllib_nbsp.replay.buffer import ReplayRequest, TaskReplayBuffer, row_nbytes
+from rllib_nbsp.replay.stores import Columns, RowSpec
+from rllib_nbsp.settings import ReplaySettings
+
+NUMBERED = RowSpec((1,), np.dtype(np.float64), (2,), np.dtype(np.float64))
+EPISODE_LENGTH = 5
+
+
+def buffer(
+    *,
+    interval: int | None = 10,
+    beside: int = 0,
+    batch_size: int = 8,
+    num_shards: int = 1,
+    seed: int = 0,
+    **settings: Any,
+) -> TaskReplayBuffer:
+    return TaskReplayBuffer(
+        ReplaySettings(**{"capacity": 100, "prior_capacity": 40, **settings}),
+        ReplayRequest(interval, beside),
+        NUMBERED,
+        batch_size=batch_size,
+        num_shards=num_shards,
+        seed=seed,
+    )
+
+
+def rows(start: int, stop: int) -> Columns:
+    """Transitions number `start` to `stop` - 1, in episodes of five."""
+    number = np.arange(start, stop, dtype=np.float64)
+    return {
+        "obs": number[:, None],
+        "actions": np.stack([number, -number], 1),
+        "rewards": number,
+        "new_obs": number[:, None] + 0.5,
+        "terminateds": number % 3 == 0,
+        "episode": np.arange(start, stop) // EPISODE_LENGTH,
+    }
+
+
+def numbers(columns: Columns) -> list[int]:
+    """The numbers of rows, after a check that all columns of a row agree."""
+    number = columns["rewards"].astype(np.int64)
+    assert np.array_equal(columns["obs"][:, 0], number)
+    assert np.array_equal(columns["actions"], np.stack([number, -number], 1))
+    assert np.array_equal(columns["new_obs"][:, 0], number + 0.5)
+    assert np.array_equal(columns["terminateds"], number % 3 == 0)
+    return number.tolist()
+
+
+def visit(store: TaskReplayBuffer, task: int, start: int, stop: int) -> None:
+    """A visit's transitions, then its end."""
+    store.add(rows(start, stop), task)
+    store.store_prior(task)
+    store.clear()
+
+
+def shares(store: TaskReplayBuffer) -> dict[int, int]:
+    return dict(Counter(store.prior["task"].tolist()))
+
+
+# D
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[int, list[tuple[str, int]]]:
+    operations = st.tuples(st.sampled_from(["add", "add", "add", "clear", "sample"]), st.integers(0, 30))
+    return draw(st.integers(8, 25)), draw(st.lists(operations, max_size=25))
+
+
+@given(histories())
+def test_buffer_holds_what_a_list_would_hold(history):
+    capacity, operations = history
+    store, oracle, added = buffer(capacity=capacity), [], 0
+    for operation, count in operations:
+        if operation == "add":
+            assert store.add(rows(added, added + count), 4) == count
+            oracle = [*oracle, *range(added, added + count)][-capacity:]
+            added += count
+        elif operation == "clear":
+            store.clear()
+            oracle = []
+        elif oracle:
+            drawn = store.sample(range(1, count % 3 + 2), task=4)
+            assert set(numbers(drawn)) <= set(oracle)
+            assert set(drawn["task"].tolist()) == {4}
+            assert not drawn["from_prior"].any()
+        assert len(store) == len(oracle)
+        assert store.newest_obs(7)[:, 0].tolist() == oracle[-7:]
+        everything = numbers(store.current_rows(4, capacity, np.random.default_rng(0)))
+        assert sorted(everything) == oracle
+
+
+@pytest.mark.parametrize(("added", "left"), [(33, range(13, 33)), (13, range(13))])
+def test_every_transition_is_drawn_equally_often(added, left):
+    # The ring of 20 has turned over, or is not full yet.
+    store = buffer(capacity=20, batch_size=100)
+    store.add(rows(0, added), 0)
+    counts = Counter(numbers(store.sample(range(1, 401), task=0)))
+    assert sorted(counts) == list(left)
+    # 40,000 draws of n rows: 40,000 / n each, with standard deviation below sqrt(40,000 / n).
+    expected = 40_000 / len(left)
+    assert all(abs(count - expected) < 5 * expected**0.5 for count in counts.values())
+
+
+def test_one_seed_draws_one_sequence_and_another_seed_another():
+    draws = []
+    for seed in (3, 3, 4):
+        store = buffer(seed=seed)
+        store.add(rows(0, 50), 0)
+        draws.append(numbers(store.sample(range(1, 9), task=0)))
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_the_visits_rows_are_a_sample_without_replacement():
+    store = buffer()
+    store.add(rows(0, 60), 0)
+    drawn = numbers(store.current_rows(0, 25, np.random.default_rng(0)))
+    assert len(set(drawn)) == 25
+    assert set(drawn) <= set(range(60))
+    assert sorted(numbers(store.current_rows(0, 1000, np.random.default_rng(0)))) == list(range(60))
+
+
+def test_rows_of_other_tasks_in_a_d_that_is_not_cleared_are_not_the_visits():
+    store = buffer(capacity=50)
+    for task, start in ((0, 0), (1, 30), (0, 45)):
+        store.add(rows(start, start + 15 if start else 30), task)
+    # The ring of 50 holds 10 to 59; task 1 has 30 to 44.
+    drawn = store.current_rows(1, 1000, np.random.default_rng(0))
+    assert sorted(numbers(drawn)) == list(range(30, 45))
+    assert set(drawn["task"].tolist()) == {1}
+    assert len(set(numbers(store.current_rows(0, 20, np.random.default_rng(0)))) & set(range(30, 45))) == 0
+    assert len(store.current_rows(2, 20, np.random.default_rng(0))["rewards"]) == 0
+
+
+def test_sampling_an_empty_store_says_which_one():
+    store = buffer()
+    with pytest.raises(ValueError, match=r"from D: it holds no transition"):
+        store.sample(range(1, 2), task=0)
+    store.add(rows(0, 30), 0)
+    with pytest.raises(ValueError, match=r"from D_pre: it holds no transition"):
+        store.sample(range(1, 2), task=0, only="prior")
+
+
+def test_a_million_transitions_of_39_numbers_fit_into_0_36_gigabytes():
+    spec = RowSpec((39,), np.dtype(np.float32), (4,), np.dtype(np.float32))
+    capacity = 100_000
+    tracemalloc.start()
+    try:
+        store = TaskReplayBuffer(ReplaySettings(capacity=capacity), ReplayRequest(), spec, batch_size=256, seed=0)
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(store) == 0
+    assert used / capacity <= 360
+    assert row_nbytes(spec) <= 360
+
+
+def test_image_observations_stay_bytes():
+    spec = RowSpec((2, 2), np.dtype(np.uint8), (1,), np.dtype(np.float32))
+    store = TaskReplayBuffer(ReplaySettings(capacity=10), ReplayRequest(1), spec, batch_size=4, seed=0)
+    images = np.arange(24, dtype=np.uint8).reshape(6, 2, 2)
+    plain = rows(0, 6)
+    store.add({**plain, "obs": images, "new_obs": images, "actions": np.zeros((6, 1), np.float32)}, 0)
+    store.store_prior(0)
+    for drawn in (store.sample(range(1, 2), 0, "current"), store.sample(range(1, 2), 0, "prior")):
+        assert drawn["obs"].dtype == drawn["new_obs"].dtype == np.uint8
+        assert all(
+            np.array_equal(image, images[int(r)]) for image, r in zip(drawn["obs"], drawn["rewards"], strict=True)
+        )
+
+
+# Eq. 7: which update samples where
+
+
+def test_every_tenth_batch_and_no_other_is_from_prior_tasks():
+    store = buffer(interval=10)
+    visit(store, 0, 0, 50)
+    store.add(rows(50, 100), 1)
+    drawn = store.sample(range(1, 101), task=1)
+    from_prior = drawn["from_prior"].reshape(100, 8)
+    assert [k + 1 for k in range(100) if from_prior[k].any()] == list(range(10, 101, 10))
+    assert from_prior[9::10].all()
+    assert all((number < 50) == prior for number, prior in zip(numbers(drawn), drawn["from_prior"], strict=True))
+    assert np.array_equal(drawn["task"] == 0, drawn["from_prior"])
+
+
+def test_the_interval_counts_lifetime_updates_however_they_are_called():
+    whole, parts = buffer(interval=3), buffer(interval=3)
+    for store in (whole, parts):
+        visit(store, 0, 0, 50)
+        store.add(rows(50, 90), 1)
+    at_once = whole.sample(range(5, 15), task=1)
+    calls = [parts.sample(part, task=1) for part in (range(5, 6), range(6, 10), range(10, 15))]
+    for name, column in at_once.items():
+        assert np.array_equal(column, np.concatenate([call[name] for call in calls])), name
+    assert [k for k in range(5, 15) if whole.draws_prior(k, 1)] == [6, 9, 12]
+
+
+def test_the_first_visit_has_no_prior_batch():
+    store = buffer(interval=1)
+    store.add(rows(0, 30), 0)
+    assert not store.sample(range(1, 30), task=0)["from_prior"].any()
+    assert not store.draws_prior(1, 0)
+
+
+def test_a_method_that_asks_for_no_prior_data_has_none_stored_or_drawn():
+    store = buffer(interval=None)
+    visit(store, 0, 0, 50)
+    store.add(rows(50, 90), 1)
+    assert store.prior_size == 0
+    assert not store.sample(range(1, 30), task=1)["from_prior"].any()
+
+
+def test_prior_batches_are_drawn_from_all_earlier_tasks_by_their_shares():
+    store = buffer(interval=1, batch_size=100)
+    visit(store, 0, 0, 100)
+    visit(store, 1, 100, 110)
+    store.add(rows(200, 250), 0)
+    drawn = store.sample(range(1, 101), task=0)
+    # 20 of task 0 (half of 40) and 10 of task 1: of 10,000 draws a third, standard deviation 47.
+    assert shares(store) == {0: 20, 1: 10}
+    assert drawn["from_prior"].all()
+    assert abs(int((drawn["task"] == 1).sum()) - 3333) < 5 * 47
+    numbers(drawn)
+
+
+def test_only_overrules_the_interval():
+    store = buffer(interval=2)
+    visit(store, 0, 0, 50)
+    store.add(rows(50, 90), 1)
+    assert store.sample(range(1, 6), task=1, only="prior")["from_prior"].all()
+    assert not store.sample(range(1, 6), task=1, only="current")["from_prior"].any()
+
+
+def test_capacity_0_draws_the_batches_of_a_run_without_prior_data():
+    plain, other = buffer(interval=None), buffer(prior_capacity=0)
+    for store in (plain, other):
+        visit(store, 0, 0, 70)
+        store.add(rows(70, 130), 1)
+    expected, drawn = plain.sample(range(1, 61), task=1), other.sample(range(1, 61), task=1)
+    for name, column in expected.items():
+        assert np.array_equal(column, drawn[name]), name
+
+
+def test_batches_of_d_are_the_same_sequence_whatever_is_drawn_from_d_pre():
+    plain, replaying = buffer(interval=None), buffer(interval=4)
+    for store in (plain, replaying):
+        visit(store, 0, 0, 70)
+        store.add(rows(70, 130), 1)
+    drawn = replaying.sample(range(1, 41), task=1)
+    own = [number for number, prior in zip(numbers(drawn), drawn["from_prior"], strict=True) if not prior]
+    assert own == numbers(plain.sample(range(1, 31), task=1))
+
+
+def test_exclude_current_leaves_the_trained_task_out():
+    store = buffer(interval=1, exclude_current=True)
+    visit(store, 0, 0, 50)
+    store.add(rows(50, 90), 0)
+    assert not store.draws_prior(1, task=0)
+    assert not store.sample(range(1, 20), task=0)["from_prior"].any()
+    with pytest.raises(ValueError, match="D_pre"):
+        store.sample(range(1, 2), task=0, only="prior")
+    store.store_prior(1)
+    drawn = store.sample(range(1, 50), task=1)
+    assert set(drawn["task"].tolist()) == {0}
+    assert set(numbers(drawn)) <= set(range(50))
+
+
+def test_mix_takes_a_share_of_every_batch():
+    store = buffer(interval=4, batch_size=16, mode="mix")
+    visit(store, 0, 0, 50)
+    store.add(rows(50, 90), 1)
+    drawn = store.sample(range(1, 31), task=1)
+    assert drawn["from_prior"].reshape(30, 16).sum(1).tolist() == [4] * 30
+    assert all((number < 50) == prior for number, prior in zip(numbers(drawn), drawn["from_prior"], strict=True))
+
+
+def test_mix_changes_nothing_without_prior_data():
+    store = buffer(interval=4, batch_size=16, mode="mix")
+    store.add(rows(0, 50), 0)
+    assert not store.sample(range(1, 5), task=0)["from_prior"].any()
+    unasked = buffer(interval=None, batch_size=16, mode="mix")
+    unasked.add(rows(0, 50), 0)
+    assert not unasked.sample(range(1, 5), task=0)["from_prior"].any()
+
+
+def test_only_prior_gives_whole_batches_also_with_mix():
+    store = buffer(interval=4, batch_size=16, mode="mix")
+    visit(store, 0, 0, 50)
+    assert store.sample(range(1, 5), task=1, only="prior")["from_prior"].all()
+
+
+# Rows beside a batch, and the order of a call's rows
+
+
+def test_rows_beside_a_batch_stand_at_its_end():
+    store = buffer(interval=None, beside=3)
+    visit(store, 0, 0, 50)
+    store.add(rows(50, 90), 1)
+    drawn = store.sample(range(1, 5), task=1)
+    from_prior = drawn["from_prior"].reshape(4, 11)
+    assert not from_prior[:, :8].any()
+    assert from_prior[:, 8:].all()
+    assert all((number < 50) == prior for number, prior in zip(numbers(drawn), drawn["from_prior"], strict=True))
+
+
+def test_there_are_no_rows_beside_a_batch_before_there_is_prior_data():
+    store = buffer(interval=None, beside=3)
+    store.add(rows(0, 50), 0)
+    assert len(store.sample(range(1, 5), task=0)["rewards"]) == 4 * 8
+
+
+@pytest.mark.parametrize("settings", [{}, {"beside": 4}, {"mode": "mix", "interval": 4}])
+def test_one_and_two_learners_see_the_same_rows_in_every_update(settings):
+    drawn = {}
+    for shards in (1, 2, 4):
+        store = buffer(num_shards=shards, **settings)
+        visit(store, 0, 0, 50)
+        store.add(rows(50, 90), 1)
+        columns = store.sample(range(1, 22), task=1)
+        per_update = len(columns["rewards"]) // 21
+        # [rank][update][row]: what RLlib hands to a rank is one contiguous part, cut into its updates.
+        table = columns["rewards"].reshape(shards, 21, per_update // shards)
+        drawn[shards] = [sorted(table[:, k].ravel().tolist()) for k in range(21)]
+        numbers(columns)
+    assert drawn[1] == drawn[2] == drawn[4]
+
+
+def test_every_learner_has_its_rows_beside_its_own_shard():
+    store = buffer(interval=None, beside=4, num_shards=2)
+    visit(store, 0, 0, 50)
+    store.add(rows(50, 90), 1)
+    table = store.sample(range(1, 4), task=1)["from_prior"].reshape(2, 3, 6)
+    assert not table[:, :, :4].any()
+    assert table[:, :, 4:].all()
+
+
+# D_pre: what is kept of which task
+
+
+def test_shares_of_four_tasks_over_two_cycles():
+    # Capacity 1e5: 1e5; 5e4 each; 33,333 each; 25,000 each, also in the second cycle.
+    store = buffer(capacity=120_000, prior_capacity=100_000)
+    seen = []
+    for number in range(8):
+        visit(store, number % 4, number * 120_000, (number + 1) * 120_000)
+        seen.append(shares(store))
+    assert seen[0] == {0: 100_000}
+    assert seen[1] == dict.fromkeys(range(2), 50_000)
+    assert seen[2] == dict.fromkeys(range(3), 33_333)
+    assert seen[3:] == [dict.fromkeys(range(4), 25_000)] * 5
+
+
+def test_a_tasks_share_is_a_uniform_sample_without_replacement_and_shrinks_uniformly():
+    kept = np.zeros(100)
+    for seed in range(800):
+        store = buffer(seed=seed, prior_capacity=40)
+        visit(store, 0, 0, 100)
+        first = numbers(store.prior)
+        assert len(set(first)) == 40
+        visit(store, 1, 200, 300)
+        second = [number for number in numbers(store.prior) if number < 100]
+        assert len(set(second)) == 20
+        assert set(second) <= set(first)
+        kept[second] += 1
+    # Each of 100 rows is kept with probability 0.2: 160 times, standard deviation sqrt(800 * 0.2 * 0.8) = 11.3.
+    assert np.abs(kept - 160).max() < 5 * 11.3
+
+
+def test_a_revisit_replaces_its_tasks_share_and_leaves_the_others_alone():
+    store = buffer()
+    visit(store, 0, 0, 100)
+    visit(store, 1, 100, 200)
+    others = sorted(number for number in numbers(store.prior) if number >= 100)
+    visit(store, 0, 200, 300)
+    after = numbers(store.prior)
+    assert sorted(number for number in after if number < 200) == others
+    assert len([number for number in after if number >= 200]) == 20
+    assert shares(store) == {0: 20, 1: 20}
+
+
+def test_a_visit_with_few_transitions_files_what_there_is():
+    store = buffer()
+    visit(store, 0, 0, 7)
+    assert sorted(numbers(store.prior)) == list(range(7))
+    visit(store, 1, 100, 200)
+    assert shares(store) == {0: 7, 1: 20}
+
+
+def test_d_pre_holds_copies():
+    store = buffer(capacity=50)
+    store.add(rows(0, 50), 0)
+    store.store_prior(0)
+    before = numbers(store.prior)
+    store.add(rows(50, 100), 0)
+    assert numbers(store.prior) == before
+    store.clear()
+    assert store.prior_size == 40
+
+
+def test_per_task_keeps_the_whole_capacity_for_each_task():
+    store = buffer(split="per_task")
+    visit(store, 0, 0, 100)
+    visit(store, 1, 100, 200)
+    assert shares(store) == {0: 40, 1: 40}
+    old = {number for number in numbers(store.prior) if number < 100}
+    visit(store, 1, 200, 300)
+    assert shares(store) == {0: 40, 1: 40}
+    assert {number for number in numbers(store.prior) if number < 100} == old
+    assert not any(100 <= number < 200 for number in numbers(store.prior))
+
+
+def test_a_reservoir_is_a_uniform_sample_of_everything_ever_seen():
+    # Visits of 30, 5, 45 and 20 transitions: in the end each of the 100 is among the 8 kept with probability 0.08,
+    # 120 times in 1500 runs, standard deviation sqrt(1500 * 0.08 * 0.92) = 10.5.
+    kept = np.zeros(100)
+    for seed in range(1500):
+        store = buffer(seed=seed, split="reservoir", prior_capacity=8)
+        for task, start, stop in ((0, 0, 30), (1, 30, 35), (0, 35, 80), (2, 80, 100)):
+            visit(store, task, start, stop)
+        final = numbers(store.prior)
+        assert len(set(final)) == 8
+        kept[final] += 1
+        expected = np.digitize(final, [30, 35, 80])
+        assert store.prior["task"].tolist() == np.array([0, 1, 0, 2])[expected].tolist()
+    assert np.abs(kept - 120).max() < 5 * 10.5
+
+
+def test_a_reservoir_counts_visits_of_which_it_drew_nothing():
+    # 40 transitions, then 20 visits of 3; 2 are kept. In 500 runs the last 30 transitions are kept 300 times, standard
+    # deviation about sqrt(1000 * 0.3 * 0.7) = 14.5.
+    late = 0
+    for seed in range(500):
+        store = buffer(seed=seed, split="reservoir", prior_capacity=2)
+        visit(store, 0, 0, 40)
+        for start in range(40, 100, 3):
+            visit(store, 1, start, start + 3)
+        late += sum(number >= 70 for number in numbers(store.prior))
+    assert abs(late - 300) < 5 * 14.5
+
+
+def test_a_reservoir_that_is_not_full_keeps_everything():
+    store = buffer(split="reservoir", prior_capacity=100)
+    visit(store, 0, 0, 30)
+    visit(store, 1, 30, 60)
+    assert sorted(numbers(store.prior)) == list(range(60))
+
+
+def test_pick_last_takes_the_newest_transitions():
+    store = buffer(capacity=50, pick="last")
+    visit(store, 0, 0, 70)
+    assert sorted(numbers(store.prior)) == list(range(30, 70))
+    visit(store, 1, 100, 133)
+    assert sorted(n for n in numbers(store.prior) if n >= 100) == list(range(113, 133))
+
+
+def test_pick_success_takes_whole_successful_episodes_alone():
+    # Episodes of five: 2 and 4 succeed; the flag comes with the episode's end, after its first rows.
+    store = buffer(pick="success")
+    store.add(rows(0, 12), 0)
+    store.add(rows(12, 30), 0, successful_episodes=[2, 4])
+    store.store_prior(0)
+    assert sorted(numbers(store.prior)) == [*range(10, 15), *range(20, 25)]
+
+
+def test_pick_success_without_a_success_leaves_the_store_as_it_is():
+    store = buffer(pick="success")
+    store.add(rows(0, 30), 0, successful_episodes=[1])
+    store.store_prior(0)
+    store.clear()
+    visit(store, 1, 30, 60)
+    assert sorted(numbers(store.prior)) == list(range(5, 10))
+    assert shares(store) == {0: 5}
+
+
+def test_clearing_forgets_which_episodes_succeeded():
+    store = buffer(pick="success")
+    store.add(rows(0, 10), 0, successful_episodes=[0, 1])
+    store.clear()
+    visit(store, 0, 0, 10)
+    assert store.prior_size == 0
+
+
+def test_a_share_of_0_takes_nothing():
+    store = buffer(prior_capacity=1, pick="last")
+    visit(store, 0, 0, 30)
+    visit(store, 1, 30, 60)
+    assert not any(number >= 30 for number in numbers(store.prior))
+
+
+def test_an_empty_visit_changes_nothing():
+    store = buffer()
+    visit(store, 0, 0, 50)
+    before = numbers(store.prior)
+    visit(store, 1, 0, 0)
+    assert numbers(store.prior) == before
+
+
+def test_a_buffer_that_is_not_cleared_still_knows_whose_its_rows_are():
+    # 30 rows of task 0 stay in D when task 1 adds 10: batches label both, and task 1 files its own rows alone.
+    store = buffer(interval=None)
+    store.add(rows(0, 30), 0)
+    store.add(rows(30, 40), 1)
+    drawn = store.sample(range(1, 51), task=1)
+    assert {(number < 30, task) for number, task in zip(numbers(drawn), drawn["task"], strict=True)} == {
+        (True, 0),
+        (False, 1),
+    }
+    filing = buffer()
+    filing.add(rows(0, 30), 0)
+    filing.add(rows(30, 40), 1)
+    filing.store_prior(1)
+    assert sorted(numbers(filing.prior)) == list(range(30, 40))

@@ -1,0 +1,404 @@
+"""The command line: exit codes, plans, and real trials on the point mass."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+from rich.console import Console
+
+import run_tune
+from rllib_nbsp.settings import RunSettings
+from rllib_nbsp.study.display import LiveDisplay
+from rllib_nbsp.study.estimate import Speed, duration, study_seconds, trial_seconds
+from rllib_nbsp.study.folder import study_lock
+from rllib_nbsp.study.plan import make_plan, trial_bundles
+from rllib_nbsp.study.reader import load_study
+from tests.studies import TINY, tiny_study, write_config
+
+TIMEOUT_S = 240
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "run_tune.py", *map(str, arguments)]
+
+
+def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=TIMEOUT_S)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The command line in this process, with its signal handler taken back."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield lambda *arguments: run_tune.main([str(argument) for argument in arguments])
+    signal.signal(signal.SIGTERM, handler)
+
+
+# Errors before anything starts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--set", "training.gama=1"], 2, "did you mean 'gamma'?"),
+        (["--set", "training.gama=1", "--set", "cycles=0"], 2, "cycles is 0"),
+        (["--name", "../../x"], 2, "--name is '../../x'; allowed: 1 to 64 letters"),
+        (["--name", ""], 2, "--name is ''; allowed: 1 to 64 letters"),
+        (["--arms", "nope"], 2, "--arms nope: known arms: nbsp, sac"),
+        (["--num-env-runners", "-1"], 2, "resources.num_env_runners is -1; allowed: a whole number >= 0"),
+        (["--num-gpus-per-learner", "half"], 2, "resources.num_gpus_per_learner is 'half'; allowed: a number >= 0"),
+        (["--resume"], 2, "--resume: there is no study in"),
+        (["--num-env-runners", "500"], 4, "a trial needs 501 CPU, and this machine has"),
+        (["--num-gpus-per-learner", "100"], 4, "a trial needs 100 GPU, and this machine has"),
+        (["--set", "resources.custom_resources_per_env_runner={rollout: 1}", "resources.num_env_runners=1",
+          "resources.num_cpus_per_env_runner=0.0"], 4, "a trial needs 1 rollout, and this machine has 0"),
+        (["--set", "replay.capacity=1000000000000", "visit.max_env_steps=1000000000000"], 4, "memory: "),
+    ],
+)  # fmt: skip
+def test_an_error_is_told_in_lines_with_its_exit_code(
+    main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, said: str
+) -> None:
+    results = tmp_path / "results"
+    assert main(write_config(tmp_path), "--results-dir", results, *arguments) == code
+    errors = capsys.readouterr().err.splitlines()
+    assert any(said in line for line in errors)
+    assert all(line.startswith("error: ") for line in errors)
+    assert not list(results.glob("*/*/*/seed_*"))
+
+
+def test_usage_errors_have_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--seeds", "abc"], ["--max-concurrent", "0"], ["--frobnicate"]):
+        with pytest.raises(SystemExit) as caught:
+            run_tune.main(arguments)
+        assert caught.value.code == 2
+
+
+def test_a_study_in_use_is_left_alone(main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with study_lock(tmp_path / "tiny"):
+        assert main(write_config(tmp_path), "--results-dir", tmp_path) == 4
+    assert f"is in use by {os.uname().nodename}:{os.getpid()}" in capsys.readouterr().err
+
+
+def test_debug_gives_the_traceback(main: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cycles is 0"):
+        main(write_config(tmp_path, cycles=0), "--debug")
+
+
+# Plans
+
+
+@pytest.mark.parametrize(
+    ("num_learners", "gpus", "bundles"),
+    [
+        (0, 0.0, [{"CPU": 1.0}]),
+        (0, 0.25, [{"CPU": 1.0, "GPU": 0.25}]),
+        (0, 1.0, [{"CPU": 1.0, "GPU": 1.0}]),
+        (1, 0.0, [{"CPU": 1.0}, {"CPU": 1.0}]),
+        (1, 0.25, [{"CPU": 1.0}, {"GPU": 0.25}]),
+        (1, 1.0, [{"CPU": 1.0}, {"GPU": 1.0}]),
+        (2, 0.0, [{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 1.0}]),
+        (2, 0.25, [{"CPU": 1.0}, {"GPU": 0.25}, {"GPU": 0.25}]),
+        (2, 1.0, [{"CPU": 1.0}, {"GPU": 1.0}, {"GPU": 1.0}]),
+    ],
+)
+def test_resource_bundles_of_learners_and_gpus(
+    tmp_path: Path, num_learners: int, gpus: float, bundles: list[dict[str, float]]
+) -> None:
+    options = (f"resources.num_learners={num_learners}", f"resources.num_gpus_per_learner={gpus}")
+    assert trial_bundles(tiny_study(tmp_path, *options).trials()[0]) == bundles
+
+
+def test_resource_bundles_of_rollout_workers(tmp_path: Path) -> None:
+    options = ("resources.num_env_runners=2", "resources.num_cpus_per_env_runner=0.5")
+    pinned = (*options, "resources.custom_resources_per_env_runner={rollout: 1}")
+    assert trial_bundles(tiny_study(tmp_path, *options).trials()[0]) == [{"CPU": 1.0}, {"CPU": 0.5}, {"CPU": 0.5}]
+    worker = {"CPU": 0.5, "rollout": 1.0}
+    assert trial_bundles(tiny_study(tmp_path, *pinned).trials()[0]) == [{"CPU": 1.0}, worker, worker]
+
+
+def test_a_plan_has_no_more_trials_at_once_than_the_user_wants(tmp_path: Path) -> None:
+    runs = tiny_study(tmp_path, "resources.num_cpus_for_main_process=0.01").trials()
+    assert make_plan(runs, False, None, tmp_path).concurrent == 2
+    assert make_plan(runs, False, 1, tmp_path).concurrent == 1
+
+
+def test_a_plan_for_a_cluster_does_not_ask_this_machine_for_gpus(tmp_path: Path) -> None:
+    runs = tiny_study(tmp_path, "resources.num_gpus_per_learner=100").trials()
+    assert make_plan(runs, True, None, tmp_path).problems == []
+    assert len(make_plan(runs, False, None, tmp_path).problems) == 1
+
+
+def test_every_kind_of_trial_must_fit_on_the_cluster(tmp_path: Path) -> None:
+    arms = {
+        "many": {"method": "sac", "resources": {"num_env_runners": 5}},
+        "pinned": {"method": "sac", "resources": {"num_env_runners": 1, "custom_resources_per_env_runner": {"far": 1}}},
+    }
+    runs = load_study(write_config(tmp_path, arms=arms)).trials()
+    plan = make_plan(runs, True, None, tmp_path)
+    fits = plan.on([{"CPU": 11.0}, {"CPU": 1.0, "far": 1.0}], "it")
+    assert (fits.problems, fits.concurrent) == ([], 2)
+    # Two trials of the larger kind would need 12 CPU, and Ray waits for the second.
+    assert plan.on([{"CPU": 10.0}, {"CPU": 1.0, "far": 1.0}], "it").concurrent == 1
+    (line,) = plan.on([{"CPU": 12.0}], "it").problems
+    assert line.startswith("a trial needs 1 far, and it has 0")
+    (line,) = plan.on([{"CPU": 12.0}, {"far": 1.0}], "it").problems
+    assert line == "a trial needs 1 CPU and 1 far on one node, and no node of it has that"
+
+
+def test_a_placement_that_this_machine_cannot_give_is_refused(tmp_path: Path) -> None:
+    spread = ("resources.placement_strategy=STRICT_SPREAD", "resources.num_env_runners=1")
+    few = ("resources.num_cpus_per_env_runner=0.5", "resources.num_cpus_for_main_process=0.5")
+    plan = make_plan(tiny_study(tmp_path, *spread, *few).trials(), False, None, tmp_path)
+    (line,) = plan.problems
+    assert line.endswith("on as many nodes, and this machine has 1: use SPREAD")
+
+
+def test_an_address_where_nothing_answers_is_refused_at_once(
+    main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    started = time.monotonic()
+    address = f"127.0.0.1:{port}"
+    assert main(write_config(tmp_path), "--results-dir", tmp_path / "results", "--address", address) == 4
+    assert f"error: --address {address}: nothing answers there (" in capsys.readouterr().err
+    assert time.monotonic() - started < 30
+
+
+def test_a_trials_time_by_hand(tmp_path: Path) -> None:
+    sac, nbsp = tiny_study(tmp_path).trials()
+    speed = Speed(env_step_s=0.5, update_s=10.0, horizon=50)
+    # 4 visits x 400 steps, 4 x (400 - 100) x 0.1 updates, 4 x 2 tasks x 2 episodes x 50 steps.
+    start = trial_seconds(sac, Speed(0.0, 0.0, 50))
+    assert trial_seconds(sac, speed) == start + 4 * 400 * 0.5 + 120 * 10.0 + 800 * 0.5
+    assert trial_seconds(nbsp, speed) == trial_seconds(sac, speed) + 4 * 200 * 0.5
+    # With rollout workers, sampling hides behind the updates.
+    remote = sac.model_copy(update={"resources": sac.resources.model_copy(update={"num_env_runners": 2})})
+    assert trial_seconds(remote, speed) == start + 120 * 10.0 + 800 * 0.5 / 2
+
+
+def test_a_trials_time_counts_the_phases_of_its_method(tmp_path: Path) -> None:
+    sac, _ = tiny_study(tmp_path).trials()
+    speed = Speed(env_step_s=0.5, update_s=10.0, horizon=50)
+    # Visits 2 to 4 run twice: 3 x 400 steps and 3 x 30 updates more.
+    ancl = sac.model_copy(update={"method": "ancl"})
+    assert trial_seconds(ancl, speed) == trial_seconds(sac, speed) + 3 * 400 * 0.5 + 3 * 30 * 10.0
+    # Retraining after visits 1 to 3.
+    packnet = sac.model_copy(update={"method": "packnet", "method_settings": {"retrain_updates": 7}})
+    assert trial_seconds(packnet, speed) == trial_seconds(sac, speed) + 3 * 7 * 10.0
+
+
+def test_trials_take_the_first_free_place() -> None:
+    assert study_seconds([4.0, 1.0, 2.0, 5.0], 2) == 8.0  # 4 | 1 2 5
+    assert study_seconds([4.0, 1.0], 5) == 4.0
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3.2, "3 s"), (600, "10 min"), (9000, "2.5 h"), (864000, "10.0 days")])
+def test_durations_for_people(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+# The display
+
+
+def shown(runs: list[RunSettings], terminal: bool, success: float | None = 0.25, env_steps_per_s: float = 10.0) -> str:
+    screen = io.StringIO()
+    result = {
+        "visit": 2, "num_visits": 4, "task": "reach-right", "phase": "train", "visit_env_steps": 100,
+        "visit_max_env_steps": 400, "success_window": success, "mean_return": 3.0,
+        "env_steps_per_s": env_steps_per_s, "done": False,
+    }  # fmt: skip
+    sac, nbsp = (SimpleNamespace(config={"run": run.model_dump()}) for run in runs)
+    with LiveDisplay(runs, Console(file=screen, force_terminal=terminal, width=80)) as progress:
+        progress.on_trial_start(0, [], sac)
+        progress.on_trial_result(0, [], sac, result)
+        progress.on_trial_error(0, [], nbsp)
+        progress.on_step_end(0, [])
+    return re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", screen.getvalue())
+
+
+def test_progress_is_a_line_per_trial_where_there_is_no_terminal(tmp_path: Path) -> None:
+    text = shown(tiny_study(tmp_path).trials(tmp_path), terminal=False)
+    assert text.splitlines() == [
+        "sac/seed_0: running, visit 2/4, reach-right, 100/400 env steps, success 0.25, 10 steps/s, "
+        "at most 2 min left",  # 1,100 steps
+        "nbsp/seed_0: failed",
+    ]
+
+
+def test_progress_shows_the_return_where_tasks_have_no_success(tmp_path: Path) -> None:
+    text = shown(tiny_study(tmp_path).trials(tmp_path), terminal=False, success=None)
+    assert "env steps, success - (return 3.0), 10 steps/s" in text
+
+
+def test_progress_promises_no_end_while_a_phase_takes_no_steps(tmp_path: Path) -> None:
+    text = shown(tiny_study(tmp_path).trials(tmp_path), terminal=False, env_steps_per_s=0.0)
+    assert "0 steps/s\n" in text
+
+
+def test_progress_is_a_table_on_a_terminal(tmp_path: Path) -> None:
+    text = shown(tiny_study(tmp_path).trials(tmp_path), terminal=True)
+    assert re.search(r"trial +state +visit +task +env steps +success +steps/s +left", text)
+    assert re.search(r"sac/seed_0 +running +2/4 +reach-right +100/400 +0.25 +10 +2 min", text)
+
+
+# Real trials
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a finished study of two arms, and what was printed."""
+    folder = tmp_path_factory.mktemp("run")
+    done = call(write_config(folder), "--results-dir", folder / "results")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return folder / "results" / "tiny", done.stdout
+
+
+def test_a_study_leaves_rows_of_every_visit_and_task(finished: tuple[Path, str]) -> None:
+    for arm in ("sac", "nbsp"):
+        folder = finished[0] / "left_right" / arm / "seed_0"
+        tasks = ["reach-left", "reach-right"]
+        assert [(row["visit"], row["env_steps"], row["eval_task"]) for row in rows(folder / "evaluations.jsonl")] == [
+            (visit, 400 * visit, task) for visit in (1, 2, 3, 4) for task in tasks
+        ]
+        assert json.loads((folder / "status.json").read_text())["done"] is True
+        assert rows(folder / "training.jsonl")[-1]["updates"] == 4 * 30
+
+
+def test_a_study_ends_with_its_table_its_report_and_the_next_command(finished: tuple[Path, str]) -> None:
+    folder, printed = finished
+    assert re.search(r"\| left_right +\| nbsp ", printed)
+    assert str(folder / "report" / "report.html") in printed
+    assert (folder / "report" / "report.html").stat().st_size > 10_000
+    assert "times the estimate" in printed
+    assert printed.splitlines()[-1].startswith("one more seed: python run_tune.py ")
+    assert printed.splitlines()[-1].endswith("--seeds 1 --resume")
+
+
+def test_starting_a_finished_study_again_is_refused(
+    finished: tuple[Path, str], main: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = finished[0].parent.parent / "tiny.yaml"
+    assert main(config, "--results-dir", finished[0].parent) == 2
+    assert "go on with --resume, or start another study with --name" in capsys.readouterr().err
+
+
+def test_resume_runs_the_unfinished_trial_and_no_other(finished: tuple[Path, str]) -> None:
+    folder = finished[0] / "left_right"
+    sac, nbsp = (folder / arm / "seed_0" for arm in ("sac", "nbsp"))
+    untouched = (sac / "evaluations.jsonl").stat()
+    before = rows(nbsp / "evaluations.jsonl")
+    status = json.loads((nbsp / "status.json").read_text())
+    (nbsp / "status.json").write_text(json.dumps(status | {"done": False}))
+    done = call(finished[0].parent.parent / "tiny.yaml", "--results-dir", finished[0].parent, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "1 of 2 trials are finished already" in done.stdout
+    assert (sac / "evaluations.jsonl").stat() == untouched
+    assert (nbsp / "evaluations.jsonl.stale").is_file()
+    measured = {"wall_s"}
+    again = rows(nbsp / "evaluations.jsonl")
+    assert [{k: v for k, v in row.items() if k not in measured} for row in again] == [
+        {k: v for k, v in row.items() if k not in measured} for row in before
+    ]
+    assert json.loads((nbsp / "status.json").read_text())["done"] is True
+
+
+def test_a_dry_run_prints_the_plan_and_leaves_nothing(tmp_path: Path) -> None:
+    done = call(write_config(tmp_path), "--results-dir", tmp_path / "results", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"left_right +nbsp +0 +4 +1,600", done.stdout)
+    for words in (
+        r"trials: +2, [12] at once",
+        r"resources: +\{CPU: 1\} a trial",
+        "memory: ",
+        "disk: ",
+        r"time: +at most",
+    ):
+        assert re.search(words, done.stdout)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_dry_run_lists_the_samples_of_a_search(main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arms = {"ewc": {"method": "ewc", "search": {"coef": [1.0, 10.0, 100.0]}}}
+    config = write_config(tmp_path, arms=arms, search={"samples": 2})
+    assert main(config, "--results-dir", tmp_path / "results", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"left_right +ewc-s00 +0 .*\nleft_right +ewc-s01 +0 ", printed)
+    assert "note: ewc: 2 of 3 combinations, drawn with seed 0" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_the_trials_and_the_study_can_be_resumed(tmp_path: Path, number: int, code: int) -> None:
+    config = write_config(tmp_path, seeds=[0], arms={"sac": {"method": "sac"}})
+    endless = ("--set", "visit.max_env_steps=10000000", "replay.capacity=2000", "--results-dir", tmp_path / "results")
+    process = subprocess.Popen(command(config, *endless), stdout=subprocess.PIPE, text=True)
+    training = tmp_path / "results" / "tiny" / "left_right" / "sac" / "seed_0" / "training.jsonl"
+    deadline = time.monotonic() + 120
+    while not training.is_file() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "go on with: python run_tune.py" in printed
+    assert json.loads((training.parent / "status.json").read_text())["done"] is False
+
+
+@pytest.mark.slow
+def test_rollout_workers_run_on_another_node_of_a_cluster(tmp_path: Path) -> None:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1, resources={"rollout": 1})
+        cluster.wait_for_nodes()
+        done = call(
+            write_config(tmp_path, arms={"nbsp": TINY["arms"]["nbsp"]}),
+            "--results-dir", tmp_path / "results", "--address", cluster.address, "--num-env-runners", "1",
+            "--set", "resources.custom_resources_per_env_runner={rollout: 1}", "resources.num_envs_per_env_runner=4",
+        )  # fmt: skip
+    finally:
+        cluster.shutdown()
+    assert done.returncode == 0, done.stderr
+    trial = tmp_path / "results" / "tiny" / "left_right" / "nbsp" / "seed_0"
+    measured = rows(trial / "evaluations.jsonl")
+    assert [(row["visit"], row["trained_task"], row["eval_task"]) for row in measured] == [
+        (visit, ("reach-left", "reach-right")[(visit - 1) % 2], task)
+        for visit in (1, 2, 3, 4)
+        for task in ("reach-left", "reach-right")
+    ]
+    assert [row["env_steps"] for row in measured[::2]] == [400, 800, 1200, 1600]
+    last = rows(trial / "training.jsonl")[-1]
+    assert last["updates"] == pytest.approx(4 * 300 * 0.1, abs=4)
+
+
+def test_the_next_command_is_this_one_with_another_seed() -> None:
+    given = ["a study.yaml", "--arms", "nbsp", "--seeds", "0", "1", "--set", "gamma=0.9", "--resume", "--name", "mine"]
+    assert run_tune._with_seed(given, 2) == [
+        *("a study.yaml", "--arms", "nbsp", "--set", "gamma=0.9", "--name", "mine"),
+        *("--seeds", "2", "--resume"),
+    ]
+
+
+def test_the_readmes_study_is_a_valid_one(tmp_path: Path) -> None:
+    text = Path(run_tune.__file__).with_name("README.md").read_text()
+    study = tmp_path / "study.yaml"
+    study.write_text(re.search(r"```yaml\n(experiment:.*?)```", text, re.DOTALL)[1])
+    assert [arm.label for arm in load_study(study).arms][:2] == ["sac", "nbsp"]
