@@ -13,7 +13,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 
 from rllib_nbsp.curriculum import Curriculum
-from rllib_nbsp.envs import ActionSpace, Suite, suite_of, with_suite_sections
+from rllib_nbsp.envs import ActionSpace, Suite, suite_of, with_suite_section
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
 from rllib_nbsp.nn.networks import NETWORKS, Network, sac_shapes
@@ -27,12 +27,12 @@ Spaces = tuple[Box, ActionSpace]
 
 
 def run_settings(**values: Any) -> RunSettings:
-    """A run's settings, with a section for each suite that has one.
+    """A run's settings, with the section of its suite if that has one.
 
     Raises:
         pydantic.ValidationError: naming each key that is wrong.
     """
-    return with_suite_sections(RunSettings)(**values)
+    return with_suite_section(RunSettings, values.get("suite"))(**values)
 
 
 @dataclass(frozen=True)

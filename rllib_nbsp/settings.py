@@ -191,7 +191,7 @@ class ScoringSettings(Settings):
 class CommonSettings(Settings):
     """What the runs of a study have in common, in its YAML file and in each run.
 
-    A suite may have a section of its own beside these (`envs.with_suite_sections`).
+    The suite may have a section of its own beside these (`envs.with_suite_section`).
     """
 
     experiment: str = "experiment"
@@ -211,7 +211,7 @@ class CommonSettings(Settings):
 class RunSettings(CommonSettings):
     """Everything that defines one run: (task sequence, arm, seed) and the sections above.
 
-    `run.run_settings` makes one, with the sections of the suites.
+    `run.run_settings` makes one, with the section of its suite.
     """
 
     sequence: str = "sequence"

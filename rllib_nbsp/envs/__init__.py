@@ -38,19 +38,15 @@ def register_suite(suite: Suite) -> Suite:
     return SUITES.register(suite.name, suite)
 
 
-def suite_sections() -> dict[str, type[Settings]]:
-    """The sections that suites bring, by their names."""
-    return {name: suite.Config for name, suite in SUITES.items() if suite.Config is not None}
-
-
-def with_suite_sections(model: type[Common]) -> type[Common]:
-    """A model of settings with a section for each suite that has one."""
-    return _extended(model, tuple(suite_sections().items()))
+def with_suite_section(model: type[Common], suite: object) -> type[Common]:
+    """A model of settings with the section that the suite of that name has, if it has one."""
+    section = SUITES[suite].Config if isinstance(suite, str) and suite in SUITES else None
+    return model if section is None else _extended(model, str(suite), section)
 
 
 @functools.cache
-def _extended(model: type[Any], sections: tuple[tuple[str, type[Settings]], ...]) -> type[Any]:
-    fields: dict[str, Any] = {name: (section, section()) for name, section in sections}
+def _extended(model: type[Any], name: str, section: type[Settings]) -> type[Any]:
+    fields: dict[str, Any] = {name: (section, section())}
     return create_model(model.__name__, __base__=model, __doc__=model.__doc__, **fields)
 
 
@@ -70,6 +66,5 @@ __all__ = [
     "Suite",
     "register_suite",
     "suite_of",
-    "suite_sections",
-    "with_suite_sections",
+    "with_suite_section",
 ]

@@ -70,13 +70,13 @@ class _Reader:
     def __init__(self, tree: YamlTree) -> None:
         self.tree = tree
         self.problems: list[str] = []
-        self.sections = sections()
+        self.sections = sections(tree.data.get("suite"))
         self.searches: dict[str, int] = {}
 
     def study(
         self, path: Path, text: str, sequence_names: Sequence[str] | None, arm_names: Sequence[str] | None
     ) -> CheckedStudy:
-        settings = self._validate(study_model(), self.tree.data, ())
+        settings = self._validate(study_model(self.tree.data.get("suite")), self.tree.data, ())
         arms = list(self._arms())
         self._check_search()
         self._check_tasks()
@@ -141,6 +141,9 @@ class _Reader:
         """One line; `path` is the value's own, `inner` its part that the schema knows."""
         place, name = self.tree.place(path), dotted(path)
         if detail["type"] == "extra_forbidden":
+            if len(inner) == 1 and inner[0] in SUITES and SUITES[str(inner[0])].Config is not None:
+                own = show(self.tree.data.get("suite"))
+                return f"{place}: {name} is the section of suite {name!r}, and the suite is {own}: leave it out"
             options, _ = options_at(schema, inner[:-1])
             known = [key for option in options for key in option.get("properties", {})]
             return f"{place}: unknown key {name!r}: {unknown(str(inner[-1]), known)}"

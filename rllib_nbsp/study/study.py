@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from rllib_nbsp.envs import suite_of, with_suite_sections
+from rllib_nbsp.envs import suite_of, with_suite_section
 from rllib_nbsp.run import run_settings
 from rllib_nbsp.settings import CommonSettings, ConfigError, RunSettings, Seed, Settings
 from rllib_nbsp.study.explain import NAME_PATTERN, NAME_WORDS, show
@@ -33,16 +33,16 @@ class StudySettings(CommonSettings):
     """Let a sequence visit the same task twice in a row."""
 
 
-def study_model() -> type[StudySettings]:
-    """The keys of a study's file, with a section for each suite that has one."""
-    return with_suite_sections(StudySettings)
+def study_model(suite: object) -> type[StudySettings]:
+    """The keys of a study's file, with the section of the suite of that name if it has one."""
+    return with_suite_section(StudySettings, suite)
 
 
-def sections() -> dict[str, type[Settings]]:
+def sections(suite: object) -> dict[str, type[Settings]]:
     """The sections that an arm may change, by name."""
     return {
         name: field.annotation
-        for name, field in with_suite_sections(CommonSettings).model_fields.items()
+        for name, field in with_suite_section(CommonSettings, suite).model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
     }
 
@@ -122,7 +122,7 @@ class CheckedStudy:
 
     def trial(self, sequence: str, arm: Arm, seed: int, folder: Path | None = None) -> RunSettings:
         """The settings of one trial."""
-        names = with_suite_sections(CommonSettings).model_fields
+        names = with_suite_section(CommonSettings, self.settings.suite).model_fields
         common = {name: getattr(self.settings, name) for name in names}
         return run_settings(
             **{**common, **arm.sections},

@@ -370,7 +370,7 @@ FIELDS = [  # (override, what the message must say)
     ("arms.sac.method=nbps", ["arms.sac.method is 'nbps'", "did you mean 'nbsp'?", KNOWN_METHODS]),
     ("arms.sac.method=", ["arms.sac.method is null", KNOWN_METHODS]),
     ("arms.new={skill_frac: 0.1}", ["arms.new.method is missing", KNOWN_METHODS]),
-    ("arms.sac.skill_frac=0.1", ["unknown key 'arms.sac.skill_frac' for method 'sac'", "known keys: atari, boundary"]),
+    ("arms.sac.skill_frac=0.1", ["unknown key 'arms.sac.skill_frac' for method 'sac'", "known keys: boundary"]),
     ("arms.nbsp.skill_frc=0.1", ["unknown key 'arms.nbsp.skill_frc'", "did you mean 'skill_frac'?"]),
     ("arms.nbsp.skill_frac=1.2", ["arms.nbsp.skill_frac is 1.2", "a number >= 0 and <= 1"]),
     ("arms.nbsp.skill_frac=-0.1", ["arms.nbsp.skill_frac is -0.1", "a number >= 0 and <= 1"]),
@@ -411,13 +411,11 @@ FIELDS = [  # (override, what the message must say)
     ("model.hidden=[-8]", ["model.hidden[0] is -8", "a whole number >= 1"]),
     ("evaluation.periodic_env_steps=501", ["periodic_env_steps is 501", "at most visit.max_env_steps, 500"]),
     ("evaluation.boundary_episodes=0", ["evaluation.boundary_episodes is 0", "a whole number >= 1"]),
-    ("atari.frame_stack=0", ["atari.frame_stack is 0", "a whole number >= 1 and <= 16"]),
-    ("atari.frame_size=500", ["atari.frame_size is 500", "a whole number >= 16 and <= 210"]),
-    ("atari.frames=4", ["unknown key 'atari.frames'", "did you mean 'frame_skip'"]),
     ("resources.num_env_runners=-1", ["resources.num_env_runners is -1", "a whole number >= 0"]),
     ("resources.num_envs_per_env_runner=0", ["num_envs_per_env_runner is 0", "a whole number >= 1"]),
     ("resources.num_gpus_per_learner=1.5", ["resources.num_gpus_per_learner is 1.5", "below 1"]),
     ("resources.num_learners=3", ["training.batch_size is 256", "a multiple of resources.num_learners, 3"]),
+    ("atari={frame_size: 64}", ["atari is the section of suite 'atari'", "the suite is 'point_mass': leave it out"]),
     ("score_all_methods={score_env_steps: 0}", ["score_all_methods.score_env_steps is 0", "a whole number >= 1"]),
 ]
 
@@ -443,6 +441,9 @@ GAMES: dict[str, Any] = {
         ("sequences.pair=[Pong, Bowlin]", ["tasks[1]: unknown atari game 'Bowlin'; did you mean 'Bowling'"]),
         ("sequences.pair=[Pong, reach-left]", ["unknown atari game 'reach-left'"]),
         ("sequences.pair=[Pong, Breakout]", ["have 6 and 4 actions", "full_action_space: true"]),
+        ("atari.frame_stack=0", ["atari.frame_stack is 0", "a whole number >= 1 and <= 16"]),
+        ("atari.frame_size=500", ["atari.frame_size is 500", "a whole number >= 16 and <= 210"]),
+        ("atari.frames=4", ["unknown key 'atari.frames'", "did you mean 'frame_skip'"]),
         ("atari.frame_size=20", ["model.conv[2] has a kernel of 3, larger than its input of 1x1"]),
         ("visit.early_stop={success_rate: 0.9, min_env_steps: 10}", ["visit.early_stop is set", "have no success"]),
         ("arms.nbsp.gpm=step", ["gpm is 'step'", "scored by 'return'"]),
@@ -612,9 +613,11 @@ PATHS += [
     ("arms", "sac", "method"),
     ("visit", "early_stop"),
 ]
-PATHS += [(name,) for name in sections()]
-PATHS += [(name, key) for name, section in sections().items() for key in section.model_fields]
-PATHS += [("arms", "nbsp", name, key) for name, section in sections().items() for key in section.model_fields]
+PATHS += [(name,) for name in sections("metaworld")]
+PATHS += [(name, key) for name, section in sections("metaworld").items() for key in section.model_fields]
+PATHS += [
+    ("arms", "nbsp", name, key) for name, section in sections("metaworld").items() for key in section.model_fields
+]
 PATHS += [("arms", "nbsp", key) for key in METHODS["nbsp"].Config.model_fields]
 SCALARS = st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats() | st.text(max_size=30)
 VALUES = st.recursive(
