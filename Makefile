@@ -21,10 +21,12 @@ test-all: test  ## Also the slow tests and the quickstart.
 	$(PY) -m pytest -q -m slow
 	$(MAKE) run
 
-check: $(STAMP)  ## Format, lint, types.
+check: $(STAMP)  ## Format, lint, types, the direction of imports, the drawing of them.
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy .
+	$(VENV)/bin/lint-imports --no-logo
+	$(PY) -m docs.architecture --check
 
 report: $(STAMP)  ## Tables and figures of finished runs: make report RESULTS=results/NAME
 	$(PY) -m analysis report $(RESULTS)
@@ -36,7 +38,7 @@ bench-methods: $(STAMP)  ## What each method costs next to SAC: time, parameters
 	$(PY) -m benchmarks.methods
 
 clean:  ## Remove the environment and caches; results stay.
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .smoke
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .smoke
 
 $(STAMP): requirements.txt
 	@echo "Installing into $(VENV) (a few minutes the first time) ..."
