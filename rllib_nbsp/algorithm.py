@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ class ContinualSAC(SAC):
         self.learners = Learners(self.learner_group, self.run.num_learners)
         self._rows_rng = numpy_generator(self.run.settings.seed, "method", 1)
         self._throughput = Throughput()
+        self._place_reported = self._place()
         self._shares_network = self._can_share_network()
         if self._shares_network:
             # One process, one network: the policy that acts is the one that learns, and no weights are copied.
@@ -137,9 +139,13 @@ class ContinualSAC(SAC):
             self._finish_phase()
 
     def step(self) -> dict[str, Any]:
-        """One iteration; the result has our progress at its top level and ends the trial by itself."""
+        """One iteration; the result has our progress at its top level and ends the trial by itself.
+
+        It speaks of the visit that the iteration was part of, also if that ended with it.
+        """
         result = super().step()
-        result.update(self._place())
+        # Where tasks have no success there is no such number; Tune would take None for one.
+        result.update({key: value for key, value in self._place_reported.items() if value is not None})
         result["done"] = self.done
         return result
 
@@ -299,13 +305,13 @@ class ContinualSAC(SAC):
         self._callback("on_evaluation_end", visit=self.visit, rows=rows)
 
     def _place(self) -> dict[str, Any]:
-        """Where the run is, as a result and a training row say it."""
+        """Where the run is, as a result and a training row say it; NaN where no episode has ended yet."""
         progress = self.schedule.progress
         return {
             "visit": self.visit.number,
             "num_visits": self.run.settings.num_visits,
             "task": self.visit.task.name,
-            "phase": self.schedule.phase.name,
+            "phase": self.schedule.phase.name if self.schedule.started else "",
             "visit_env_steps": progress.env_steps,
             "visit_max_env_steps": self.run.settings.visit.max_env_steps,
             "env_steps": self.env_steps,
@@ -320,8 +326,9 @@ class ContinualSAC(SAC):
         added = self._throughput.measure(self.env_steps, self.updates)
         obs = self.replay.newest_obs(DORMANCY_ROWS) if len(self.replay) else None
         learner = self.learners.first("report", obs, self.visit.task.index)
+        self._place_reported = self._place()
         row = {
-            **self._place(),
+            **self._place_reported,
             "prior_size": self.replay.prior_size,
             "wall_s": self._throughput.wall_s,
             **learner,
@@ -330,7 +337,7 @@ class ContinualSAC(SAC):
             self.records.training(row)
         for name, value in learner.items():
             self.metrics.log_value((LEARNER_RESULTS, DEFAULT_MODULE_ID, name), value, window=1)
-        if row["mean_return"] is not None:
+        if not math.isnan(row["mean_return"]):
             self.metrics.log_value((ENV_RUNNER_RESULTS, "episode_return_mean"), row["mean_return"], window=1)
         self.metrics.log_value((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), added, reduce="lifetime_sum")
 
@@ -375,6 +382,7 @@ class ContinualSAC(SAC):
         self.schedule.set_state(ours)
         self.replay = self._empty_replay()
         self._throughput = Throughput(self.env_steps, self.updates)
+        self._place_reported = self._place()
         self.learners.every("resume_phase", self.schedule.phase)
         self._publish_weights()
         if not self.done:

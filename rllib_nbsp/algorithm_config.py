@@ -86,9 +86,15 @@ class ContinualSACConfig(SACConfig):
             self._take(run_settings(**run))
         elif run is not None:
             self.given = dict(run)
+        # RLlib would hand these to `training` and `evaluation`, whose keys are ours.
+        own = ("model", "optimizer", "replay_buffer_config")
+        for key in [key for key in rest if key in own or key.startswith("evaluation_")]:
+            setattr(self, key, rest.pop(key))
         return super().update_from_dict(rest)
 
     def _section(self, name: str, values: Mapping[str, Any]) -> Self:
+        if not values:
+            return self
         self.given = {**self.given, name: {**self.given.get(name, {}), **values}}
         return self
 
@@ -173,15 +179,21 @@ class ContinualSACConfig(SACConfig):
         if errors:
             raise ValueError("\n".join(errors))
         run = self.resolved()
-        needs_callback = run.scoring is not None or run.replay_request.needs_store
-        callbacks = self.callbacks_class if isinstance(self.callbacks_class, list) else [self.callbacks_class]
-        if needs_callback and not any(issubclass(callback, ContinualCallback) for callback in callbacks):
-            raise ValueError(
-                f"method {settings.method!r} needs a ContinualCallback that scores neurons and files prior data, such "
-                "as SkillNeuronCallback; callbacks() was given none"
-            )
+        self._check_callbacks(run)
         self.gamma = run.training.gamma
         super().validate()
+
+    def _check_callbacks(self, run: ResolvedRun) -> None:
+        given = self.callbacks_class if isinstance(self.callbacks_class, list) else [self.callbacks_class]
+        ours = [callback for callback in given if issubclass(callback, ContinualCallback)]
+        needs = {"scores_neurons": run.scoring is not None, "files_prior": run.replay_request.needs_store}
+        for need, needed in needs.items():
+            if needed and not any(getattr(callback, need) for callback in ours):
+                names = ", ".join(callback.__name__ for callback in given) or "none"
+                raise ValueError(
+                    f"method {run.settings.method!r} needs a ContinualCallback with {need} = True, such as "
+                    f"SkillNeuronCallback; callbacks() was given {names}"
+                )
 
     def get_evaluation_config_object(self) -> AlgorithmConfig:
         """RLlib wants one; evaluation is ours and needs no other configuration."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.callbacks.callbacks import RLlibCallback
@@ -17,6 +17,11 @@ class ContinualCallback(RLlibCallback):
     `algorithm` is the `ContinualSAC` that calls.
     """
 
+    scores_neurons: ClassVar[bool] = False
+    """Whether `on_visit_end` puts the neurons' scores into `VisitData.scores`, which some methods need."""
+    files_prior: ClassVar[bool] = False
+    """Whether `on_visit_end` files transitions of the finished task in D_pre, which methods with prior replay need."""
+
     def on_visit_start(self, *, algorithm: Algorithm, visit: Visit) -> None:
         """The environments have switched; no step is taken yet."""
 
@@ -29,6 +34,9 @@ class ContinualCallback(RLlibCallback):
 
 class SkillNeuronCallback(ContinualCallback):
     """Scores the neurons on the finished task and files a part of its transitions in D_pre."""
+
+    scores_neurons = True
+    files_prior = True
 
     def on_visit_end(self, *, algorithm: Algorithm, visit: Visit, data: VisitData) -> None:
         """Roll the policy out, score every hidden neuron (Eq. 1-4), copy a subset of D (Algorithm 2, line 21)."""

@@ -41,15 +41,20 @@ def check_run(settings: RunSettings) -> list[str]:
             f"visit.warmup_env_steps is {settings.visit.warmup_env_steps}; it must be below visit.max_env_steps, "
             f"{settings.visit.max_env_steps}, or the task is never learned"
         )
-    errors += [*_check_replay(settings), *_check_schedule(settings), *_check_success(run)]
+    errors += [*_check_replay(run), *_check_schedule(settings), *_check_success(run)]
     if settings.suite in SUITES:
         errors += run.suite.check(settings, run.model)
     return errors
 
 
-def _check_replay(settings: RunSettings) -> list[str]:
+def _check_replay(run: ResolvedRun) -> list[str]:
     """What D and D_pre cannot be together."""
-    errors = []
+    errors, settings = [], run.settings
+    if settings.replay.scope not in run.method.replay_scopes:
+        errors.append(
+            f"replay.scope is {settings.replay.scope!r}; method {settings.method!r} masks no network, so that batches "
+            "from D_pre update all: leave it out"
+        )
     if settings.replay.split == "reservoir" and settings.replay.pick != "uniform":
         errors.append(
             f"replay.pick is {settings.replay.pick!r}; replay.split 'reservoir' is a uniform sample of all transitions "

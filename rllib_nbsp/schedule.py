@@ -5,6 +5,7 @@ The driver of a run asks and tells; nothing here samples, learns or evaluates.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -37,14 +38,14 @@ class VisitProgress:
         return self.env_steps < self.warmup_env_steps
 
     @property
-    def success_window(self) -> float | None:
-        """Mean success of the last training episodes; None before the first one ended."""
-        return sum(self.successes) / len(self.successes) if self.successes else None
+    def success_window(self) -> float:
+        """Mean success of the last training episodes; NaN before the first one ended."""
+        return sum(self.successes) / len(self.successes) if self.successes else math.nan
 
     @property
-    def mean_return(self) -> float | None:
+    def mean_return(self) -> float:
         """Mean return of the same episodes."""
-        return sum(self.returns) / len(self.returns) if self.returns else None
+        return sum(self.returns) / len(self.returns) if self.returns else math.nan
 
     @property
     def mastered(self) -> bool:

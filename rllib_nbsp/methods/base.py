@@ -57,6 +57,8 @@ class ContinualMethod:
     needs_activations: ClassVar[bool] = False
     visit_data_rows: ClassVar[int] = 0
     """Rows of D that `VisitData` brings to every Learner at a boundary."""
+    replay_scopes: ClassVar[tuple[str, ...]] = ("all",)
+    """Which values of `replay.scope` the method obeys; others are refused before a run starts."""
 
     def __init__(self, config: Any, agent: Agent, replay: ReplaySettings) -> None:
         self.config = config

@@ -72,6 +72,7 @@ class NeuronLevelBalance(ContinualMethod):
     """Skill neurons learn `mask_alpha (1 - Score)` times as fast (Eq. 5, 6); everything else learns freely."""
 
     Config = NBSPSettings
+    replay_scopes = ("all", "same_module")
 
     def __init__(self, config: NBSPSettings, agent: Agent, replay: ReplaySettings) -> None:
         super().__init__(config, agent, replay)

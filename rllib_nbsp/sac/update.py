@@ -189,6 +189,7 @@ class SACUpdate:
             if boundary.sync_target:
                 torch._foreach_copy_(*self._pairs)
 
+    @torch.no_grad()
     def report(self) -> dict[str, float]:
         """Numbers of the last update, and the method's own."""
         numbers = {name: float(value) for name, value in self.numbers.items() if value.dim() == 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -114,6 +115,6 @@ def _cells(result: dict[str, Any]) -> tuple[str, ...]:
 
 def _score(result: dict[str, Any]) -> str:
     """Success of the last training episodes; where tasks have none, their return."""
-    if result["success_window"] is not None:
-        return f"{result['success_window']:.2f}"
-    return "-" if result["mean_return"] is None else f"- (return {result['mean_return']:.1f})"
+    if "success_window" in result:
+        return "-" if math.isnan(result["success_window"]) else f"{result['success_window']:.2f}"
+    return "-" if math.isnan(result["mean_return"]) else f"- (return {result['mean_return']:.1f})"

@@ -601,7 +601,7 @@ def test_an_idle_killed_env_runner_brings_no_wrong_task_transition(cluster):
     while not result["done"]:
         goals = algo.replay.newest_obs(len(algo.replay))[:, 4]
         # Goals of reach-right have a positive x; an untold runner would be back at reach-left.
-        assert len(goals) == result["visit_env_steps"] and (goals > 0).all()
+        assert len(goals) == algo.schedule.progress.env_steps and (goals > 0).all()
         result = algo.train()
     assert result["fault_tolerance"]["num_remote_worker_restarts"] == 0
     algo.stop()

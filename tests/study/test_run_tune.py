@@ -223,9 +223,9 @@ def shown(runs: list[RunSettings], terminal: bool, success: float | None = 0.25,
     screen = io.StringIO()
     result = {
         "visit": 2, "num_visits": 4, "task": "reach-right", "phase": "train", "visit_env_steps": 100,
-        "visit_max_env_steps": 400, "success_window": success, "mean_return": 3.0,
-        "env_steps_per_s": env_steps_per_s, "done": False,
+        "visit_max_env_steps": 400, "mean_return": 3.0, "env_steps_per_s": env_steps_per_s, "done": False,
     }  # fmt: skip
+    result |= {} if success is None else {"success_window": success}
     sac, nbsp = (SimpleNamespace(config={"run": run.model_dump()}) for run in runs)
     with LiveDisplay(runs, Console(file=screen, force_terminal=terminal, width=80)) as progress:
         progress.on_trial_start(0, [], sac)
