@@ -52,6 +52,7 @@ def collect_notes(
         )
     notes += _unequal_budgets(results, values)
     notes += _mixed_versions(results)
+    notes += _last_update_rows(results)
     if comparison is not None:
         notes += _paper_notes(results, comparison, protocol)
     return notes
@@ -144,6 +145,24 @@ def _mixed_versions(results: Results) -> list[str]:
         if len(found) > 1:
             mixed.append(f"{name} {' and '.join(found)}")
     return [f"Runs were made with different versions: {'; '.join(mixed)}."] if mixed else []
+
+
+def _last_update_rows(results: Results) -> list[str]:
+    """Arms whose training rows were written before these were means: with D_pre at work, a mean over it would be there."""
+    training = results.training
+    replaying = training["q_mean"].notna() & (training.get("prior_size", pd.Series(0, training.index)) > 0)
+    arms = []
+    for run in results.runs:
+        own = training[replaying & (training["sequence"] == run.sequence) & (training["arm"] == run.arm)]
+        method = run.config.get("method_settings")
+        if isinstance(method, dict) and method.get("with_replay") and len(own) and own["q_mean_prior"].isna().all():
+            arms.append(run.arm)
+    if not arms:
+        return []
+    return [
+        f"Losses, entropy and q_mean in the training rows of {', '.join(dict.fromkeys(arms))} are those of the last update "
+        "before a row, not means: where a report falls on a multiple of replay.interval, that is always a batch of D_pre."
+    ]
 
 
 def _paper_notes(results: Results, comparison: pd.DataFrame, protocol: str) -> list[str]:

@@ -43,20 +43,27 @@ TRAINING_COLUMNS: dict[str, str] = {
     "updates": "critic updates since the start of the run",
     "success_window": "success rate of the last training episodes; NaN before the first",
     "mean_return": "mean return of the same episodes",
-    "policy_loss": "actor loss",
+    "policy_loss": "actor loss; like the next five a mean over the row's updates on batches of D",
     "qf_loss": "loss of the first critic",
     "qf_twin_loss": "loss of the second critic",
     "alpha_loss": "loss of the temperature",
-    "alpha": "SAC's temperature",
     "entropy": "entropy of the policy",
     "q_mean": "mean action value in the batches",
+    "policy_loss_prior": "actor loss; like the next five a mean over the row's updates on batches of D_pre alone",
+    "qf_loss_prior": "loss of the first critic on them",
+    "qf_twin_loss_prior": "loss of the second critic on them",
+    "alpha_loss_prior": "loss of the temperature on them",
+    "entropy_prior": "entropy of the policy on them",
+    "q_mean_prior": "mean action value in them",
+    "alpha": "SAC's temperature at the row's end",
     "env_steps_per_s": "speed of the interval",
     "updates_per_s": "speed of the interval",
     "masked_frac": "share of hidden neurons with a mask below 1",
     "dormant_frac": "share of dormant hidden neurons",
     "wall_s": "seconds since the run, or its resumed part, began",
 }
-"""Columns of `load_training`: a row is one reporting interval. Further keys of the file become further columns."""
+"""Columns of `load_training`: a row is one reporting interval, and NaN a mean over no update, as in a warm-up. Further keys
+of the file (a method's own numbers and losses) become further columns."""
 
 NEURON_COLUMNS: dict[str, str] = {
     "sequence": "name of the task sequence",

@@ -17,6 +17,7 @@ from rllib_nbsp.nn import losses
 from rllib_nbsp.nn.networks import NETWORKS
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.sac.actor_critic import ActorCritic
+from rllib_nbsp.sac.means import RunningMeans
 from rllib_nbsp.seeding import torch_generator
 from rllib_nbsp.settings import BoundarySettings, TrainingSettings
 
@@ -39,7 +40,8 @@ class SACUpdate:
         method: the run's method.
         phase: the stretch of a visit that updates belong to.
         batch: the rows of the update that is being made; RLlib's hooks hand on gradients alone.
-        numbers: losses and values of the last update, by name.
+        numbers: losses and values of the last update, scalars by name.
+        means: the same over the updates since the last report.
         updates: how many were made.
     """
 
@@ -58,6 +60,7 @@ class SACUpdate:
         self._device = device
         self.phase = Phase()
         self.numbers: dict[str, Tensor] = {}
+        self.means = RunningMeans()
         self.updates = 0
         generator = torch_generator(run.settings.seed, "method")
         self.agent = Agent(**self._agent_parts(module, optimizers, generator), twin=self._twin)
@@ -104,13 +107,14 @@ class SACUpdate:
         """SAC's losses plus the method's terms, from `sac_pass`; their graphs are disjoint: one backward is exact."""
         self.batch.activations = out.get("activations", {})
         terms = self._losses(self.module, self.batch, out) if self.phase.sac_losses else {}
-        self.numbers = {f"{name}_loss": term.detach() for name, term in terms.items()}
-        self.numbers["logp"], self.numbers["q"] = out["logp"].detach(), out["q"].detach()
+        numbers = {f"{name}_loss": term.detach() for name, term in terms.items()}
+        numbers |= {"entropy": -out["logp"].detach().mean(), "q_mean": out["q"].detach().mean()}
         for name, term in self.method.loss_terms(self.batch).items():
-            self.numbers[f"{name}_method_loss"] = term.detach()
+            numbers[f"{name}_method_loss"] = term.detach()
             terms[name] = terms[name] + term if name in terms else term
         total = sum(terms.values(), start=torch.zeros((), device=self._device))
-        self.numbers["total_loss"] = total.detach()
+        self.numbers = {**numbers, "total_loss": total.detach()}
+        self.means.add(self.numbers, self.batch.from_prior.all())
         return total
 
     def backward(self, loss: Tensor) -> None:
@@ -191,19 +195,22 @@ class SACUpdate:
 
     @torch.no_grad()
     def report(self) -> dict[str, float]:
-        """Numbers of the last update, and the method's own."""
-        numbers = {name: float(value) for name, value in self.numbers.items() if value.dim() == 0}
-        if "logp" in self.numbers:
-            numbers |= {"entropy": -float(self.numbers["logp"].mean()), "q_mean": float(self.numbers["q"].mean())}
-        return {**numbers, "alpha": float(self.agent.log_alpha.exp()), "masked_frac": 0.0, **self.method.metrics()}
+        """Means over the updates since the last report, the temperature as it is, and the method's own numbers."""
+        return {
+            **self.means.take(),
+            "alpha": float(self.agent.log_alpha.exp()),
+            "masked_frac": 0.0,
+            **self.method.metrics(),
+        }
 
     def get_state(self) -> dict[str, Any]:
-        """All but weights and optimizers: the method's state, the count of updates, and the generators'."""
+        """All but weights and optimizers: the method's state, counts and sums, and the generators' states."""
         return {
             "method": self.method.get_state(),
             "updates": self.updates,
             "method_generator": self.agent.generator.get_state().numpy(),
             "noise": self.module.noise_state(),
+            "means": self.means.get_state(),
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -212,6 +219,7 @@ class SACUpdate:
         self.updates = state["updates"]
         self.agent.generator.set_state(torch.from_numpy(np.ascontiguousarray(state["method_generator"])))
         self.module.set_noise_state(state["noise"], self._device)
+        self.means.set_state(state["means"], self._device)
 
 
 def adam_of(module: ActorCritic, training: TrainingSettings) -> dict[str, torch.optim.Optimizer]:

@@ -46,3 +46,15 @@ def test_comparison_notes_name_other_budgets_and_networks(study):
     notes = notes_of(study)
     assert "these runs were given 90.0k" in notes and "these have [256, 256, 256]" in notes
     assert "fit the protocol nbsp-visits, not positions" in notes_of(study, "positions")
+
+
+def test_rows_of_the_last_update_before_a_report_are_told_from_means(study):
+    # Rows with D_pre at work and no mean over its batches are from before rows were means.
+    replay = {"method_settings": {"with_replay": True}}
+    for arm, numbers in (("before", {}), ("means", {"q_mean_prior": 60.0})):
+        path = study.run(arm=arm, method="nbsp", config=replay) / "training.jsonl"
+        rows = [{**row, "prior_size": 100, "q_mean": 70.0, **numbers} for row in study.read_rows(path)]
+        study.write_rows(path, rows)
+    study.run(arm="sac", config={"method_settings": {"with_replay": False}})
+    notes = notes_of(study)
+    assert "in the training rows of before are those of the last update" in notes

@@ -456,6 +456,7 @@ def test_both_penalties_are_recorded_and_the_loss_shows_their_sum():
         "ancl_old_penalty_policy": pytest.approx(old),
         "ancl_aux_penalty_policy": pytest.approx(auxiliary),
     }
+    run.learner.report()  # the next one is of the updates since
     run.train(2, 1)
     assert run.learner.report()["policy_method_loss"] == pytest.approx(3.0 * old + 1.5 * auxiliary, rel=1e-5)
 

@@ -1,0 +1,116 @@
+"""Means of an update's numbers between two reports, by hand, and that a run's rows are such means."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rllib_nbsp import ContinualSACConfig, NBSPConfig
+from rllib_nbsp.nn import losses
+from rllib_nbsp.sac.means import RunningMeans
+from tests.tiny import build_learner, short_run, transitions, update
+
+
+def scalar(value: float) -> Tensor:
+    return torch.tensor(value)
+
+
+def of(*, prior: bool) -> Tensor:
+    return torch.tensor(prior)
+
+
+def test_batches_of_d_and_of_d_pre_have_means_of_their_own() -> None:
+    means = RunningMeans()
+    for value, prior in ((1.0, False), (2.0, False), (6.0, False), (10.0, True), (30.0, True)):
+        means.add({"q_mean": scalar(value), "qf_loss": scalar(-value)}, of(prior=prior))
+    # (1 + 2 + 6) / 3 and (10 + 30) / 2
+    assert means.take() == {"q_mean": 3.0, "qf_loss": -3.0, "q_mean_prior": 20.0, "qf_loss_prior": -20.0}
+
+
+def test_a_mean_begins_anew_when_it_is_taken_and_there_is_none_of_nothing() -> None:
+    means = RunningMeans()
+    means.add({"q_mean": scalar(5.0)}, of(prior=False))
+    assert means.take() == {"q_mean": 5.0}
+    assert means.take() == {}
+    means.add({"q_mean": scalar(7.0)}, of(prior=True))
+    assert means.take() == {"q_mean_prior": 7.0}
+
+
+def test_a_number_that_not_every_update_has_is_a_mean_over_those_that_have_it() -> None:
+    # A method's term begins in the middle of an interval.
+    means = RunningMeans()
+    means.add({"q_mean": scalar(1.0)}, of(prior=False))
+    means.add({"q_mean": scalar(3.0), "policy_method_loss": scalar(8.0)}, of(prior=False))
+    assert means.take() == {"q_mean": 2.0, "policy_method_loss": 8.0}
+
+
+def test_sums_go_on_from_a_state() -> None:
+    means, other = RunningMeans(), RunningMeans()
+    means.add({"a": scalar(1.0), "b": scalar(2.0)}, of(prior=False))
+    other.set_state(pickle.loads(pickle.dumps(means.get_state())), torch.device("cpu"))
+    for one in (means, other):
+        one.add({"a": scalar(3.0), "b": scalar(4.0)}, of(prior=False))
+    assert other.take() == means.take() == {"a": 2.0, "b": 3.0}
+
+
+def test_a_million_small_numbers_do_not_vanish_beside_their_sum() -> None:
+    # In float32 the sum would stand still at 2**24 = 16,777,216 ones.
+    means = RunningMeans()
+    means.add({"a": scalar(2.0**25)}, of(prior=False))
+    for _ in range(2):
+        means.add({"a": scalar(1.0)}, of(prior=False))
+    assert means.take()["a"] == (2.0**25 + 2.0) / 3.0
+
+
+def test_a_report_is_the_mean_over_its_updates_of_what_each_had_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = build_learner()
+    alone: dict[bool, list[float]] = {False: [], True: []}
+    critic_loss = losses.critic_loss
+    seen: list[float] = []
+
+    def watched(q: Tensor, target: Tensor) -> Tensor:
+        loss = critic_loss(q, target)
+        seen.append(float(loss.detach()))
+        return loss
+
+    monkeypatch.setattr(losses, "critic_loss", watched)
+    for k in range(7):
+        prior = k % 3 == 2
+        update(learner, transitions(k, from_prior=prior))
+        alone[prior].append(seen[-2])  # the first critic's, then its twin's
+    report = learner.report()
+    assert report["qf_loss"] == pytest.approx(np.mean(alone[False]), rel=1e-6)
+    assert report["qf_loss_prior"] == pytest.approx(np.mean(alone[True]), rel=1e-6)
+
+
+def rows_of(config: ContinualSACConfig, folder: Path) -> list[dict[str, Any]]:
+    algo = short_run(config, folder).build_algo()
+    while not algo.train()["done"]:
+        pass
+    algo.stop()
+    return [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
+
+
+NUMBERS = ("policy_loss", "qf_loss", "qf_twin_loss", "alpha_loss", "entropy", "q_mean")
+
+
+def test_rows_of_a_run_have_both_means_where_there_is_prior_replay_and_none_in_the_warmup(tmp_path: Path) -> None:
+    rows = rows_of(NBSPConfig(), tmp_path)
+    for name in NUMBERS:
+        for row in rows:
+            learned = row["visit_env_steps"] > 80  # the warm-up of each visit
+            assert (name in row) is learned, (name, row["visit"], row["visit_env_steps"])
+            assert (f"{name}_prior" in row) is (learned and row["visit"] > 1)
+
+
+def test_rows_without_prior_replay_have_no_prior_means(tmp_path: Path) -> None:
+    rows = rows_of(ContinualSACConfig(), tmp_path)
+    assert not [name for row in rows for name in row if name.endswith("_prior")]
+    assert all(name in rows[-1] for name in NUMBERS)
