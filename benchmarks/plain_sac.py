@@ -1,7 +1,7 @@
 """SAC as a plain PyTorch loop in CleanRL's order of operations: what a researcher would run without any framework.
 
-Written for this benchmark from the algorithm (CleanRL's `docs/rl-algorithms/sac.md` explains each step), and written to
-be fast, so that it is a fair opponent: fused Adam, no graph where no gradient is wanted, arrays instead of episodes.
+Written for this benchmark from the algorithm (CleanRL's page on SAC explains each step), and written to be fast, so
+that it is a fair opponent: fused Adam, no graph where no gradient is wanted, arrays instead of episodes.
 One environment, and after each of its steps
 
 1. one critic update, both critics under one Adam;

@@ -21,7 +21,7 @@ class VisitProgress:
     """How far a visit (or one collecting phase of it) is, and whether it is over.
 
     Over means: `max_env_steps` are used up, or the mean success of the last `window_episodes` finished training
-    episodes has reached `success_rate` after `min_env_steps` (Table 6; methods.md A15).
+    episodes has reached `success_rate` after `min_env_steps` (Table 6; docs/readings.md R4).
     """
 
     def __init__(self, settings: VisitSettings, warmup: bool) -> None:

@@ -65,7 +65,7 @@ class ReplaySettings(Settings):
 
 
 class EarlyStopSettings(Settings):
-    """Mastery ends a visit early (Table 6; methods.md A15)."""
+    """Mastery ends a visit early (Table 6; docs/readings.md R4)."""
 
     success_rate: Frac = 0.9
     window_episodes: PositiveInt = 10

@@ -1,7 +1,7 @@
 """Atari games on the Arcade Learning Environment; the only file that imports `ale_py`.
 
-Contract (methods.md A31, as CleanRL's wrappers have it): no sticky actions, an action lasts `frame_skip` frames of
-which the last two are merged by maximum, up to `noop_max` no-ops at a game's start, grey frames of 84 x 84, stacks
+Contract (docs/readings.md R38; as CleanRL's wrappers have it): no sticky actions, an action lasts `frame_skip` frames
+of which the last two are merged by maximum, up to `noop_max` no-ops at a game's start, grey frames of 84 x 84, stacks
 of 4. In training, rewards are clipped to their sign and the loss of a life ends an episode, not the game;
 `info["episode"]["r"]` is the return of a whole game as it ends. Elsewhere an episode is a game and rewards are its own.
 
@@ -33,7 +33,7 @@ NOOP, FIRE = "NOOP", "FIRE"
 
 
 class AtariSettings(Settings):
-    """What games are like (methods.md A31)."""
+    """What games are like (docs/readings.md R38)."""
 
     frame_stack: Annotated[int, Field(ge=1, le=16)] = 4
     """Frames in an observation."""

@@ -39,7 +39,7 @@ class MethodSettings(Settings):
     """The flat keys of an arm that every method has."""
 
     with_replay: bool = False
-    """Every `replay.interval`-th update from D_pre, beside whatever the method does (methods.md A38)."""
+    """Every `replay.interval`-th update from D_pre, beside whatever the method does (docs/readings.md R29)."""
 
 
 class ContinualMethod:

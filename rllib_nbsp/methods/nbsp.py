@@ -53,15 +53,15 @@ class NBSPSettings(MethodSettings, ScoringSettings):
     mask_last_layer: bool = False
     """Mask the head too, by the network's mean skill mask."""
     accumulate: Literal["latest", "min", "product", "per_task_min"] = "latest"
-    """Masks over visits; `per_task_min` is the minimum over the latest masks of the other tasks (methods.md A6, A7)."""
+    """Masks over visits (docs/readings.md R15); `per_task_min` is the minimum over the other tasks' latest masks."""
     pool: Literal["network", "layer", "global"] = "network"
-    """Among which neurons the top share is taken (methods.md A11)."""
+    """Among which neurons the top share is taken (docs/readings.md R11)."""
     score: Literal["literal", "acc", "balanced", "dormant", "random"] = "literal"
     """What ranks the neurons: Eq. 4; Eq. 3 alone; Eq. 4 on balanced accuracy; dormancy; or nothing at all."""
     random_mask_value: Literal["permute", "own_score", "constant"] = "permute"
     """For `score: random`: the real selection's mask values shuffled, each neuron's own, or the real mean."""
     exclude_constant: bool = False
-    """Leave out neurons that are never, or always, above their mean, such as dead ones (methods.md A20)."""
+    """Leave out neurons that are never, or always, above their mean, such as dead ones (docs/readings.md R9)."""
     modules: Literal["both", "actor", "critic"] = "both"
     """Which networks are masked (Table 4)."""
     uniform_lr: Literal["off", "mean", "skill"] | Annotated[float, Field(ge=0.0, le=1.0)] = "off"
@@ -138,7 +138,7 @@ class NeuronLevelBalance(ContinualMethod):
         self._accumulate(visit, self.masks_of(data.scores))
 
     def _accumulate(self, visit: Visit, latest: NeuronMasks) -> None:
-        """Masks over visits (methods.md A6)."""
+        """Masks over visits (docs/readings.md R15)."""
         if self.config.accumulate == "latest":
             self._set_masks(latest)
         elif self.config.accumulate == "min":
@@ -215,7 +215,7 @@ class NeuronLevelBalance(ContinualMethod):
     def _random_masks(
         self, value: NeuronMasks, skill: NeuronMasks, layers: dict[str, list[LayerStatistics]]
     ) -> NeuronMasks:
-        """Mask values for a random set of neurons, as many as the real selection has (Table 3; methods.md 2.11)."""
+        """Masks of a random set of neurons, as many as the real selection has (Table 3; docs/readings.md R26)."""
         ranking = {name: [self._eligible(s, s.score) for s in stats] for name, stats in layers.items()}
         real = select_top(ranking, self.config.skill_frac, self.config.pool)
         masks: NeuronMasks = {}
@@ -235,7 +235,7 @@ class NeuronLevelBalance(ContinualMethod):
         return masks
 
     def _mean_masks(self, masks: list[Tensor], skill: list[Tensor]) -> list[Tensor]:
-        """One factor for all hidden neurons of a network, the mean of its masks (methods.md 2.14)."""
+        """One factor for all hidden neurons of a network, the mean of its masks (docs/readings.md R28)."""
         flat, flat_skill = torch.cat(masks), torch.cat(skill)
         if self.config.uniform_lr == "skill":
             flat = flat[flat_skill] if flat_skill.any() else torch.ones(1)
@@ -251,7 +251,7 @@ class NeuronLevelBalance(ContinualMethod):
     def _report_selection(
         self, scores: NeuronScores, layers: dict[str, list[LayerStatistics]], skill: NeuronMasks
     ) -> None:
-        """p and the share of constant neurons among the chosen: the literal score favours dead ones (A20)."""
+        """p and the share of constant neurons among the chosen: Eq. 4 favours dead ones (docs/readings.md R9)."""
         self.report = {"label_rate": scores.label_rate}
         for name, stats in layers.items():
             chosen, constant = torch.cat(skill[name]), torch.cat([s.is_constant for s in stats])
@@ -280,7 +280,7 @@ class NeuronLevelBalance(ContinualMethod):
         return weight_masks(network, masks[name], self.config.mask_side, self.config.mask_bias, head)
 
     def _rescale_moments(self, new: NeuronMasks) -> None:
-        """Put Adam's moments on the scale of the new masks, as if these had always held (methods.md 4c)."""
+        """Put Adam's moments on the scale of the new masks, as if these had always held (docs/readings.md R12)."""
         for name in self.agent.networks:
             state = self.agent.optimizers[name].state
             pairs = zip(self._weight_masks(name, self.masks), self._weight_masks(name, new), strict=True)

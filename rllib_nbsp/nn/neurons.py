@@ -62,7 +62,7 @@ class LayerStatistics:
 
     @property
     def balanced_score(self) -> Tensor:
-        """Eq. 4 with balanced accuracy: the mean of true-positive and true-negative rate (methods.md A20), (N,)."""
+        """Eq. 4 on balanced accuracy, the mean of true-positive and true-negative rate (docs/readings.md R9), (N,)."""
         counts = self.counts.double()
         positives, negatives = counts[:, 0] + counts[:, 2], counts[:, 1] + counts[:, 3]
         balanced = 0.5 * (counts[:, 0] / positives.clamp(min=1) + counts[:, 3] / negatives.clamp(min=1))
@@ -133,12 +133,12 @@ def layer_statistics(
 ) -> list[LayerStatistics]:
     """Two streaming passes over a rollout's activations: means (Eq. 1), then comparisons (Eq. 3).
 
-    The (steps, neurons) array never exists as a whole (methods.md A13).
+    The (steps, neurons) array never exists as a whole.
 
     Args:
         chunks: called twice; yields, chunk by chunk, the activities of each hidden layer, each (S, N).
         labels: per chunk the goal's labels, (S,) bool.
-        mean_chunks: a second rollout that the means are taken from instead (Algorithm 1 read as two rollouts).
+        mean_chunks: a second rollout that the means are taken from instead (docs/readings.md R6).
 
     Raises:
         ValueError: if there is no step at all.

@@ -168,7 +168,7 @@ class TaskReplayBuffer:
         return out
 
     def _prior_rows(self, only: str | None) -> int:
-        """Rows of D_pre in an update that takes any: all of them, or a share with the same total (methods.md A4)."""
+        """Rows of D_pre in an update that takes any: all, or a share with the same total (docs/readings.md R24)."""
         if only is None and self.settings.mode == "mix" and self.request.interval is not None:
             return self.batch_size // self.request.interval
         return self.batch_size
@@ -230,8 +230,8 @@ class TaskReplayBuffer:
         """Copy a part of D into D_pre as the finished task's share (Algorithm 2, line 21).
 
         With `split: equal`, every distinct task seen has `prior_capacity / tasks` rows; shares shrink uniformly at
-        random, and a revisit replaces its task's share (methods.md A23). Of stacks of frames, shares are made of whole
-        segments of up to `SEGMENT_ROWS` rows.
+        random, and a revisit replaces its task's share (docs/readings.md R23). Of stacks of frames, shares are made of
+        whole segments of up to `SEGMENT_ROWS` rows.
         """
         if not self.request.needs_store or not self.settings.prior_capacity or not len(self):
             return

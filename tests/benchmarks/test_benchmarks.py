@@ -212,7 +212,7 @@ class HandAdam:
 
 
 class HandSAC:
-    """SAC as methods.md 1.2 writes it, in float64 on flat lists of weights, with PyTorch's own tanh-Gaussian."""
+    """SAC in CleanRL's order (docs/readings.md R35), in float64 on flat lists, with PyTorch's own tanh-Gaussian."""
 
     def __init__(self, agent: PlainSAC) -> None:
         self.actor = weights_of(agent.actor)

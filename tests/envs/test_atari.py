@@ -1,4 +1,4 @@
-"""The contract of a game (methods.md A31) against the plain emulator behind gymnasium."""
+"""The contract of a game (docs/readings.md R38) against the plain emulator behind gymnasium."""
 
 from __future__ import annotations
 

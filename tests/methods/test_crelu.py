@@ -88,7 +88,7 @@ def test_channels_and_the_features_after_the_flatten_double():
 
 
 def test_numbers_of_weights_are_those_of_the_papers_networks():
-    # methods.md 2.6: actor 39-768-768-768-8 and the Atari network with 6 actions.
+    # docs/readings.md R30, R31: actor 39-768-768-768-8 and the Atari network with 6 actions.
     actor = ModelSettings(hidden=[768, 768, 768])
     assert size(network((39,), 8, actor)) == 2_403_848
     assert size(network((39,), 8, actor, "half")) == 612_104

@@ -1,4 +1,4 @@
-"""NBSP: which weights are braked, by how much, under which switch (Lan et al. 2025, Eq. 5-6; methods.md 4, 5)."""
+"""NBSP: which weights are braked, by how much, under which switch (Lan et al. 2025, Eq. 5-6; docs/readings.md R12)."""
 
 from __future__ import annotations
 
@@ -320,7 +320,7 @@ def test_a_braked_row_that_somebody_else_writes_between_two_updates_goes_on_from
             assert bool((value - 5.0).abs().max() < 0.1), name
 
 
-# Masks and optimizers (methods.md 4)
+# Masks and optimizers (docs/readings.md R12)
 
 
 @pytest.mark.parametrize("side", ["in", "out", "both", "and"])
@@ -335,7 +335,7 @@ def test_for_plain_sgd_masking_the_gradient_or_the_update_is_the_same(side):
 
 
 def test_a_constant_mask_on_the_gradient_of_a_fresh_adam_is_no_mask():
-    # 4a: with eps = 0 a constant factor cancels in m / sqrt(v).
+    # With eps = 0 a constant factor cancels in m / sqrt(v).
     masked = Bench({"uniform_lr": 0.05, "mask_on": "grad"}, optimizer=adam(0.0))
     free = Bench(optimizer=adam(0.0))
     masked.visit(1, same_scores(*FIRST))
@@ -374,7 +374,7 @@ def make_stationary(optimizer: Optimizer) -> None:
 
 
 def test_a_mask_on_the_gradient_of_a_kept_adam_wears_off():
-    # 4b: the step is c / sqrt(b2^n + (1 - b2^n) c^2) of the unmasked one, n steps after the mask was switched on.
+    # The step is c / sqrt(b2^n + (1 - b2^n) c^2) of the unmasked one, n steps after the mask was switched on.
     # The actor is masked, the critic is not, and both get the same gradients.
     c, beta2 = 0.08, 0.999
     bench = Bench({"uniform_lr": c, "mask_on": "grad", "modules": "actor"}, optimizer=adam(), hidden=(30, 20))
@@ -468,7 +468,7 @@ def test_adams_moments_follow_the_true_gradient_under_masks_on_the_update():
         assert all(torch.equal(a, b) for a, b in zip(pair, other, strict=True))
 
 
-# Masks over visits (methods.md A6, A7, A40)
+# Masks over visits (docs/readings.md R15, R10)
 
 
 def test_latest_is_the_last_scoring():
@@ -652,7 +652,7 @@ def test_the_report_says_p_and_how_many_of_the_chosen_are_constant():
     }
 
 
-# The control with random neurons (methods.md 2.11)
+# The control with random neurons (docs/readings.md R26)
 
 WIDE = (60, 40)
 
@@ -758,7 +758,7 @@ def test_random_neurons_that_happen_to_be_the_real_ones_are_nbsp():
         assert all(torch.equal(a, b) for a, b in zip(real.method.masks[name], random.method.masks[name], strict=True))
 
 
-# The control with one learning rate (methods.md 2.14)
+# The control with one learning rate (docs/readings.md R28)
 
 
 @pytest.mark.parametrize(
@@ -786,7 +786,7 @@ def test_one_factor_follows_each_networks_own_masks():
     assert factors == pytest.approx({"policy": 0.015, "qf": 0.03, "qf_twin": 0.1})
 
 
-# Replay that reaches the masked networks alone (methods.md 2.12)
+# Replay that reaches the masked networks alone (docs/readings.md R27)
 
 
 @pytest.mark.parametrize(("modules", "moved"), [("actor", {"policy"}), ("critic", {"qf", "qf_twin"})])
@@ -930,7 +930,7 @@ def test_clipping_comes_after_the_mask_on_the_gradient():
 
 
 def test_actor_and_critics_are_masked_on_replayed_batches_too():
-    # methods.md A39.
+    # docs/readings.md R16.
     learner = build_learner("nbsp", {"uniform_lr": 0.0})
     end_visit(learner, 1, random_scores(0))
     before = parameters(learner)

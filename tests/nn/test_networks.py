@@ -56,7 +56,7 @@ def test_a_networks_size_can_be_asked_without_memory_for_it():
 
 
 def test_sizes_are_those_of_the_paper():
-    # methods.md 1.1: actor 39-768-768-768-8 and critics 43-768-768-768-1, 3 x 768 = 2304 neurons each.
+    # docs/readings.md R31: actor 39-768-768-768-8 and critics 43-768-768-768-1, 3 x 768 = 2304 neurons each.
     generator = torch.Generator().manual_seed(0)
     actor = Network((39,), [768] * 3, 8, activation="relu", generator=generator)
     critic = Network((43,), [768] * 3, 1, activation="relu", generator=generator)
@@ -154,7 +154,7 @@ def images(rows: int = 6) -> Tensor:
 
 
 def test_sizes_are_those_of_the_paper_on_atari():
-    # methods.md 1.1: 84 x 84 images, 3136 features, 1696 neurons, 3,082,406 parameters with 6 actions.
+    # docs/readings.md R31: 84 x 84 images, 3136 features, 1696 neurons, 3,082,406 parameters with 6 actions.
     net = Network(
         (4, 84, 84), [768, 768], 6, activation="relu", conv=NATURE, generator=torch.Generator().manual_seed(0)
     )

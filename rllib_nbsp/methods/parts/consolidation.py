@@ -64,7 +64,7 @@ class FisherSettings(ConsolidationSettings):
 
 
 class FisherEstimate:
-    """Mean Fisher information of each protected weight over batches, as it is measured (methods.md 2.2).
+    """Mean Fisher information of each protected weight over batches, as it is measured.
 
     Args:
         agent: whose networks these are.
