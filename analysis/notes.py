@@ -148,9 +148,11 @@ def _mixed_versions(results: Results) -> list[str]:
 
 
 def _last_update_rows(results: Results) -> list[str]:
-    """Arms whose training rows were written before these were means: with D_pre at work, a mean over it would be there."""
+    """Arms whose training rows are from before these were means: with D_pre at work, a mean over it would be there."""
     training = results.training
-    replaying = training["q_mean"].notna() & (training.get("prior_size", pd.Series(0, training.index)) > 0)
+    if "prior_size" not in training:
+        return []
+    replaying = training["q_mean"].notna() & (training["prior_size"] > 0)
     arms = []
     for run in results.runs:
         own = training[replaying & (training["sequence"] == run.sequence) & (training["arm"] == run.arm)]
@@ -160,8 +162,9 @@ def _last_update_rows(results: Results) -> list[str]:
     if not arms:
         return []
     return [
-        f"Losses, entropy and q_mean in the training rows of {', '.join(dict.fromkeys(arms))} are those of the last update "
-        "before a row, not means: where a report falls on a multiple of replay.interval, that is always a batch of D_pre."
+        f"Losses, entropy and q_mean in the training rows of {', '.join(dict.fromkeys(arms))} are those of the last "
+        "update before a row, not means: where a report falls on a multiple of replay.interval, that is always a batch "
+        "of D_pre."
     ]
 
 

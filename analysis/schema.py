@@ -62,8 +62,8 @@ TRAINING_COLUMNS: dict[str, str] = {
     "dormant_frac": "share of dormant hidden neurons",
     "wall_s": "seconds since the run, or its resumed part, began",
 }
-"""Columns of `load_training`: a row is one reporting interval, and NaN a mean over no update, as in a warm-up. Further keys
-of the file (a method's own numbers and losses) become further columns."""
+"""Columns of `load_training`: a row is one reporting interval; a mean over no update, as in a warm-up, is NaN. Further
+keys of the file (a method's own numbers and losses) become further columns."""
 
 NEURON_COLUMNS: dict[str, str] = {
     "sequence": "name of the task sequence",

@@ -37,7 +37,7 @@ def test_the_rooms_have_floors_and_the_agent_stands_on_the_run_and_the_methods()
 
 
 def test_the_page_is_drawn_anew_when_imports_change(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
-    page = tmp_path / "architecture.md"
+    page = tmp_path / PAGE.name
     text = PAGE.read_text(encoding="utf-8")
     page.write_text(text.replace("sac --> run", "run --> sac"), encoding="utf-8")
     monkeypatch.setattr("docs.architecture.PAGE", page)

@@ -1,7 +1,7 @@
 """NBSP: score the neurons, brake the updates of the skill neurons, replay earlier tasks (Lan et al. 2025).
 
-Scores and selection are in `neurons.py` (Eq. 1-4, 6), prior replay in `replay.py` (Eq. 7); here the masks of Eq. 5-6
-meet the weights. Every switch of the paper's ablations is a config value.
+Scores and selection are in `nn/neurons.py` (Eq. 1-4, 6), prior replay in `replay/buffer.py` (Eq. 7); here the masks of
+Eq. 5-6 meet the weights. Every switch of the paper's ablations is a config value.
 
 Differences from the source:
 - The mask multiplies the optimizer's *step* (`mask_on: update`). Eq. 5 masks the gradient, but Adam cancels a constant

@@ -1,7 +1,7 @@
 """How transitions lie in memory: as columns, or, for stacks of frames, every frame once.
 
 `...Rows` are transitions that can be gathered by place, copied and joined; `...Ring` adds a ring buffer's write end to
-them. Which of them are stored and drawn, and when, is `replay.py`.
+them. Which of them are stored and drawn, and when, is `replay/buffer.py`.
 """
 
 from __future__ import annotations

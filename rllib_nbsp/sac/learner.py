@@ -209,7 +209,7 @@ class ContinualSACTorchLearner(TorchLearner):
 
     @torch.no_grad()
     def report(self, obs: np.ndarray | None = None, task: int = 0) -> dict[str, float]:
-        """Means since the last report, the method's numbers, and the share of dormant actor neurons on a task's `obs`."""
+        """Means since the last report, the method's numbers, and the share of dormant actor neurons on a task's obs."""
         numbers = self.sac.report()
         if obs is not None:
             record: list[Tensor] = []

@@ -41,7 +41,7 @@ class RunningMeans:
             self._sums[names] = added.double()
 
     def take(self) -> dict[str, float]:
-        """The means since the last time: `NAME` over batches of D, `NAME_prior` over those of D_pre, if there were any."""
+        """The means since the last time: `NAME` over batches of D, `NAME_prior` over those of D_pre, if any."""
         totals: dict[str, np.ndarray] = {}
         for names, sums in self._sums.items():
             columns = sums.cpu().numpy().T
