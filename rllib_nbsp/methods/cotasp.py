@@ -19,12 +19,8 @@ Differences from the source:
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
-import re
-import zipfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -36,13 +32,12 @@ from torch import Tensor, nn
 from rllib_nbsp.curriculum import Phase, Visit
 from rllib_nbsp.methods.agent import Agent, Batch, VisitData
 from rllib_nbsp.methods.base import Acting, ContinualMethod, MethodSettings
+from rllib_nbsp.methods.parts.dictionary import Dictionary, sparse_code
+from rllib_nbsp.methods.parts.texts import EMBEDDING_SIZE, check_embeddings, name_embedding, read_embeddings
 from rllib_nbsp.nn.losses import squashed_gaussian
 from rllib_nbsp.nn.networks import Network
 from rllib_nbsp.settings import ModelSettings, NonNegativeInt, PositiveFloat, PositiveInt, ReplaySettings, RunSettings
 
-EMBEDDING_SIZE = 384
-UNUSED = 1e-6
-"""An atom whose coefficients' squares sum to no more than this is drawn anew."""
 NORM_EPS = 1e-6
 
 
@@ -176,78 +171,6 @@ def open_weights(policy: Network, allocated: list[Tensor], outputs: int) -> list
     return masks
 
 
-# Texts and dictionaries
-
-
-def words(name: str) -> list[str]:
-    """The words of a task's name, split at hyphens and capitals, without a version: "BankHeist" -> bank, heist."""
-    plain = re.sub(r"[-_]v\d+$", "", name)
-    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", plain)] or [name]
-
-
-def name_embedding(name: str) -> np.ndarray:
-    """The sum of a Gaussian vector for each word, (384,): names that share words are alike."""
-    seeds = [int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big") for word in words(name)]
-    return np.sum([np.random.default_rng(seed).standard_normal(EMBEDDING_SIZE) for seed in seeds], 0)
-
-
-def read_embeddings(path: str) -> dict[str, np.ndarray]:
-    """The vectors of an .npz file by task.
-
-    Raises:
-        OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile: if it is no such file.
-    """
-    with np.load(path) as file:
-        return {name: np.asarray(file[name], np.float64) for name in file.files}
-
-
-def sparse_code(embedding: np.ndarray, atoms: np.ndarray, lam: float) -> np.ndarray:
-    """`argmin_a 1/2 ||e - a D||^2 + lam ||a||_1`, shape (N,), by LARS; signs are free.
-
-    Args:
-        embedding: e, (m,).
-        atoms: D, (N, m).
-        lam: as above; scikit-learn divides the square by m.
-    """
-    from sklearn.linear_model import LassoLars  # a second to import, which every rollout worker would pay
-
-    lasso = LassoLars(alpha=lam / len(embedding), fit_intercept=False, max_iter=10 * len(atoms))
-    return np.asarray(lasso.fit(atoms.T, embedding).coef_)
-
-
-class Dictionary:
-    """Atoms that texts are sparse sums of, one for each unit of a layer, learnt a text at a time.
-
-    Attributes:
-        atoms: D, (N, m), each of norm at most 1.
-        codes: A, (N, N), the sum of `a^T a`.
-        samples: B, (m, N), the sum of `e^T a`.
-    """
-
-    def __init__(self, neurons: int, size: int, generator: torch.Generator) -> None:
-        self.atoms = np.stack([_shortened(_normal(size, generator)) for _ in range(neurons)])
-        self.codes, self.samples = np.zeros((neurons, neurons)), np.zeros((size, neurons))
-
-    def learn(self, code: np.ndarray, embedding: np.ndarray, generator: torch.Generator) -> None:
-        """Move the atoms to what the texts so far are best made of; unused ones come anew from around this text."""
-        self.codes += np.outer(code, code)
-        self.samples += np.outer(embedding, code)
-        for k, use in enumerate(np.diag(self.codes)):
-            if use > UNUSED:
-                atom = self.atoms[k] + (self.samples[:, k] - self.codes[k] @ self.atoms) / use
-            else:
-                atom = embedding + embedding.std() * _normal(len(embedding), generator)
-            self.atoms[k] = _shortened(atom)
-
-
-def _normal(size: int, generator: torch.Generator) -> np.ndarray:
-    return torch.randn(size, generator=generator, device=generator.device, dtype=torch.float64).cpu().numpy()
-
-
-def _shortened(atom: np.ndarray) -> np.ndarray:
-    return np.asarray(atom / max(np.linalg.norm(atom), 1.0))
-
-
 # The method
 
 
@@ -262,7 +185,7 @@ class SparsePrompting(ContinualMethod):
         if not any(config.alternate):
             errors.append("alternate is [0, 0]; one of the two must be at least 1")
         if config.embedding is not None:
-            errors += _check_embedding(config.embedding, settings.tasks)
+            errors += check_embeddings(config.embedding, settings.tasks)
         return errors
 
     @classmethod
@@ -441,22 +364,3 @@ def _mask_or_drop(param: Tensor, mask: Tensor | None) -> None:
         param.grad = None
     elif param.grad is not None:
         param.grad.mul_(mask)
-
-
-def _check_embedding(path: str, tasks: Sequence[str]) -> list[str]:
-    place = f"embedding is {path!r}"
-    if not Path(path).is_absolute():
-        return [f"{place}; give an absolute path: every trial runs in a folder of its own"]
-    try:
-        vectors = read_embeddings(path)
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        return [f"{place}, which cannot be read as an .npz file: {error}"]
-    missing = [task for task in dict.fromkeys(tasks) if task not in vectors]
-    if missing:
-        return [f"{place}, which has no vector for {', '.join(missing)}"]
-    shapes = {vector.shape for vector in vectors.values()}
-    if len(shapes) > 1 or len(next(iter(shapes))) != 1:
-        return [f"{place}, whose vectors have the shapes {sorted(shapes)}; they must be of one length"]
-    if not all(np.isfinite(vector).all() and vector.any() for vector in vectors.values()):
-        return [f"{place}, which has a vector of zeros or of numbers that are not finite"]
-    return []

@@ -1,1 +1,1 @@
-"""What several methods share."""
+"""What several methods share, and pieces of one that stand on their own."""
