@@ -1,4 +1,4 @@
-"""The discrete module and its Learner against a plain PyTorch loop of CleanRL's discrete SAC."""
+"""How the module acts, and the discrete one in its Learner against a plain PyTorch loop of CleanRL's discrete SAC."""
 
 from __future__ import annotations
 
@@ -9,27 +9,61 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from rllib_nbsp.nn.networks import NETWORKS
 from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 from tests.tiny import (
+    ACT,
     CHOICES,
     HIDDEN,
     IMAGES,
     assert_same,
     build_config,
+    build_learner,
     build_learner_of,
     end_visit,
     game_transitions,
     parameters,
     random_scores,
+    transitions,
     update,
 )
 
 CONV = [[3, 4, 2], [2, 3, 1]]
 GAMMA, TAU, EPS, N = 0.99, 0.005, 1e-4, CHOICES.n
+
+
+def test_evaluation_acts_by_the_squashed_mean_and_exploration_by_a_sample():
+    module = build_learner().module[DEFAULT_MODULE_ID]
+    obs = 10 * torch.from_numpy(transitions(0, 2000)["obs"])
+    mean, raw = module.policy(obs).chunk(2, 1)
+    assert torch.equal(module.act(obs, explore=False), torch.tanh(mean))
+    generator = torch.Generator().manual_seed(5)
+    samples = module.act(obs, explore=True, generator=generator)
+    noise = torch.empty(2000, ACT).normal_(generator=torch.Generator().manual_seed(5))
+    log_std = -5 + 3.5 * (torch.tanh(raw) + 1)
+    assert torch.allclose(samples, torch.tanh(mean + log_std.exp() * noise), atol=1e-6)
+    assert float(samples.detach().abs().max()) <= 1.0
+
+
+def test_the_actor_of_a_rollout_worker_is_the_learners_before_any_weights_are_sent():
+    learner = build_learner(seed=4)
+    spec = learner.config.get_rl_module_spec(spaces={DEFAULT_MODULE_ID: learner_spaces(learner)}, inference_only=True)
+    worker = spec.build()
+    assert not hasattr(worker, "qf")
+    weights = {name: value for name, value in parameters(learner).items() if name.startswith("policy.")}
+    assert_same(dict(worker.state_dict()), weights)
+
+
+def learner_spaces(learner: ContinualSACTorchLearner) -> tuple[Any, Any]:
+    module = learner.module[DEFAULT_MODULE_ID]
+    return module.observation_space, module.action_space
+
+
+# On images
 
 
 def discrete_learner(method: str = "sac", keys: Mapping[str, Any] | None = None, **training: Any) -> Any:

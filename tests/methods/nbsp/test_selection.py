@@ -1,0 +1,78 @@
+"""Which neurons NBSP takes for skill neurons: what ranks, and among whom (docs/readings.md R9, R11)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rllib_nbsp.nn.networks import NETWORKS
+from rllib_nbsp.nn.neurons import NeuronScores
+from tests.methods.nbsp.bench import FIRST, TWO_OF_SEVEN, UNBALANCED, Bench, same_scores, scores_from, statistics
+
+
+@pytest.mark.parametrize(
+    ("pool", "expected"),
+    [
+        # Half of seven per network: 0.95 0.9 0.8. Half of 4 and of 3 per layer: 0.9 0.8 | 0.95.
+        ("network", {"policy": [[0, 2], [1]], "qf": [[0], [0, 1]], "qf_twin": [[0, 1, 2], []]}),
+        ("layer", {"policy": [[0, 2], [1]], "qf": [[0, 1], [0]], "qf_twin": [[0, 1], [0]]}),
+        # Half of 21 over all: the actor's 0.95 0.9 0.8 0.7 0.6, the critic's 0.65 0.64 0.63, two ties of 0.5 in order.
+        ("global", {"policy": [[0, 1, 2, 3], [0, 1, 2]], "qf": [[0], [0, 1]], "qf_twin": [[], []]}),
+    ],
+)
+def test_pools(pool, expected):
+    tables = {"policy": FIRST, "qf": ([0.65, 0.5, 0.5, 0.5], [0.64, 0.63, 0.5]), "qf_twin": ([0.5] * 4, [0.5] * 3)}
+    bench = Bench({"skill_frac": 0.5, "pool": pool})
+    bench.visit(1, scores_from(tables))
+    braked = {name: [(m < 1).nonzero().flatten().tolist() for m in bench.method.masks[name]] for name in NETWORKS}
+    assert braked == expected
+
+
+@pytest.mark.parametrize(
+    ("modules", "masked"),
+    [("both", NETWORKS), ("actor", ("policy",)), ("critic", ("qf", "qf_twin"))],
+)
+def test_modules_choose_the_networks(modules, masked):
+    bench = Bench({**TWO_OF_SEVEN, "modules": modules})
+    bench.visit(1, same_scores(*FIRST))
+    brake = bench.brake()
+    for name in NETWORKS:
+        factors = torch.cat([factor.flatten() for key, factor in brake.items() if key.startswith(f"{name}.")])
+        assert bool((factors < 1.0).any()) is (name in masked)
+
+
+@pytest.mark.parametrize(
+    ("keys", "chosen", "mask"),
+    [
+        ({"score": "literal"}, 0, 0.2 * 0.1),
+        ({"score": "literal", "exclude_constant": True}, 3, 0.2 * 0.12),
+        ({"score": "acc"}, 1, 0.2 * 0.15),
+        ({"score": "balanced"}, 3, 0.2 * (1 / 15)),
+        ({"score": "dormant"}, 3, 0.2 * 0.12),
+    ],
+)
+def test_score_variants_by_hand(keys, chosen, mask):
+    bench = Bench({"skill_frac": 0.25, **keys}, hidden=(4,))
+    bench.visit(1, NeuronScores({name: [statistics(*UNBALANCED)] for name in NETWORKS}, 0.9, 100))
+    expected = [1.0] * 4
+    expected[chosen] = mask
+    assert bench.method.masks["qf"][0].tolist() == pytest.approx(expected)
+
+
+def test_constant_neurons_are_never_chosen_if_excluded_even_if_too_few_are_left():
+    bench = Bench({"skill_frac": 1.0, "exclude_constant": True}, hidden=(4,))
+    bench.visit(1, NeuronScores({name: [statistics(*UNBALANCED)] for name in NETWORKS}, 0.9, 100))
+    assert (bench.method.masks["qf"][0] < 1).tolist() == [False, True, True, True]
+
+
+def test_the_report_says_p_and_how_many_of_the_chosen_are_constant():
+    # Half of four: neurons 0 (dead) and 3.
+    bench = Bench({"skill_frac": 0.5}, hidden=(4,))
+    bench.visit(1, NeuronScores({name: [statistics(*UNBALANCED)] for name in NETWORKS}, 0.9, 100))
+    assert bench.method.metrics() == {
+        "masked_frac": 0.5,
+        "label_rate": 0.9,
+        "constant_skill_frac_policy": 0.5,
+        "constant_skill_frac_qf": 0.5,
+        "constant_skill_frac_qf_twin": 0.5,
+    }

@@ -1,0 +1,228 @@
+"""The presets: each one is valid and is what its name and the paper say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rllib_nbsp.methods import METHODS
+from rllib_nbsp.settings import config_hash
+from rllib_nbsp.study.reader import load_study
+
+PRESETS = sorted(Path("tune_configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=str)
+def test_every_preset_is_valid(path: Path) -> None:
+    study = load_study(path)
+    assert len(study.trials()) == len(study.sequences) * len(study.arms) * len(study.seeds)
+
+
+def in_folder(*names: str) -> list[Path]:
+    """The presets of these folders under tune_configs."""
+    return [path for path in PRESETS if path.parent.name in names]
+
+
+def is_cpu(path: Path) -> bool:
+    return path.stem.startswith("cpu_")
+
+
+METHODS_OF_THE_PAPER = ["sac", "ewc", "npc", "ancl", "cotasp", "crelu", "cbp", "plasticity_injection", "nbsp"]
+BASELINES = METHODS_OF_THE_PAPER[1:-1]
+
+
+def test_every_preset_begins_with_what_it_asks() -> None:
+    for path in PRESETS:
+        comment = [line for line in path.read_text().splitlines() if line.startswith("#")]
+        assert path.read_text().startswith("# "), path
+        assert len(" ".join(comment)) > 60, path
+
+
+def test_presets_have_a_result_folder_each() -> None:
+    names = [load_study(path).settings.experiment for path in PRESETS]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    "path", [*in_folder("metaworld"), *(path for path in in_folder("ablations") if not is_cpu(path))], ids=str
+)
+def test_the_paper_presets_are_table_6(path: Path) -> None:
+    study = load_study(path)
+    assert study.seeds == [0, 1, 2]
+    for run in study.trials():
+        training = run.training
+        assert (run.suite, run.cycles) == ("metaworld", 2)
+        assert (run.visit.max_env_steps, run.visit.warmup_env_steps) == (1_000_000, 10_000)
+        assert (run.replay.capacity, run.replay.prior_capacity, run.replay.interval) == (1_000_000, 100_000, 10)
+        assert (training.updates_per_env_step, training.batch_size) == (2.0, 256)
+        assert (training.gamma, training.tau, training.target_update_env_steps) == (0.99, 0.005, 0)
+        assert (training.actor_lr, training.critic_lr) == (3e-4, 1e-3)
+        assert run.model.hidden == [768, 768, 768]
+        assert run.visit.early_stop is not None
+        assert (run.visit.early_stop.success_rate, run.visit.early_stop.window_episodes) == (0.9, 10)
+        assert run.evaluation.boundary_episodes == 20
+        if run.arm == "nbsp":
+            keys = run.method_settings
+            assert (keys["skill_frac"], keys["mask_alpha"], keys["score_env_steps"]) == (0.2, 0.2, 100_000)
+
+
+TABLE_1 = [path for path in in_folder("metaworld") if path.stem != "with_replay"]
+
+
+@pytest.mark.parametrize("path", [*TABLE_1, *in_folder("atari")], ids=str)
+def test_the_tables_of_the_paper_have_all_of_its_methods_as_published(path: Path) -> None:
+    study = load_study(path)
+    assert [arm.method for arm in study.arms] == METHODS_OF_THE_PAPER
+    assert all(arm.label == arm.method for arm in study.arms)
+    # No baseline replays in the paper, and NBSP does.
+    assert [arm.label for arm in study.arms if arm.method_settings["with_replay"]] == ["nbsp"]
+
+
+def test_baselines_with_replay_are_arms_of_their_own() -> None:
+    study = load_study("tune_configs/metaworld/with_replay.yaml")
+    assert {(arm.label, arm.method) for arm in study.arms} == {
+        ("replay_only", "sac"),
+        ("ewc_replay", "ewc"),
+        ("cbp_replay", "cbp"),
+        ("plasticity_injection_replay", "plasticity_injection"),
+    }
+    for arm in study.arms:
+        plain = METHODS[arm.method].Config().model_dump()
+        assert arm.method_settings == plain | {"with_replay": True}
+
+
+def test_table_1_has_the_sequences_of_the_single_presets() -> None:
+    table = load_study("tune_configs/metaworld/table1.yaml")
+    singles = [load_study(path) for path in TABLE_1 if path.stem != "table1"]
+    assert table.sequences == {name: tasks for study in singles for name, tasks in study.sequences.items()}
+    assert len(table.sequences) == 5
+    for study in singles:
+        assert study.arms == table.arms
+    assert load_study("tune_configs/metaworld/with_replay.yaml").sequences == table.sequences
+
+
+def is_atari_table_6(run: Any, visit_env_steps: int) -> None:
+    training = run.training
+    assert (run.cycles, run.visit.max_env_steps, run.visit.warmup_env_steps) == (2, visit_env_steps, 20_000)
+    assert (run.replay.capacity, run.replay.prior_capacity, run.replay.interval) == (200_000, 100_000, 10)
+    assert (training.updates_per_env_step, training.batch_size, training.gamma) == (4.0, 64, 0.99)
+    assert (training.tau, training.target_update_env_steps, training.adam_eps) == (1.0, 8_000, 1e-4)
+    assert (training.actor_lr, training.critic_lr, training.target_entropy) == (1e-4, 1e-4, None)
+    assert (run.model.conv, run.model.hidden) == ([[32, 8, 4], [64, 4, 2], [64, 3, 1]], [768, 768])
+    assert (run.visit.early_stop, run.evaluation.eval_env_steps) == (None, 100_000)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("pong_bowling", 1_500_000), ("bankheist_alien", 3_000_000)])
+def test_the_atari_presets_are_table_6(name: str, steps: int) -> None:
+    for run in load_study(f"tune_configs/atari/{name}.yaml").trials():
+        is_atari_table_6(run, steps)
+
+
+def test_table_5_by_its_two_commands_is_the_two_presets() -> None:
+    path = Path("tune_configs/atari/table5.yaml")
+    overrides = re.search(r"--set (.*)", path.read_text())
+    assert overrides is not None
+    for name, options in (("pong_bowling", []), ("bankheist_alien", overrides[1].split())):
+        table = load_study(path, options, sequences=[name])
+        single = load_study(f"tune_configs/atari/{name}.yaml")
+        assert table.sequences == single.sequences
+        assert [config_hash(run) for run in table.trials()] == [config_hash(run) for run in single.trials()]
+
+
+def test_an_ablation_has_the_same_arms_at_both_scales() -> None:
+    scored = {"score_env_steps"}
+    names = {path.stem for path in in_folder("ablations") if not is_cpu(path)}
+    assert names == {path.stem.removeprefix("cpu_") for path in in_folder("ablations") if is_cpu(path)}
+    for name in names:
+        full, cpu = (load_study(f"tune_configs/ablations/{prefix}{name}.yaml") for prefix in ("", "cpu_"))
+        assert [arm.label for arm in full.arms] == [arm.label for arm in cpu.arms]
+        for one, other in zip(full.arms, cpu.arms, strict=True):
+            keys = one.method_settings.keys() - scored
+            assert [one.method_settings[key] for key in keys] == [other.method_settings[key] for key in keys]
+            assert one.sections == other.sections
+
+
+def test_ablations_differ_from_nbsp_by_what_they_are_named_for() -> None:
+    plain = METHODS["nbsp"].Config().model_dump()
+
+    def changed(name: str) -> dict[str, dict[str, Any]]:
+        return {
+            arm.label: {
+                key: value for key, value in arm.method_settings.items() if arm.method == "nbsp" and value != plain[key]
+            }
+            for arm in load_study(f"tune_configs/ablations/{name}.yaml").arms
+        }
+
+    assert changed("table2") == {
+        "base": {},
+        "replay_only": {"skill_frac": 0.0},
+        "mask_only": {"with_replay": False},
+        "nbsp": {},
+    }
+    assert changed("table3")["random"] == {"score": "random"} and changed("table3")["nbsp"] == {}
+    assert changed("table4") == {"actor": {"modules": "actor"}, "critic": {"modules": "critic"}, "both": {}}
+    assert [keys.get("skill_frac", 0.2) for keys in changed("figure4").values()] == [
+        0.05,
+        0.1,
+        0.15,
+        0.2,
+        0.25,
+        0.3,
+        0.4,
+        0.5,
+    ]
+    assert {keys["uniform_lr"] for keys in changed("uniform_lr").values() if keys} == {"mean", "skill", 0.3, 0.1, 0.03}
+    assert {
+        (run.method_settings["mask_on"], run.boundary.reset_optimizer)
+        for run in load_study("tune_configs/ablations/mask_on.yaml", seeds=[0]).trials()
+    } == {("update", True), ("update", False), ("grad", True), ("grad", False), ("grad_rescale", False)}
+
+
+def test_the_cpu_ablations_and_baselines_share_their_pair_and_budget() -> None:
+    [reference, *_] = load_study("tune_configs/cpu/button_drawer.yaml").trials()
+    of_arms = {"arm", "method", "method_settings", "boundary", "experiment", "seed"}
+    paths = [Path("tune_configs/cpu/baselines.yaml"), *in_folder("tuning"), *filter(is_cpu, in_folder("ablations"))]
+    for path in paths:
+        for run in load_study(path).trials():
+            searched = {"training"} if path.stem == "crelu" else set()
+            assert run.model_dump(exclude=of_arms | searched) == reference.model_dump(exclude=of_arms | searched), path
+
+
+def test_the_cpu_baselines_are_the_methods_of_the_paper_and_both_halves_of_nbsp() -> None:
+    study = load_study("tune_configs/cpu/baselines.yaml")
+    assert {arm.label for arm in study.arms} == {*METHODS_OF_THE_PAPER, "replay_only", "mask_only"}
+    assert all(arm.method == arm.label for arm in study.arms if arm.label in METHODS_OF_THE_PAPER)
+
+
+def test_every_baseline_is_tuned_with_the_same_budget_on_seeds_that_no_study_reports() -> None:
+    studies = {path.stem: load_study(path) for path in in_folder("tuning")}
+    assert sorted(studies) == sorted(BASELINES)
+    assert {study.settings.search.model_dump_json() for study in studies.values()} == {
+        '{"samples":8,"seed":0,"objective":"asr"}'
+    }
+    for name, study in studies.items():
+        assert {(arm.origin, arm.method) for arm in study.arms} == {(name, name)}
+        assert len(study.arms) == 8
+    reported = {seed for path in PRESETS if "tuning" not in str(path) for seed in load_study(path).seeds}
+    assert {seed for study in studies.values() for seed in study.seeds}.isdisjoint(reported)
+    assert len({tuple(study.seeds) for study in studies.values()}) == 1
+
+
+def test_the_tuning_smoke_searches_the_same_keys() -> None:
+    smoke = load_study("tune_configs/tuning_smoke.yaml")
+    assert sorted(smoke.searches) == sorted(BASELINES)
+    for name in BASELINES:
+        file = yaml.safe_load(Path(f"tune_configs/tuning/{name}.yaml").read_text())
+        small = yaml.safe_load(Path("tune_configs/tuning_smoke.yaml").read_text())
+        full, tiny = file["arms"][name], small["arms"][name]
+        assert full.keys() == tiny.keys()
+        assert full["search"].keys() == tiny["search"].keys()
+
+
+@pytest.mark.parametrize("name", ["smoke", "atari_smoke"])
+def test_the_smoke_studies_run_every_method(name: str) -> None:
+    assert {arm.method for arm in load_study(f"tune_configs/{name}.yaml").arms} == set(METHODS)
