@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import multiprocessing
 import pickle
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,7 @@ from tests.tiny import (
     visit,
 )
 
+ALL = {**METHODS, **PROBES}
 EVERY_METHOD = [*sorted(METHODS), *PROBES]
 
 
@@ -199,14 +203,48 @@ class Run:
 # One Learner
 
 
+@dataclass
+class Alone:
+    """What a run of one Learner through three visits left on its way, made once for all tests of it."""
+
+    reports: list[dict[str, float]]
+    weights: list[dict[str, Tensor]]
+    checksums: list[str]
+    arrays: dict[str, np.ndarray]
+    """After the first visit."""
+    amid: dict[str, Any]
+    """The method's state at the start of the second one."""
+
+
+def alone(method: str, kind: str) -> Alone:
+    """The run of that method, seed 0."""
+    return _alone(method, kind, repr(KEYS.get(method)))
+
+
+@functools.cache
+def _alone(method: str, kind: str, keys: str) -> Alone:
+    # `keys` tells runs apart whose tests have put others in their place.
+    run, seen = Run(method, kind), Alone([], [], [], {}, {})
+    for number in range(1, 4):
+        run.start(number)
+        if number == 2:
+            seen.amid = copy.deepcopy(run.learner.method.get_state())
+        run.train(20)
+        run.end()
+        seen.reports.append(run.learner.report(run.rows(0)["obs"]))
+        seen.weights.append(parameters(run.learner))
+        seen.checksums.append(run.learner.checksum())
+        if number == 1:
+            seen.arrays = {name: array.copy() for name, array in run.learner.method_arrays().items()}
+    return seen
+
+
 @every_run
 def test_three_visits_have_finite_losses_and_weights(method, kind):
-    run = Run(method, kind)
-    for number in range(1, 4):
-        run.visit(number)
-        report = run.learner.report(run.rows(0)["obs"])
+    seen = alone(method, kind)
+    for report, weights in zip(seen.reports, seen.weights, strict=True):
         assert all(np.isfinite(value) for value in report.values()), report
-        assert all(bool(torch.isfinite(value).all()) for value in parameters(run.learner).values())
+        assert all(bool(torch.isfinite(value).all()) for value in weights.values())
 
 
 @every_run
@@ -243,17 +281,12 @@ def plain(value: Any) -> bool:
 
 @pytest.mark.parametrize("method", EVERY_METHOD)
 def test_states_are_tensors_arrays_numbers_and_strings_in_dicts_and_lists(method):
-    run = Run(method)
-    run.visit(1)
-    run.start(2)
-    assert plain(run.learner.method.get_state())
+    assert plain(alone(method, "continuous").amid)
 
 
 @every_run
 def test_recorded_arrays_are_named_by_network_layer_and_quantity(method, kind):
-    run = Run(method, kind)
-    run.visit(1)
-    for name, array in run.learner.method_arrays().items():
+    for name, array in alone(method, kind).arrays.items():
         network, layer, quantity = name.split("/")
         assert network in NETWORKS
         assert len(array) == NEURONS[kind][int(layer)]
@@ -292,13 +325,10 @@ def test_any_method_replays_beside_what_it_does_if_asked(method):
 
 @every_run
 def test_a_seed_gives_one_run(method, kind):
-    checksums = []
-    for _ in range(2):
-        run = Run(method, kind, seed=5)
-        run.visit(1)
-        run.visit(2)
-        checksums.append(run.learner.checksum())
-    assert checksums[0] == checksums[1]
+    again = Run(method, kind)
+    again.visit(1)
+    again.visit(2)
+    assert again.learner.checksum() == alone(method, kind).checksums[1]
 
 
 def test_the_base_method_is_fine_tuning_and_draws_no_random_number():
@@ -357,14 +387,12 @@ RANKS_TIMEOUT_S = 560
 """Two processes take every method of both kinds through two visits: half a minute on a quiet machine."""
 
 
-def learn_on_rank(rank: int, folder: str) -> None:
-    """One of two processes: every method through two visits, each rank on its own shard of every batch."""
+def learn_on_rank(rank: int, folder: str, runs: list[tuple[str, str]]) -> None:
+    """One of two processes: these methods through two visits, each rank on its own shard of every batch."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     METHODS.update(PROBES)
-    for method, kind in EVERY_RUN:
-        if METHODS[method].max_learners == 1:
-            continue
+    for method, kind in runs:
         run = Run(method, kind, ranks=2, rank=rank)
         run.visit(1)
         boundary = run.learner.checksum()
@@ -377,11 +405,21 @@ def learn_on_rank(rank: int, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def two_learners(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], list[Any]]:
-    """Per method and kind of actions the result and the weights of each of two processes."""
+def two_learners(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, str], list[Any]]:
+    """Per method and kind of actions, of those that were selected, the result and weights of each of two processes."""
+    selected = {
+        (item.callspec.params["method"], item.callspec.params["kind"])
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.path == request.path and "two_learners" in item.fixturenames
+    }
+    runs = [run for run in SEVERAL if run in selected]
     folder = tmp_path_factory.mktemp("two_learners")
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=learn_on_rank, args=(rank, str(folder)), daemon=True) for rank in range(2)]
+    processes = [
+        context.Process(target=learn_on_rank, args=(rank, str(folder), runs), daemon=True) for rank in range(2)
+    ]
     try:
         for process in processes:
             process.start()
@@ -393,33 +431,34 @@ def two_learners(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, st
             process.kill()
     return {
         (method, kind): [pickle.loads((folder / f"{method}-{kind}-{rank}.pickle").read_bytes()) for rank in range(2)]
-        for method, kind in EVERY_RUN
-        if METHODS.get(method, PROBES.get(method)).max_learners != 1
+        for method, kind in runs
     }
 
 
-@pytest.mark.timeout(RANKS_TIMEOUT_S + 40)
-def test_every_method_stays_bit_equal_across_two_processes_through_a_boundary(two_learners):
-    for run, ((first, weights), (second, other)) in two_learners.items():
-        assert first["boundary"] == second["boundary"], run
-        assert first["end"] == second["end"], run
-        assert first["end"] != first["boundary"]
-        for name, value in weights.items():
-            assert np.array_equal(value, other[name]), f"{run}: {name}"
-    for kind in KINDS:
-        assert two_learners["nbsp", kind][0][0]["report"]["masked_frac"] > 0.0
+SEVERAL = [(method, kind) for method, kind in EVERY_RUN if ALL[method].max_learners != 1]
+"""Others are refused before a run starts."""
+on_two_learners = pytest.mark.parametrize(("method", "kind"), SEVERAL)
 
 
 @pytest.mark.timeout(RANKS_TIMEOUT_S + 40)
-@every_run
+@on_two_learners
+def test_every_method_stays_bit_equal_across_two_processes_through_a_boundary(two_learners, method, kind):
+    (first, weights), (second, other) = two_learners[method, kind]
+    assert first["boundary"] == second["boundary"]
+    assert first["end"] == second["end"]
+    assert first["end"] != first["boundary"]
+    for name, value in weights.items():
+        assert np.array_equal(value, other[name]), name
+    if method == "nbsp":
+        assert first["report"]["masked_frac"] > 0.0
+
+
+@pytest.mark.timeout(RANKS_TIMEOUT_S + 40)
+@on_two_learners
 def test_two_learners_learn_what_one_learns(two_learners, method, kind):
-    if METHODS[method].max_learners == 1:
-        return  # refused before a run starts
     # The same rows and the same noise: the gradient is the mean over the batch, however it is cut into shards.
     result, weights = two_learners[method, kind][0]
-    alone = Run(method, kind)
-    alone.visit(1)
-    alone.visit(2)
-    for name, value in alone.learner.weights().items():
+    one = alone(method, kind)
+    for name, value in one.weights[1].items():
         np.testing.assert_allclose(weights[name], value, rtol=0.0, atol=2e-6, err_msg=name)
-    assert result["report"]["masked_frac"] == alone.learner.report()["masked_frac"]
+    assert result["report"]["masked_frac"] == one.reports[1]["masked_frac"]
