@@ -1,4 +1,4 @@
-"""What holds for every test: one torch thread, and the global generators seeded, so that an accident repeats itself."""
+"""What holds for every test: one torch thread, seeded global generators, and one Ray for all that need it."""
 
 from __future__ import annotations
 
@@ -20,3 +20,12 @@ def _seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def ray_session() -> None:
+    """A local Ray: a process's first test that asks for it starts it, and it stays for the others."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=150 * 2**20)

@@ -1,15 +1,13 @@
-"""Whole runs on a real, local Ray, one for each module of tests, and what they leave behind."""
+"""Whole runs on a real, local Ray, and what they leave behind."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 
 from rllib_nbsp import ContinualSAC, ContinualSACConfig
 from tests.tiny import TASKS
@@ -17,11 +15,9 @@ from tests.tiny import TASKS
 PAIR = list(TASKS)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ray_session() -> Iterator[None]:
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=150 * 2**20)
-    yield
-    ray.shutdown()
+@pytest.fixture(autouse=True)
+def on_ray(ray_session: None) -> None:
+    """All of these tests need it."""
 
 
 def finish(config: ContinualSACConfig) -> tuple[ContinualSAC, list[dict[str, Any]]]:

@@ -101,7 +101,9 @@ def rows_of(config: ContinualSACConfig, folder: Path) -> list[dict[str, Any]]:
 NUMBERS = ("policy_loss", "qf_loss", "qf_twin_loss", "alpha_loss", "entropy", "q_mean")
 
 
-def test_rows_of_a_run_have_both_means_where_there_is_prior_replay_and_none_in_the_warmup(tmp_path: Path) -> None:
+def test_rows_of_a_run_have_both_means_where_there_is_prior_replay_and_none_in_the_warmup(
+    ray_session: None, tmp_path: Path
+) -> None:
     rows = rows_of(NBSPConfig(), tmp_path)
     for name in NUMBERS:
         for row in rows:
@@ -110,7 +112,7 @@ def test_rows_of_a_run_have_both_means_where_there_is_prior_replay_and_none_in_t
             assert (f"{name}_prior" in row) is (learned and row["visit"] > 1)
 
 
-def test_rows_without_prior_replay_have_no_prior_means(tmp_path: Path) -> None:
+def test_rows_without_prior_replay_have_no_prior_means(ray_session: None, tmp_path: Path) -> None:
     rows = rows_of(ContinualSACConfig(), tmp_path)
     assert not [name for row in rows for name in row if name.endswith("_prior")]
     assert all(name in rows[-1] for name in NUMBERS)

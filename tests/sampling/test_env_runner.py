@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pytest
 import ray
 import torch
 from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
@@ -100,14 +98,7 @@ def test_no_environment_is_built_before_a_request():
     assert not runner._sampler._vectors
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=150_000_000, logging_level="error")
-    yield
-    ray.shutdown()
-
-
-def test_a_remote_runner_gives_the_rows_of_a_local_one(cluster):
+def test_a_remote_runner_gives_the_rows_of_a_local_one(ray_session):
     actor = ray.remote(num_cpus=0)(ContinualEnvRunner).remote(config=make_config(), worker_index=1)
     request: dict[str, Any] = {"task": RIGHT, "version": 2, "num_vector_steps": 40}
     reply = ray.get(actor.sample.remote(**request))
@@ -118,7 +109,7 @@ def test_a_remote_runner_gives_the_rows_of_a_local_one(cluster):
     ray.kill(actor)
 
 
-def test_an_idle_killed_env_runner_brings_no_wrong_task_transition(cluster):
+def test_an_idle_killed_env_runner_brings_no_wrong_task_transition(ray_session):
     config = make_config(num_env_runners=1, num_cpus_per_env_runner=0.5)
     config.visit(max_env_steps=200, warmup_env_steps=20, early_stop=None)
     config.evaluation(boundary_episodes=1, periodic_episodes=0, num_envs=1, report_env_steps=40)

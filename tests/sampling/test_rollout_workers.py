@@ -26,11 +26,9 @@ BUILT: list[ContinualSAC] = []
 ENDLESS = 100_000  # steps of a visit that is not over before a worker is back
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ray_session() -> Iterator[None]:
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=150 * 2**20)
-    yield
-    ray.shutdown()
+@pytest.fixture(autouse=True)
+def on_ray(ray_session: None) -> None:
+    """All of these tests need it."""
 
 
 @pytest.fixture(autouse=True)
@@ -219,7 +217,7 @@ def test_an_environment_that_cannot_go_on_in_a_remote_worker_ends_the_run_at_onc
 
 @pytest.mark.slow
 def test_a_lost_node_costs_a_fragment_and_not_the_run():
-    ray.shutdown()  # the session of the other tests; they have run
+    ray.shutdown()  # the other tests' session: the next one that needs it starts another
     quick = {"health_check_period_ms": 500, "health_check_timeout_ms": 1000, "health_check_initial_delay_ms": 500}
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, "_system_config": quick}

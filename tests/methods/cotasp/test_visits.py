@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import torch
 
 from rllib_nbsp import ContinualSACConfig
@@ -225,13 +223,6 @@ def test_prompts_travel_with_the_weights():
 
 
 # A whole run
-
-
-@pytest.fixture
-def ray_session() -> Iterator[None]:
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=150 * 2**20)
-    yield
-    ray.shutdown()
 
 
 @pytest.mark.slow
