@@ -170,6 +170,7 @@ class ResolvedRun:
                 out_features,
                 activation=self.model.activation,
                 conv=self.model.conv if len(in_shape) == 3 else (),
+                init=self.model.init,
                 # A stream of its own per network: an inference-only copy draws the same actor.
                 generator=torch_generator(self.settings.seed, "initialization", NETWORKS.index(name)),
             )

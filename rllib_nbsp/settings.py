@@ -124,6 +124,9 @@ class ModelSettings(Settings):
     """[channels, kernel size, stride] of the convolutions that images pass first; without images, nothing."""
     activation: Literal["relu", "tanh", "crelu"] = "relu"
     """`crelu` (Abbas et al. 2023) hands on relu(z) and relu(-z): two features for each neuron."""
+    init: Literal["fan_in_uniform", "kaiming_normal"] = "fan_in_uniform"
+    """Initial weights of every layer, output layers included: PyTorch's default, with biases, uniform in
+    +-1/sqrt(fan in); or CleanRL's in `sac_atari.py`, normal with standard deviation sqrt(2 / fan in), biases 0."""
 
 
 class BoundarySettings(Settings):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rllib_nbsp.curriculum import Visit
-from rllib_nbsp.nn.networks import Network, init_layer
+from rllib_nbsp.nn.networks import FAN_IN_UNIFORM, Network, init_layer
 from rllib_nbsp.nn.neurons import NeuronScores
 from rllib_nbsp.settings import TrainingSettings
 
@@ -92,6 +92,7 @@ class Agent:
         generator: a method's only source of randomness; the same stream on every Learner.
         act_dim: number of action dimensions, or of actions if they are discrete.
         discrete: whether actions are discrete: the actor's head is logits, a critic's one value per action.
+        init: how the run's networks began, a key of `networks.INITS`.
         sac_losses: SAC's losses of any `Batch` by name ("policy", "qf", "qf_twin", "alpha"), with gradients, as a
             Learner's update has them; each call draws fresh noise.
         twin: makes a `Twin`, an independent SAC that starts from these weights; None where no Learner is.
@@ -109,6 +110,7 @@ class Agent:
         act_dim: int,
         sac_losses: Callable[[Batch], dict[str, Tensor]],
         discrete: bool = False,
+        init: str = FAN_IN_UNIFORM,
         twin: Callable[[], Twin] | None = None,
     ) -> None:
         self.networks = networks
@@ -120,9 +122,12 @@ class Agent:
         self.act_dim = act_dim
         self.sac_losses = sac_losses
         self.discrete = discrete
+        self.init = init
         self.twin = twin
 
-    init_layer = staticmethod(init_layer)
+    def init_layer(self, layer: nn.Linear | nn.Conv2d, generator: torch.Generator) -> None:
+        """Draw a layer anew, as the run's networks began."""
+        init_layer(layer, generator, self.init)
 
     def critic_inputs(self, obs: Tensor, actions: Tensor) -> Tensor:
         """What a critic is given: observations (B, ...) with actions (B, A), or alone if actions are discrete."""

@@ -35,7 +35,7 @@ from rllib_nbsp.methods.base import Acting, ContinualMethod, MethodSettings
 from rllib_nbsp.methods.parts.dictionary import Dictionary, sparse_code
 from rllib_nbsp.methods.parts.texts import EMBEDDING_SIZE, check_embeddings, name_embedding, read_embeddings
 from rllib_nbsp.nn.losses import squashed_gaussian
-from rllib_nbsp.nn.networks import Network
+from rllib_nbsp.nn.networks import FAN_IN_UNIFORM, Network
 from rllib_nbsp.settings import ModelSettings, NonNegativeInt, PositiveFloat, PositiveInt, ReplaySettings, RunSettings
 
 NORM_EPS = 1e-6
@@ -127,9 +127,10 @@ class PromptedNetwork(Network):
         visits: int,
         activation: str,
         conv: Sequence[tuple[int, int, int]] = (),
+        init: str = FAN_IN_UNIFORM,
         generator: torch.Generator,
     ) -> None:
-        super().__init__(in_shape, hidden, out_features, activation="relu", conv=conv, generator=generator)
+        super().__init__(in_shape, hidden, out_features, activation="relu", conv=conv, init=init, generator=generator)
         self.prompts = nn.ParameterList([torch.zeros(visits, neurons) for neurons in self.num_neurons()])
         self.register_buffer("row_of", torch.zeros(tasks + 1, dtype=torch.int64))
 

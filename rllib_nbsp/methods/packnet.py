@@ -30,7 +30,7 @@ from torch.func import functional_call
 from rllib_nbsp.curriculum import Phase, Visit
 from rllib_nbsp.methods.agent import Agent, Batch, VisitData
 from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
-from rllib_nbsp.nn.networks import Network
+from rllib_nbsp.nn.networks import FAN_IN_UNIFORM, Network
 from rllib_nbsp.settings import NonNegativeInt, PositiveFloat, ReplaySettings, RunSettings
 
 MAX_VISITS = 255
@@ -65,9 +65,12 @@ class PackedNetwork(Network):
         tasks: int,
         activation: str,
         conv: Sequence[tuple[int, int, int]] = (),
+        init: str = FAN_IN_UNIFORM,
         generator: torch.Generator,
     ) -> None:
-        super().__init__(in_shape, hidden, out_features, activation=activation, conv=conv, generator=generator)
+        super().__init__(
+            in_shape, hidden, out_features, activation=activation, conv=conv, init=init, generator=generator
+        )
         for i, layer in enumerate(self.layers()):
             self.register_buffer(f"owner_{i}", torch.ones_like(layer.weight, dtype=torch.uint8))
         self.register_buffer("limit_of", torch.ones(tasks + 1, dtype=torch.int64))

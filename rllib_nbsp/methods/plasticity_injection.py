@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.methods.agent import VisitData
 from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
-from rllib_nbsp.nn.networks import Network, pixels
+from rllib_nbsp.nn.networks import FAN_IN_UNIFORM, Network, pixels
 from rllib_nbsp.settings import NonNegativeInt, PositiveInt, RunSettings
 
 
@@ -122,9 +122,12 @@ class InjectableNetwork(Network):
         at_visits: Sequence[int],
         activation: str,
         conv: Sequence[tuple[int, int, int]] = (),
+        init: str = FAN_IN_UNIFORM,
         generator: torch.Generator,
     ) -> None:
-        super().__init__(in_shape, hidden, out_features, activation=activation, conv=conv, generator=generator)
+        super().__init__(
+            in_shape, hidden, out_features, activation=activation, conv=conv, init=init, generator=generator
+        )
         self.first = len(conv) + split
         self.at_visits = list(at_visits)
         head = self.trained_head()

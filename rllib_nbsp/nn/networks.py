@@ -30,15 +30,41 @@ def crelu(z: Tensor) -> Tensor:
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu_, "tanh": torch.tanh_, CRELU: crelu}
 
 
-def init_layer(layer: nn.Linear | nn.Conv2d, generator: torch.Generator) -> None:
-    """Draw a layer's weights and biases as PyTorch does by default: uniform in +-1/sqrt(fan in)."""
+def fan_in_uniform(layer: nn.Linear | nn.Conv2d, generator: torch.Generator) -> None:
+    """PyTorch's default: weights and biases uniform in +-1/sqrt(fan in)."""
+    bound = 1.0 / math.sqrt(layer.weight[0].numel())
+    for param in layer.parameters():
+        param.copy_(torch.empty(param.shape, device=generator.device).uniform_(-bound, bound, generator=generator))
+
+
+def kaiming_normal(layer: nn.Linear | nn.Conv2d, generator: torch.Generator) -> None:
+    """CleanRL's for images: weights normal with standard deviation sqrt(2 / fan in) (He et al. 2015), biases 0."""
+    weight = torch.empty(layer.weight.shape, device=generator.device)
+    layer.weight.copy_(nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator))
+    assert layer.bias is not None
+    layer.bias.zero_()
+
+
+FAN_IN_UNIFORM = "fan_in_uniform"
+INITS: dict[str, Callable[[nn.Linear | nn.Conv2d, torch.Generator], None]] = {
+    FAN_IN_UNIFORM: fan_in_uniform,
+    "kaiming_normal": kaiming_normal,
+}
+"""Ways to draw a layer, where the generator lives, so that one seed gives the same weights on every device."""
+
+
+def init_layer(layer: nn.Linear | nn.Conv2d, generator: torch.Generator, init: str = FAN_IN_UNIFORM) -> None:
+    """Draw a layer's weights and biases in place.
+
+    Args:
+        layer: its parameters.
+        generator: source of the draws.
+        init: a key of `INITS`.
+    """
     if layer.weight.is_meta:
         return  # shapes without memory, of which only the size is asked
-    bound = 1.0 / math.sqrt(layer.weight[0].numel())
     with torch.no_grad():
-        for param in layer.parameters():
-            # Drawn where the generator lives, so that one seed gives the same weights on every device.
-            param.copy_(torch.empty(param.shape, device=generator.device).uniform_(-bound, bound, generator=generator))
+        INITS[init](layer, generator)
 
 
 class Network(nn.Module):
@@ -55,6 +81,7 @@ class Network(nn.Module):
         activation: a key of `ACTIVATIONS`; with "crelu" each layer has twice as many inputs as the one before it has
             neurons.
         conv: (channels, kernel size, stride) of each convolution before them, for images.
+        init: distribution of the initial weights, a key of `INITS`; the head's too.
         generator: source of the initial weights.
 
     Raises:
@@ -69,6 +96,7 @@ class Network(nn.Module):
         *,
         activation: str,
         conv: Sequence[tuple[int, int, int]] = (),
+        init: str = FAN_IN_UNIFORM,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
@@ -86,7 +114,7 @@ class Network(nn.Module):
         self.head = nn.Linear(width, out_features)
         self.activation = ACTIVATIONS[activation]
         for layer in self.layers():
-            init_layer(layer, generator)
+            init_layer(layer, generator, init)
 
     def layers(self) -> list[nn.Linear | nn.Conv2d]:
         """Hidden layers in order, then the head."""

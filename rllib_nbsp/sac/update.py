@@ -79,6 +79,7 @@ class SACUpdate:
             "act_dim": module.act_dim,
             "sac_losses": functools.partial(self._losses_of, module),
             "discrete": module.discrete,
+            "init": self.run.model.init,
         }
 
     def _twin(self) -> Twin:

@@ -113,6 +113,7 @@ def is_atari_table_6(run: Any, visit_env_steps: int) -> None:
     assert (training.tau, training.target_update_env_steps, training.adam_eps) == (1.0, 8_000, 1e-4)
     assert (training.actor_lr, training.critic_lr, training.target_entropy) == (1e-4, 1e-4, None)
     assert (run.model.conv, run.model.hidden) == ([[32, 8, 4], [64, 4, 2], [64, 3, 1]], [768, 768])
+    assert (run.model.activation, run.model.init) == ("relu", "kaiming_normal")
     assert (run.visit.early_stop, run.evaluation.eval_env_steps) == (None, 100_000)
 
 
@@ -120,6 +121,13 @@ def is_atari_table_6(run: Any, visit_env_steps: int) -> None:
 def test_the_atari_presets_are_table_6(name: str, steps: int) -> None:
     for run in load_study(f"tune_configs/atari/{name}.yaml").trials():
         is_atari_table_6(run, steps)
+
+
+def test_games_begin_with_cleanrls_weights_and_vectors_with_pytorchs() -> None:
+    for path in PRESETS:
+        study = load_study(path)
+        inits = {run.model.init for run in study.trials()}
+        assert inits == {"kaiming_normal" if study.settings.suite == "atari" else "fan_in_uniform"}, path
 
 
 def test_table_5_by_its_two_commands_is_the_two_presets() -> None:

@@ -20,11 +20,11 @@ from torch.optim import Optimizer
 
 from rllib_nbsp.methods.agent import Agent
 from rllib_nbsp.methods.parts.braking import rows_of
-from rllib_nbsp.nn.networks import Network
+from rllib_nbsp.nn.networks import FAN_IN_UNIFORM, Network, init_layer
 
 Init = Literal["network", "lecun", "kaiming"]
-GAINS: dict[Init, float] = {"network": 1.0, "lecun": math.sqrt(3.0), "kaiming": math.sqrt(6.0)}
-"""Bounds of uniform distributions for ReLU layers, in units of 1/sqrt(fan in), which is the networks' own."""
+GAINS: dict[Init, float] = {"lecun": math.sqrt(3.0), "kaiming": math.sqrt(6.0)}
+"""Bounds of uniform distributions for ReLU layers, in units of 1/sqrt(fan in), whatever the networks' own is."""
 
 STEP_TOLERANCE = 1e-3
 """An entry is young no more once its own count changes its steps by less than this share."""
@@ -126,7 +126,7 @@ class Recycler:
 
     Args:
         agent: whose networks.
-        init: distribution of the new incoming weights.
+        init: distribution of the new incoming weights; "network": what the run's networks began with.
         mirror_targets: recycle a critic's neurons in its target network too, with the same new weights.
 
     Attributes:
@@ -136,7 +136,7 @@ class Recycler:
 
     def __init__(self, agent: Agent, *, init: Init = "network", mirror_targets: bool = False) -> None:
         self.agent = agent
-        self.gain = GAINS[init]
+        self.init = init
         self.mirror_targets = mirror_targets
         self.recycled = 0
         self.young: dict[str, YoungEntries] = {}
@@ -183,8 +183,11 @@ class Recycler:
     def _draw(self, layer: nn.Linear | nn.Conv2d) -> Tensor:
         """Weights of a layer as they might have begun."""
         fresh = copy.deepcopy(layer)
-        self.agent.init_layer(fresh, self.agent.generator)
-        return fresh.weight * self.gain
+        if self.init == "network":
+            self.agent.init_layer(fresh, self.agent.generator)
+            return fresh.weight
+        init_layer(fresh, self.agent.generator, FAN_IN_UNIFORM)
+        return fresh.weight * GAINS[self.init]
 
     def _no_entries(self, name: str) -> YoungEntries:
         return YoungEntries(list(self.agent.networks[name].parameters()), self.agent.optimizers[name])

@@ -17,7 +17,18 @@ from rllib_nbsp.methods.parts.texts import name_embedding
 from rllib_nbsp.nn.losses import squashed_gaussian
 from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 from tests.methods.cotasp.learners import HIDDEN, KEYS, end, learner_with, on_images, outputs, play, rows, start
-from tests.tiny import ACT, ACTIONS, CHOICES, OBSERVATIONS, build_config, parameters, transitions, update, visit
+from tests.tiny import (
+    ACT,
+    ACTIONS,
+    CHOICES,
+    OBSERVATIONS,
+    build_config,
+    build_learner_of,
+    parameters,
+    transitions,
+    update,
+    visit,
+)
 
 
 def test_a_visits_prompt_is_the_code_of_its_text():
@@ -118,6 +129,21 @@ def test_critics_temperature_and_all_optimizers_start_anew_at_a_boundary():
         elif name.startswith(("policy.hidden", "policy.head")):
             assert torch.equal(now[name], value), name
     assert not torch.equal(now["qf.head.weight"], now["qf_twin.head.weight"])
+
+
+def test_fresh_critics_are_drawn_as_the_runs_networks_began():
+    config = build_config("cotasp", {"distill_updates": 0}).networks(init="kaiming_normal")
+    learner = build_learner_of(config)
+    start(learner, 1)
+    end(learner, 1)
+    same_draws = torch.Generator()
+    same_draws.set_state(learner.agent.generator.get_state())
+    start(learner, 2)
+    for name in ("qf", "qf_twin"):
+        for layer in learner.agent.networks[name].layers():
+            expected = torch.nn.init.kaiming_normal_(torch.empty_like(layer.weight), generator=same_draws)
+            assert torch.equal(layer.weight, expected)
+            assert not layer.bias.any()
 
 
 def test_divergences_by_hand():

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rllib_nbsp.methods.parts.recycling import Recycler, YoungEntries
-from rllib_nbsp.nn.networks import Network, activities
+from rllib_nbsp.methods.parts.recycling import Init, Recycler, YoungEntries
+from rllib_nbsp.nn.networks import INITS, Network, activities
 from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 from rllib_nbsp.settings import BoundarySettings
 from tests.tiny import (
@@ -74,14 +74,36 @@ def test_its_incoming_weights_are_new_and_within_the_bound_and_its_bias_is_zero(
     assert layer.bias[[2, 5]].tolist() == [0.0, 0.0]
 
 
-@pytest.mark.parametrize(("init", "gain"), [("network", 1.0), ("lecun", 3.0**0.5), ("kaiming", 6.0**0.5)])
-def test_the_bound_is_that_of_the_chosen_distribution(init, gain):
-    learner = build_learner(hidden=(400, 6))
-    layer = learner.agent.networks["policy"].hidden[0]
+def all_new(init: Init, network_init: str) -> tuple[Tensor, torch.Generator]:
+    """A layer's weights when all its neurons are recycled, and a generator that draws the same."""
+    learner = build_learner_of(build_config(hidden=(400, 6)).networks(init=network_init))
+    same_draws = torch.Generator()
+    same_draws.set_state(learner.agent.generator.get_state())
     Recycler(learner.agent, init=init).recycle("policy", [torch.arange(400), torch.tensor([], dtype=torch.int64)])
+    return learner.agent.networks["policy"].hidden[0].weight.detach(), same_draws
+
+
+@pytest.mark.parametrize(
+    ("init", "network_init", "gain"),
+    [
+        ("network", "fan_in_uniform", 1.0),
+        # By name they are what they say, whatever the networks began with.
+        *[("lecun", network_init, 3.0**0.5) for network_init in INITS],
+        *[("kaiming", network_init, 6.0**0.5) for network_init in INITS],
+    ],
+)
+def test_the_bound_is_that_of_the_chosen_distribution(init, network_init, gain):
+    weight, _ = all_new(init, network_init)
     bound = gain / math.sqrt(OBS)
     # 1200 uniform draws: all within 1 % of the bound with probability 6e-6.
-    assert 0.99 * bound < float(layer.weight.detach().abs().max()) <= bound * (1.0 + 1e-6)
+    assert 0.99 * bound < float(weight.abs().max()) <= bound * (1.0 + 1e-6)
+
+
+def test_the_networks_own_distribution_is_the_runs():
+    weight, same_draws = all_new("network", "kaiming_normal")
+    assert torch.equal(weight, torch.nn.init.kaiming_normal_(torch.empty(400, OBS), generator=same_draws))
+    # 1200 draws, whose standard deviation has an error of 2 %.
+    assert float(weight.std()) == pytest.approx(math.sqrt(2 / OBS), rel=0.08)
 
 
 def test_nothing_else_changes():

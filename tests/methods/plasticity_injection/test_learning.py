@@ -11,7 +11,17 @@ import torch.nn.functional as F
 from rllib_nbsp.methods.plasticity_injection import FrozenHead, PlasticityInjectionSettings
 from rllib_nbsp.nn.networks import NETWORKS, Network
 from tests.methods.plasticity_injection.learners import EVERY_BOUNDARY, inputs_of, start, sum_of_heads, trained
-from tests.tiny import HIDDEN, assert_same, build_learner, parameters, train, transitions, update
+from tests.tiny import (
+    HIDDEN,
+    assert_same,
+    build_config,
+    build_learner,
+    build_learner_of,
+    parameters,
+    train,
+    transitions,
+    update,
+)
 
 
 def test_the_number_of_trained_weights_never_changes():
@@ -57,6 +67,18 @@ def test_the_new_head_is_drawn_anew_and_the_twin_is_its_copy():
             assert torch.equal(fresh.weight, twin.weight) and torch.equal(fresh.bias, twin.bias)
             assert float(fresh.weight.detach().abs().max()) <= fresh.weight.shape[1] ** -0.5
         assert not (net.hidden[1].weight == old[name]).any()
+
+
+def test_the_new_head_is_drawn_as_the_runs_networks_began():
+    learner = build_learner_of(build_config("plasticity_injection").networks(init="kaiming_normal"))
+    same_draws = torch.Generator()
+    same_draws.set_state(learner.agent.generator.get_state())
+    start(learner)
+    for net in learner.agent.networks.values():
+        for layer in net.trained_head():
+            expected = torch.nn.init.kaiming_normal_(torch.empty_like(layer.weight), generator=same_draws)
+            assert torch.equal(layer.weight, expected)
+            assert not layer.bias.any()
 
 
 def test_gradients_reach_the_encoder_through_all_three_heads():
