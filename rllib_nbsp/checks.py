@@ -36,6 +36,11 @@ def check_run(settings: RunSettings) -> list[str]:
     most = run.method.max_learners
     if most is not None and learners > most:
         errors.append(f"resources.num_learners is {learners}; method {settings.method!r} is exact on at most {most}")
+    if run.training.weight_decay and run.method.freezes_weights:
+        errors.append(
+            f"training.weight_decay is {run.training.weight_decay}; it would move the weights that method "
+            f"{settings.method!r} freezes: leave it out"
+        )
     if settings.visit.warmup_env_steps >= settings.visit.max_env_steps:
         errors.append(
             f"visit.warmup_env_steps is {settings.visit.warmup_env_steps}; it must be below visit.max_env_steps, "

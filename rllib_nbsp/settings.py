@@ -18,6 +18,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Betas = Annotated[list[Annotated[float, Field(ge=0.0, lt=1.0)]], Field(min_length=2, max_length=2)]
 Count = Annotated[int, Field(ge=0, le=10_000)]
 Width = Annotated[int, Field(ge=1, le=1_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -99,6 +100,10 @@ class TrainingSettings(Settings):
     critic_lr: PositiveFloat = 1e-3
     alpha_lr: PositiveFloat = 1e-3
     adam_eps: PositiveFloat = 1e-8
+    adam_betas: Betas = [0.9, 0.999]
+    """Of Adam's means of the gradient and of its square, the temperature's Adam included."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Share of each weight and bias of the networks that is added to its gradient, before Adam as PyTorch has it."""
     initial_alpha: PositiveFloat = 1.0
     reward_scale: PositiveFloat = 1.0
     """Multiplies the rewards in the critics' target; returns are recorded as they are."""

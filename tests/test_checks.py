@@ -59,6 +59,10 @@ def test_defaults_fit_together(method):
         (run(replay={"scope": "same_module", "mode": "mix"}), "replay.mode is 'mix'"),
         (run(keys={"mask_last_layer": True, "mask_side": "out"}), "mask_side is 'out'"),
         (run(replay={"mode": "mix", "interval": 257}), "replay.interval is 257"),
+        *[
+            (run(name, training={"weight_decay": 0.1}), f"would move the weights that method '{name}' freezes")
+            for name in ("packnet", "cotasp")
+        ],
         (run(keys={"skill_frac": 1e-4}), "skill_frac is 0.0001: it selects 0 of 2304 neurons"),
     ],
 )
@@ -81,6 +85,7 @@ def test_each_mistake_has_one_line_that_names_it(bad, message):
         run(replay={"scope": "same_module"}),
         run(keys={"skill_frac": 0.0}),
         run("sac", replay={"mode": "mix"}),
+        run("sac", training={"weight_decay": 0.1}),
     ],
 )
 def test_what_fits_is_not_refused(good):

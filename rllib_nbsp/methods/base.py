@@ -57,6 +57,8 @@ class ContinualMethod:
     needs_activations: ClassVar[bool] = False
     visit_data_rows: ClassVar[int] = 0
     """Rows of D that `VisitData` brings to every Learner at a boundary."""
+    freezes_weights: ClassVar[bool] = False
+    """Whether it freezes weights by taking their gradients; a weight decay, which would move them, is then refused."""
     replay_scopes: ClassVar[tuple[str, ...]] = ("all",)
     """Which values of `replay.scope` the method obeys; others are refused before a run starts."""
 

@@ -6,6 +6,12 @@ of actor and critics. Tasks and visits mean nothing to it.
 
 Differences from the source:
 - The rate is lower, 1e-5: the source makes 0.078 updates per environment step and we make one or two.
+- Adam is the run's, so that replacement alone sets CBP apart from other methods. The source's RL runs have betas of
+  0.99 and a weight decay of 1e-4 in the gradient: `betas: [0.99, 0.99], weight_decay: 1.0e-4`. The temperature, which
+  PPO does not have, gets the betas and no decay.
+- New weights are drawn as the networks' own began, as in the source; there both are uniform in LeCun's bound, sqrt(3)
+  times PyTorch's default.
+- Replacements that are due add up to whole ones; the public RL code draws by chance whether one is made.
 - Adam forgets a replaced neuron, its step count included, as the paper says; the public RL runs never did so.
 - Both weights of a new pair of neurons are set, outgoing last, so that a new neuron is silent also to other new ones.
 - Convolutions count their old neurons like other layers; the public code counts all of theirs.
@@ -28,7 +34,7 @@ from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
 from rllib_nbsp.methods.parts.braking import rows_of
 from rllib_nbsp.methods.parts.recycling import Init, Recycler
 from rllib_nbsp.nn.networks import Network, crelu
-from rllib_nbsp.settings import Frac, NonNegativeInt, ReplaySettings, RunSettings
+from rllib_nbsp.settings import Betas, Frac, NonNegativeFloat, NonNegativeInt, ReplaySettings, RunSettings
 
 
 class CBPSettings(MethodSettings):
@@ -43,11 +49,15 @@ class CBPSettings(MethodSettings):
     utility: Literal["contribution", "zero_contribution", "adaptable_contribution"] = "contribution"
     """Mean |h| sum |w_out|; with |h - its running mean| in place of |h|; or this divided by sum |w_in| as well."""
     init: Init = "network"
-    """New incoming weights: uniform as the networks' own, or in LeCun's or Kaiming's bound for ReLU."""
+    """New incoming weights: drawn as the networks began, or uniform in LeCun's or Kaiming's bound for ReLU."""
     bias_transfer: bool = False
     """Add a replaced neuron's mean contribution to the next layer's biases."""
     mirror_target: bool = False
     """Replace a critic's neuron in its target network too."""
+    betas: Betas | None = None
+    """Instead of `training.adam_betas`; the source's RL runs have [0.99, 0.99]."""
+    weight_decay: NonNegativeFloat | None = None
+    """Instead of `training.weight_decay`; the source's RL runs have 1e-4."""
 
 
 class ContinualBackpropagation(ContinualMethod):
@@ -89,6 +99,11 @@ class ContinualBackpropagation(ContinualMethod):
                 "replaced: lower it, or write rate: 0.0"
             ]
         return []
+
+    @classmethod
+    def training_exceptions(cls, config: CBPSettings) -> dict[str, Any]:
+        own = {"adam_betas": config.betas, "weight_decay": config.weight_decay}
+        return {key: value for key, value in own.items() if value is not None}
 
     # Hooks
 

@@ -179,6 +179,7 @@ class SparsePrompting(ContinualMethod):
     """A visit's policy is the part of one network that its prompt leaves on; what earlier visits use is frozen."""
 
     Config = CoTASPSettings
+    freezes_weights = True
 
     @classmethod
     def check(cls, config: CoTASPSettings, settings: RunSettings) -> list[str]:

@@ -125,6 +125,7 @@ class PackNet(ContinualMethod):
     """Weights that a visit keeps are its own for good."""
 
     Config = PackNetSettings
+    freezes_weights = True
 
     @classmethod
     def check(cls, config: PackNetSettings, settings: RunSettings) -> list[str]:

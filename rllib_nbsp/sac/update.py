@@ -224,11 +224,19 @@ class SACUpdate:
 
 
 def adam_of(module: ActorCritic, training: TrainingSettings) -> dict[str, torch.optim.Optimizer]:
-    """Adam for each network and the temperature; fused, one kernel a step."""
+    """Adam for each network and the temperature, which does not decay; fused, one kernel a step."""
+    beta1, beta2 = training.adam_betas
     rates = {"policy": training.actor_lr, "qf": training.critic_lr, "qf_twin": training.critic_lr}
     parameters = {name: list(getattr(module, name).parameters()) for name in NETWORKS}
     rates["alpha"], parameters["alpha"] = training.alpha_lr, [module.log_alpha]
     return {
-        name: torch.optim.Adam(params, lr=rates[name], eps=training.adam_eps, fused=True)
+        name: torch.optim.Adam(
+            params,
+            lr=rates[name],
+            betas=(beta1, beta2),
+            eps=training.adam_eps,
+            weight_decay=0.0 if name == "alpha" else training.weight_decay,
+            fused=True,
+        )
         for name, params in parameters.items()
     }

@@ -2,8 +2,9 @@
 
 A recycled neuron gets new incoming weights from its layer's initial distribution, bias 0, outgoing weights 0, and Adam
 moments 0 for all of them. PyTorch's Adam counts the steps of a whole tensor, not of an entry. With that count, moments
-that begin at 0 are taken for full averages, and steps are up to 6.6 learning rates long; so the steps of the entries
-that began anew are put right after the optimizer: they are those of an Adam that counts for each entry, at any `eps`.
+that begin at 0 are taken for full averages, and with Adam's usual betas steps are up to 6.6 learning rates long; so the
+steps of the entries that began anew are put right after the optimizer: they are those of an Adam that counts for each
+entry, at any `eps` and betas. A weight decay is part of the gradient, and so of the moments that the steps come from.
 """
 
 from __future__ import annotations

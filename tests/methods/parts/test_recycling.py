@@ -251,8 +251,9 @@ def test_the_first_update_of_a_new_neuron_is_at_most_the_learning_rate():
 class Adams:
     """An Adam with young entries beside what it must equal: an undisturbed Adam, and one for each restart."""
 
-    def __init__(self, size: int, eps: float, dtype: torch.dtype = torch.float64) -> None:
-        self.random, self.size, self.eps = torch.Generator().manual_seed(0), size, eps
+    def __init__(self, size: int, eps: float, dtype: torch.dtype = torch.float64, **keys: Any) -> None:
+        self.random, self.size = torch.Generator().manual_seed(0), size
+        self.keys = {"eps": eps, **keys}
         self.dtype = dtype
         self.param, self.optimizer = self._new(torch.zeros(size, dtype=dtype))
         self.fresh: list[tuple[Tensor, torch.optim.Adam, Tensor]] = []
@@ -262,7 +263,7 @@ class Adams:
 
     def _new(self, start: Tensor) -> tuple[Tensor, torch.optim.Adam]:
         param = torch.nn.Parameter(start.clone())
-        return param, torch.optim.Adam([param], lr=1e-3, eps=self.eps, fused=True)
+        return param, torch.optim.Adam([param], lr=1e-3, fused=True, **self.keys)
 
     def restart(self, places: list[int]) -> None:
         mask = torch.zeros(self.size, dtype=torch.bool)
@@ -298,6 +299,15 @@ def test_corrected_steps_are_those_of_an_adam_made_for_the_entries(eps):
     both.restart([1, 4, 7])
     both.steps(200)
     # 200 steps of up to 1e-3; uncorrected ones would differ by a fifth of that.
+    assert both.differences() < 1e-11
+
+
+@pytest.mark.parametrize("betas", [(0.99, 0.99), (0.9, 0.999), (0.0, 0.5)])
+def test_corrected_steps_have_the_betas_and_the_decay_of_the_optimizer(betas):
+    both = Adams(8, 1e-8, betas=betas, weight_decay=0.1)
+    both.steps(3000)
+    both.restart([1, 4, 7])
+    both.steps(200)
     assert both.differences() < 1e-11
 
 
