@@ -8,6 +8,9 @@ of 4. In training, rewards are clipped to their sign and the loss of a life ends
 Where a game has the action FIRE, it is pressed at the start of every life, in evaluation too: a policy that never had
 to serve would otherwise wait for the ball until the game is cut.
 
+Differences from CleanRL's wrappers: theirs are for training alone; after FIRE they press action 2 (RIGHT in Pong, UP in
+Bowling), where ours press FIRE alone; they begin a game with at least one no-op, where ours may begin with none.
+
 Each environment is ALE's native vector of one. It skips, merges and resizes in C++, needs no OpenCV and costs what the
 emulator costs; stacks and lives are made here, because its own stack would reach across lives.
 """

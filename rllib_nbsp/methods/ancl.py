@@ -6,8 +6,13 @@ no regulariser and is forgotten at the visit's end. The first visit is plain SAC
 
 Differences from the source:
 - The auxiliary network is a whole SAC: either it has the visit's budget of environment steps for itself before the
-  main run (`aux: two_phase`), or it learns from the main run's batches beside it (`concurrent`), without more steps.
-- The Fisher information is exact; the source squares gradients of a batch's mean, which underestimates it.
+  main run (`aux: two_phase`), or it learns from the main run's batches beside it (`concurrent`), without more steps. In
+  the source both networks learn from one data set, one after the other.
+- Its optimizer is like the main one; the source's has a momentum and a weight decay of its own.
+- The Fisher information is exact, of the policy's own distribution, on rows of the visit; the source squares gradients
+  of a batch's mean for the true labels, over all the data, which underestimates it.
+- The Fisher information has EWC's floor, in the source none (`floor: 0.0`).
+- The actor alone is regularised, as in Continual World; the source has one network (`critic: true` adds the critics).
 - The first visit's information counts in full; the source merges it with zeros, which halves it.
 - One head for all tasks, so the output layer is regularised too (`reg_output_layer: false` leaves it free).
 """

@@ -1,11 +1,13 @@
 """EWC: a quadratic pull towards the weights that earlier tasks left, as strong as each weight's Fisher information.
 
 Kirkpatrick et al. 2017, in the form that Continual World (Wolczyk et al. 2021) gives it for SAC: one anchor, the latest
-weights; Fisher informations are summed over visits; `coef * sum_p F_p (w_p - w*_p)^2` without a factor 1/2.
+weights; Fisher informations are summed over visits, each with a floor under every sample of it; `coef * sum_p F_p
+(w_p - w*_p)^2` without a factor 1/2.
 
 Differences from the source:
 - The Gaussian's mean is taken before tanh, as its deviation is; Continual World's mixture is `mean_space: post`.
 - The Fisher information is exact, not estimated from sampled actions.
+- Its batches come from 10,000 of the visit's rows, in Continual World from all that are in the buffer.
 - One head for all tasks, so the output layer is protected too.
 """
 

@@ -5,8 +5,11 @@ Every `interval` updates the dormant neurons of all hidden layers start afresh.
 
 Differences from the source:
 - Adam forgets a recycled neuron's step count and bias too; the public code zeroes the moments of its weights alone.
-- New weights come from the networks' own initial distribution, the public code's from Xavier's.
-- Scores are from the batch of the update itself, taken before its step; the public code samples one for them.
+- New weights are drawn as the networks began; in the public code by Xavier's rule, as its networks for DQN and SAC are.
+- Scores are from the batch of the update itself, taken before its step, as in the public code for SAC; the one for DQN
+  samples a batch for them after it.
+- Where a channel is flattened, its own pixels are silenced; in the public code for DQN the mask lies channel by channel
+  and the features pixel by pixel, so that it silences others.
 """
 
 from __future__ import annotations

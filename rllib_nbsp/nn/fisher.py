@@ -2,7 +2,7 @@
 
 For a layer whose pre-activations get the per-sample gradients `delta` (B, out) from inputs `h` (B, in), the per-sample
 weight gradients are outer products, so that their mean square is `(delta^2)^T (h^2) / B`: one backward pass gives it
-exactly, without a gradient per sample.
+exactly, without a gradient per sample. Of several scalars the `delta^2` add up, as `h` is the same.
 """
 
 from __future__ import annotations
@@ -24,26 +24,31 @@ Scalars = Callable[[Tensor], Iterable[tuple[Tensor, Tensor]]]
 """From a network's outputs (B, ...) to pairs of a scalar per sample and its weight, each (B,)."""
 
 
-def diagonal_fisher(network: Network, inputs: Tensor, scalars: Scalars) -> list[Tensor]:
-    """`sum_k mean_i weight_ik (d scalar_ik / d w)^2` for every weight w, in the order of `network.parameters()`.
+def diagonal_fisher(network: Network, inputs: Tensor, scalars: Scalars, *, floor: float = 0.0) -> list[Tensor]:
+    """`mean_i max(floor, sum_k weight_ik (d scalar_ik / d w)^2)` for every weight w.
+
+    In the order of `network.parameters()`.
 
     Args:
         network: whose weights.
         inputs: shape (B, *in_shape).
         scalars: what is differentiated, see `gaussian`, `categorical` and `values`.
+        floor: what each sample's information is at least, before the mean.
     """
     parameters = list(network.parameters())
-    fisher = [torch.zeros_like(parameter) for parameter in parameters]
     layers = network.layers()
+    fisher: list[Tensor] = []
     with _recorded(layers) as (layer_inputs, deltas):
         outputs = network(inputs)
+        sums: list[list[Tensor]] = [[] for _ in layers]
         for scalar, weight in scalars(outputs):
             total = (scalar * weight.detach().sqrt()).sum()
             torch.autograd.grad(total, parameters, retain_graph=True)
             for i, layer in enumerate(layers):
-                weight_part, bias_part = _mean_squares(layer, layer_inputs[i], deltas[i])
-                fisher[2 * i] += weight_part
-                fisher[2 * i + 1] += bias_part
+                squares = _squares(layer, layer_inputs[i], deltas[i])
+                sums[i] = [old + new for old, new in zip(sums[i], squares, strict=True)] if sums[i] else squares
+        for i, layer in enumerate(layers):
+            fisher += _means(layer, layer_inputs[i], sums[i], floor)
     return fisher
 
 
@@ -69,16 +74,29 @@ def _recorded(layers: list[nn.Linear | nn.Conv2d]) -> Iterator[tuple[dict[int, T
             handle.remove()
 
 
-def _mean_squares(layer: nn.Module, inputs: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over samples of the squared gradients of a layer's weight and bias."""
-    size = len(inputs)
-    if isinstance(layer, nn.Conv2d):
-        patches = F.unfold(inputs, layer.kernel_size, stride=layer.stride)
-        flat = delta.flatten(2)
-        per_sample = torch.bmm(flat, patches.transpose(1, 2))  # (B, channels, weights of a kernel)
-        weight = per_sample.square().mean(0).reshape(layer.weight.shape)
-        return weight, flat.sum(2).square().mean(0)
-    return delta.square().T @ inputs.square() / size, delta.square().mean(0)
+def _squares(layer: nn.Linear | nn.Conv2d, inputs: Tensor, delta: Tensor) -> list[Tensor]:
+    """Each sample's squared gradients: of a layer's bias, and of its weight if that is a convolution's."""
+    if not isinstance(layer, nn.Conv2d):
+        return [delta.square()]
+    patches = F.unfold(inputs, layer.kernel_size, stride=layer.stride)
+    flat = delta.flatten(2)
+    per_sample = torch.bmm(flat, patches.transpose(1, 2))  # (B, channels, weights of a kernel)
+    return [flat.sum(2).square(), per_sample.square()]
+
+
+def _means(layer: nn.Linear | nn.Conv2d, inputs: Tensor, squares: list[Tensor], floor: float) -> tuple[Tensor, Tensor]:
+    """Means over samples of what is at least `floor`, for a layer's weight and bias."""
+    of_bias, *of_weight = squares
+    bias = of_bias.clamp(min=floor).mean(0)
+    if of_weight:
+        return of_weight[0].clamp(min=floor).mean(0).reshape(layer.weight.shape), bias
+    if not floor:
+        return of_bias.T @ inputs.square() / len(inputs), bias
+    # A sample's squares are an outer product, but what the floor leaves of them is none: one sample at a time.
+    weight = torch.zeros_like(layer.weight)
+    for delta, h in zip(of_bias, inputs.square(), strict=True):
+        weight += torch.outer(delta, h).clamp_(min=floor)
+    return weight / len(inputs), bias
 
 
 def gaussian(mean_space: str = "pre") -> Scalars:

@@ -133,6 +133,31 @@ def test_the_next_life_goes_on_in_the_same_game():
     assert lives == [4, 3, 2, 1, 0]
 
 
+@pytest.mark.parametrize(("training", "pressed"), [(True, [0, 1]), (False, [1])])
+def test_a_life_begins_with_fire_alone(monkeypatch: pytest.MonkeyPatch, training: bool, pressed: list[int]):
+    # In Breakout FIRE is 1 and RIGHT, which CleanRL presses after it, 2. A no-op leaves the life that training ended.
+    env = game("Breakout", training=training)
+    actions: list[int] = []
+    step = env.game.step
+
+    def noted(action: np.ndarray) -> Any:
+        actions.append(int(action[0]))
+        return step(action)
+
+    monkeypatch.setattr(env.game, "step", noted)
+    env.reset()
+    assert actions == [1]
+    lives = 5
+    while lives == 5:
+        actions.clear()
+        _, _, terminated, _, info = env.step(3)
+        lives = info["lives"]
+    assert terminated is training
+    if training:
+        env.reset()
+    assert actions == [3, *pressed]
+
+
 def test_evaluation_serves_the_next_ball_too():
     env = game("Breakout")
     env.reset()

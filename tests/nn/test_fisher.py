@@ -33,15 +33,20 @@ def inputs(network: Network) -> Tensor:
     return torch.randn(ROWS, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def by_samples(network: Network, x: Tensor, scalars: Callable[[Tensor], list[tuple[Tensor, float]]]) -> list[Tensor]:
-    """Mean over samples of the weighted squared gradients, one backward pass for each sample and scalar."""
+def by_samples(
+    network: Network, x: Tensor, scalars: Callable[[Tensor], list[tuple[Tensor, float]]], floor: float = 0.0
+) -> list[Tensor]:
+    """Mean over samples of their weighted squared gradients, one backward pass for each sample and scalar."""
     parameters = list(network.parameters())
     total = [torch.zeros_like(p) for p in parameters]
     for row in x:
+        sample = [torch.zeros_like(p) for p in parameters]
         for scalar, weight in scalars(network(row[None])[0]):
             gradients = torch.autograd.grad(scalar, parameters, retain_graph=True)
-            for part, gradient in zip(total, gradients, strict=True):
-                part += weight * gradient.square() / len(x)
+            for part, gradient in zip(sample, gradients, strict=True):
+                part += weight * gradient.square()
+        for whole, part in zip(total, sample, strict=True):
+            whole += part.clamp(min=floor) / len(x)
     return total
 
 
@@ -60,8 +65,9 @@ def test_of_a_critic(make):
     assert_close(diagonal_fisher(network, x, values()), by_samples(network, x, lambda q: [(q[0], 1.0)]))
 
 
+@pytest.mark.parametrize("floor", [0.0, 1e-3])
 @pytest.mark.parametrize("make", [perceptron, convolutional])
-def test_of_a_policy_over_actions(make):
+def test_of_a_policy_over_actions(make, floor):
     network = make(3)
     x = inputs(network)
 
@@ -69,7 +75,12 @@ def test_of_a_policy_over_actions(make):
         policy = Categorical(logits=logits)
         return [(policy.logits[a], policy.probs[a].item()) for a in range(3)]
 
-    assert_close(diagonal_fisher(network, x, categorical), by_samples(network, x, scalars))
+    expected = by_samples(network, x, scalars, floor)
+    assert_close(diagonal_fisher(network, x, categorical, floor=floor), expected)
+    if floor:  # it is neither above nor below everything, nor the same if it comes after the mean
+        plain = by_samples(network, x, scalars)
+        assert any(bool((part > floor).any()) for part in plain) and any(bool((part < floor).any()) for part in plain)
+        assert any(bool((a > 1.1 * b.clamp(min=floor)).any()) for a, b in zip(expected, plain, strict=True))
 
 
 def test_of_a_critic_with_a_value_per_action():
@@ -111,6 +122,18 @@ def test_of_a_linear_gaussian_policy_in_one_dimension_by_hand():
     assert bias[0].item() == pytest.approx(1 / (s * s + 1e-6), rel=1e-9)
     # The deviation's part: 2 (d sigma)^2 / sigma^2 with d sigma / d raw = sigma * 3.5 (1 - tanh(0)^2).
     assert bias[1].item() == pytest.approx(2 * 3.5**2, rel=1e-4)
+
+
+def test_the_floor_is_each_samples_and_not_the_means_by_hand():
+    # The policy above at x = 0 and x = 2: F_w = x^2 / s^2 is 0 and 4 e^3 = 80.3. With a floor of 10 their mean is
+    # (10 + 80.3) / 2 = 45.2, where a floor under the mean would leave 40.2.
+    network = Network((1,), (), 2, activation="relu", generator=torch.Generator().manual_seed(0)).double()
+    with torch.no_grad():
+        network.head.weight.copy_(torch.tensor([[0.7], [0.0]]))
+        network.head.bias.zero_()
+    weight, bias = diagonal_fisher(network, torch.tensor([[0.0], [2.0]], dtype=torch.float64), gaussian(), floor=10.0)
+    assert weight[0, 0].item() == pytest.approx(45.17, abs=0.01)
+    assert bias.tolist() == pytest.approx([20.085, 24.5], abs=0.01)  # 1 / s^2 and 2 * 3.5^2, above it
 
 
 def test_the_mean_after_tanh_counts_less_where_it_is_saturated():

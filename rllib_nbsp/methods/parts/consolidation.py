@@ -60,7 +60,7 @@ class FisherSettings(ConsolidationSettings):
     fisher_batches: PositiveInt = 10
     fisher_batch: PositiveInt = 256
     floor: NonNegativeFloat = 1e-5
-    """Least Fisher information of an actor's weight."""
+    """Least Fisher information of an actor's weight, in each sample and so before the mean over them."""
 
 
 class FisherEstimate:
@@ -101,10 +101,8 @@ class FisherEstimate:
         self.batches += 1
 
     def mean(self) -> PerWeight:
-        """The information measured so far, the actor's not below `floor`."""
+        """The information measured so far."""
         means = {name: [part / self.batches for part in parts] for name, parts in self.sums.items()}
-        for part in means["policy"]:
-            part.clamp_(min=self.settings.floor)
         if not self.heads:
             for parts in means.values():
                 for part in parts[-2:]:  # the head's weight and bias
@@ -115,7 +113,9 @@ class FisherEstimate:
         measured = {}
         for name in self.settings.protected:
             inputs = batch.obs if name == "policy" else self.agent.critic_inputs(batch.obs, batch.actions)
-            measured[name] = diagonal_fisher(self.agent.networks[name], inputs, self._scalars(name, batch))
+            floor = self.settings.floor if name == "policy" else 0.0
+            scalars = self._scalars(name, batch)
+            measured[name] = diagonal_fisher(self.agent.networks[name], inputs, scalars, floor=floor)
         return measured
 
     def _scalars(self, name: str, batch: Batch) -> Scalars:
