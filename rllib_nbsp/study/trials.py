@@ -174,6 +174,7 @@ def run_trials(trials: Sequence[RunSettings], folder: Path, max_concurrent: int 
             param_space={"run": tune.grid_search([trial.model_dump() for trial in trials])},
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=max_concurrent,
+                reuse_actors=True,
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
             ),

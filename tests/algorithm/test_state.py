@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rllib_nbsp import ContinualSACConfig, NBSPConfig
-from tests.algorithm.conftest import same, weights
+from tests.algorithm.conftest import finish, rows_of, same, weights
 from tests.tiny import short_run
 
 
@@ -89,3 +89,18 @@ def test_looking_at_a_finished_run_leaves_it_finished(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "status.json").read_text())["done"] is True
     algo.stop()
     other.stop()
+
+
+def test_an_algorithm_that_becomes_another_trial_does_what_a_new_one_does(tmp_path: Path) -> None:
+    # As Tune has it with `reuse_actors`, whatever ran in the process before.
+    other, _ = finish(short_run(ContinualSACConfig().method("cbp", maturity=10), tmp_path / "new").debugging(seed=3))
+    algo = short_run(NBSPConfig(), tmp_path / "first").build_algo()
+    algo.train()
+    config = short_run(ContinualSACConfig().method("cbp", maturity=10), tmp_path / "second").debugging(seed=3)
+    assert algo.reset_config({"run": config.settings.model_dump()})
+    while not algo.train()["done"]:
+        pass
+    algo.stop()
+    assert same(weights(algo), weights(other))
+    first, second = (rows_of(tmp_path / name, "evaluations.jsonl") for name in ("new", "second"))
+    assert [row | {"wall_s": 0} for row in first] == [row | {"wall_s": 0} for row in second]
