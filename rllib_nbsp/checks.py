@@ -33,6 +33,12 @@ def check_run(settings: RunSettings) -> list[str]:
             f"method {settings.method!r} asks for {beside} rows of D_pre beside every batch; that must be a multiple "
             f"of resources.num_learners, {learners}"
         )
+    interval = run.training.actor_interval
+    if interval > 1 and run.method.needs_activations:
+        errors.append(
+            f"training.actor_interval is {interval}; method {settings.method!r} needs the activations of actor and "
+            "critics in one step, which is what 1 has"
+        )
     most = run.method.max_learners
     if most is not None and learners > most:
         errors.append(f"resources.num_learners is {learners}; method {settings.method!r} is exact on at most {most}")
@@ -131,6 +137,12 @@ def _check_schedule(settings: RunSettings) -> list[str]:
         errors.append(
             f"training.updates_per_env_step is {settings.training.updates_per_env_step}; in a visit of {length} "
             f"environment steps, {settings.visit.warmup_env_steps} of them warm-up, that is no update"
+        )
+    updates, interval = settings.updates_within(settings.num_visits), settings.training.actor_interval
+    if interval > max(1, updates):
+        errors.append(
+            f"training.actor_interval is {interval}; the run makes at most {updates} updates, so that the actor never "
+            "learns"
         )
     gpus = settings.resources.num_gpus_per_learner
     if gpus > 1 and gpus != int(gpus):

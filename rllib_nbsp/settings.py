@@ -96,6 +96,9 @@ class TrainingSettings(Settings):
     tau: Annotated[float, Field(gt=0.0, le=1.0)] = 0.005
     target_update_env_steps: NonNegativeInt = 0
     """Environment steps between two moves of the target networks; 0 moves them after every update."""
+    actor_interval: PositiveInt = 1
+    """1: actor, critics and temperature step together, from the same weights. n > 1: an update steps the critics, and
+    every n-th one then takes n steps of actor and temperature against them (CleanRL's `policy_frequency`, there 2)."""
     actor_lr: PositiveFloat = 3e-4
     critic_lr: PositiveFloat = 1e-3
     alpha_lr: PositiveFloat = 1e-3

@@ -48,6 +48,17 @@ def test_defaults_fit_together(method):
             ),
             "training.updates_per_env_step is 0.009; in a visit of 300 environment steps, 200 of them warm-up",
         ),
+        (
+            run("cbp", training={"actor_interval": 2}),
+            "training.actor_interval is 2; method 'cbp' needs the activations of actor and critics in one step",
+        ),
+        (
+            run(
+                visit={"max_env_steps": 300, "warmup_env_steps": 200, "early_stop": None},
+                training={"actor_interval": 401},
+            ),
+            "training.actor_interval is 401; the run makes at most 400 updates",
+        ),
         (run(evaluation={"periodic_env_steps": 2_000_000}), "evaluation.periodic_env_steps is 2000000"),
         (run(replay={"capacity": 255}), "replay.capacity is 255"),
         (run(replay={"split": "reservoir", "pick": "last"}), "replay.pick is 'last'"),

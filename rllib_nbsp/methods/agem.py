@@ -9,10 +9,12 @@ Differences from the source:
   Continual World keeps 1e4 of each; `replay: {prior_capacity: 10000, split: per_task}` gives that.
 - A revisited task's rows are replaced; Continual World's sequences add a memory for every stay.
 - One head for all tasks and no task identity, so that the two gradients always share every weight.
+- With `training.actor_interval` above 1, the gradients of actor and critics are projected apart, each in its step.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -68,22 +70,24 @@ class AveragedGradientEpisodicMemory(ContinualMethod):
     def transform_gradients(self, batch: Batch) -> None:
         if batch.prior is None:
             return
-        weights: list[Tensor] = [p for name in NETWORKS for p in self.agent.networks[name].parameters()]
+        names = [name for name in NETWORKS if name in batch.moving]
+        weights: list[Tensor] = [p for name in names for p in self.agent.networks[name].parameters()]
         gradients = [p.grad for p in weights if p.grad is not None]
-        violated = project(gradients, self._reference(batch.prior, weights))
+        prior = dataclasses.replace(batch.prior, moving=batch.moving)
+        violated = project(gradients, self._reference(prior, names, weights))
         self.updates += 1
         self.violations += violated
 
-    def _reference(self, prior: Batch, weights: list[Tensor]) -> list[Tensor]:
-        """The gradient of SAC's losses on rows of earlier tasks, the mean over all Learners."""
+    def _reference(self, prior: Batch, names: list[str], weights: list[Tensor]) -> list[Tensor]:
+        """The gradient of these networks' losses on rows of earlier tasks, the mean over all Learners."""
         losses = self.agent.sac_losses(prior)
-        total = torch.stack([losses[name] for name in NETWORKS]).sum()
+        total = torch.stack([losses[name] for name in names]).sum()
         return [self.agent.all_reduce_mean(part) for part in torch.autograd.grad(total, weights)]
 
     # Records and state
 
     def metrics(self) -> dict[str, float]:
-        """The share of this visit's updates whose gradient was projected."""
+        """The share of this visit's steps whose gradient was projected."""
         return {"agem_violation_frac": float(self.violations) / self.updates} if self.updates else {}
 
     def get_state(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,32 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rllib_nbsp.curriculum import Visit
-from rllib_nbsp.nn.networks import FAN_IN_UNIFORM, Network, init_layer
+from rllib_nbsp.nn.networks import FAN_IN_UNIFORM, NETWORKS, Network, init_layer
 from rllib_nbsp.nn.neurons import NeuronScores
 from rllib_nbsp.settings import TrainingSettings
+
+ALPHA = "alpha"
+ACTOR = ("policy", ALPHA)
+CRITICS = ("qf", "qf_twin")
+EVERYTHING = (*NETWORKS, ALPHA)
+"""Names of optimizers, and of the losses that they descend."""
+
+
+def steps_of(update: int, actor_interval: int) -> list[tuple[str, ...]]:
+    """What each step of an update moves, in order.
+
+    Args:
+        update: its number, from 1.
+        actor_interval: of the `training` section.
+    """
+    if actor_interval == 1:
+        return [EVERYTHING]
+    return [CRITICS] if update % actor_interval else [CRITICS, *[ACTOR] * actor_interval]
 
 
 @dataclass
 class Batch:
-    """The rows of one update on this Learner.
+    """The rows of one step of an update on this Learner.
 
     Attributes:
         obs, actions, rewards, next_obs, terminateds: of shapes (B, ...), (B, A), (B,), (B, ...), (B,).
@@ -29,6 +47,7 @@ class Batch:
         activations: per network the hidden layers' activations in the loss pass, with gradients after the backward
             pass; filled for methods with `needs_activations`. Never the actor's pass through the critics, never next
             observations. The gradients are those of the mean loss over this Learner's B rows.
+        moving: what the step moves, by the names of `Agent.optimizers`; other parameters have no gradient.
     """
 
     obs: Tensor
@@ -40,6 +59,7 @@ class Batch:
     from_prior: Tensor
     prior: Batch | None = None
     activations: dict[str, list[Tensor]] = field(default_factory=dict)
+    moving: tuple[str, ...] = EVERYTHING
 
 
 @dataclass
@@ -93,8 +113,8 @@ class Agent:
         act_dim: number of action dimensions, or of actions if they are discrete.
         discrete: whether actions are discrete: the actor's head is logits, a critic's one value per action.
         init: how the run's networks began, a key of `networks.INITS`.
-        sac_losses: SAC's losses of any `Batch` by name ("policy", "qf", "qf_twin", "alpha"), with gradients, as a
-            Learner's update has them; each call draws fresh noise.
+        sac_losses: SAC's losses of any `Batch` by name ("policy", "qf", "qf_twin", "alpha"), those that are in its
+            `moving`, with gradients, as a Learner's update has them; each call draws fresh noise.
         twin: makes a `Twin`, an independent SAC that starts from these weights; None where no Learner is.
     """
 
@@ -204,21 +224,25 @@ class Twin(Agent):
 
     def update(self, batch: Batch) -> None:
         """SAC's update, as a Learner has it without a method; `batch` is this Learner's part of the whole."""
+        self.updates += 1
+        for moving in steps_of(self.updates, self._training.actor_interval):
+            self._step(replace(batch, moving=moving))
+        if self.updates % self._target_period == 0:
+            with torch.no_grad():
+                torch._foreach_lerp_(*self._pairs, self._training.tau)
+
+    def _step(self, batch: Batch) -> None:
         for parameter in self._parameters:
             parameter.grad = None
         torch.stack(list(self.sac_losses(batch).values())).sum().backward()
         for parameter in self._parameters:
-            assert isinstance(parameter.grad, Tensor)
-            self.all_reduce_mean(parameter.grad)
+            if parameter.grad is not None:
+                self.all_reduce_mean(parameter.grad)
         if self._training.grad_clip is not None:
             for network in self.networks.values():
                 torch.nn.utils.clip_grad_norm_(network.parameters(), self._training.grad_clip)
-        for optimizer in self.optimizers.values():
-            optimizer.step()
-        self.updates += 1
-        if self.updates % self._target_period == 0:
-            with torch.no_grad():
-                torch._foreach_lerp_(*self._pairs, self._training.tau)
+        for name in batch.moving:
+            self.optimizers[name].step()
 
     def get_state(self) -> dict[str, Any]:
         """All that it goes on from, fit for a method's state."""

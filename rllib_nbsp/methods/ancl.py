@@ -142,7 +142,7 @@ class AuxiliaryNetworks(ContinualMethod):
         return terms
 
     def after_step(self, batch: Batch) -> None:
-        if self.companion is None:
+        if self.companion is None or "qf" not in batch.moving:
             return
         twin, estimate = self.companion
         twin.update(batch)

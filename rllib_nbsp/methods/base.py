@@ -55,6 +55,7 @@ class ContinualMethod:
     max_learners: ClassVar[int | None] = None
     """Refused with more Learners than this before a run starts; None: any number."""
     needs_activations: ClassVar[bool] = False
+    """Every step then is of all networks: `training.actor_interval` above 1 is refused."""
     visit_data_rows: ClassVar[int] = 0
     """Rows of D that `VisitData` brings to every Learner at a boundary."""
     freezes_weights: ClassVar[bool] = False
@@ -137,10 +138,14 @@ class ContinualMethod:
     def on_visit_end(self, visit: Visit, data: VisitData) -> None:
         """After evaluation and callbacks, before the resets: score and consolidate."""
 
-    # Hooks of an update, on every Learner
+    # Hooks of an update's step, on every Learner: the only one, unless `training.actor_interval` is above 1. What an
+    # update is to have once belongs to the step that moves the critics, `"qf" in batch.moving`.
 
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalars added to the loss, by the network they belong to; they join the one backward pass."""
+        """Scalars added to the loss, by the network they belong to; they join the one backward pass.
+
+        Those of networks that the step does not move are left out.
+        """
         return {}
 
     def transform_gradients(self, batch: Batch) -> None:

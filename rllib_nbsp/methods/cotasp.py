@@ -304,6 +304,8 @@ class SparsePrompting(ContinualMethod):
         return {"policy": standard_divergence(*squashed_gaussian(head))}
 
     def transform_gradients(self, batch: Batch) -> None:
+        if "policy" not in batch.moving:
+            return
         theta, prompt = self.config.alternate
         turn = not self.distils and self.updates % (theta + prompt) >= theta
         for param, mask in self.open:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rllib_nbsp.methods.agent import EVERYTHING
 from rllib_nbsp.nn.losses import expectation, sample_action, squashed_gaussian
 from rllib_nbsp.nn.networks import NETWORKS, pixels
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.seeding import torch_generator
+
+Record = dict[str, list[Tensor] | None]
+"""By network the activations that a pass leaves, or None where nobody wants them."""
 
 
 class ActorCritic(nn.Module):
@@ -67,42 +71,55 @@ class ActorCritic(nn.Module):
         return torch.tanh(mean + log_std.exp() * torch.empty_like(mean).normal_(generator=generator))
 
     def sac_pass(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """The six quantities that SAC's losses need, each (B,), in one pass.
+        """The quantities that the losses of a step need, each (B,): all six in one pass, if the step moves everything.
 
         Whatever yields gradients happens in here: with several Learners, this is what DistributedDataParallel wraps.
 
         Args:
-            batch: columns "obs", "new_obs", "actions", and "task" where there are several.
+            batch: columns "obs", "new_obs", "actions", and "task" where there are several; and under "moving" what the
+                step moves, if not everything.
         """
-        obs, next_obs, actions = batch["obs"], batch["new_obs"], batch["actions"]
-        task = batch.get("task")
-        record = self._new_record()
-        mean, log_std = squashed_gaussian(self.policy(obs, task=task, record=record["policy"]))
+        moving = batch.get("moving", EVERYTHING)
+        record = self._new_record(moving)
+        out: dict[str, Any] = {}
+        if "policy" in moving:
+            out |= self._actor_pass(batch, record)
+        if "qf" in moving:
+            out |= self._critic_pass(batch, record)
+        return {**out, **self._retained(record)}
+
+    def _actor_pass(self, batch: Mapping[str, Any], record: Record) -> dict[str, Tensor]:
+        obs = batch["obs"]
+        mean, log_std = squashed_gaussian(self.policy(obs, task=batch.get("task"), record=record["policy"]))
         new_actions, logp = sample_action(mean, log_std, self._normal(mean))
-        state_action = torch.cat([obs, actions], -1)
-        q = self.qf(state_action, record=record["qf"]).squeeze(-1)
-        q_twin = self.qf_twin(state_action, record=record["qf_twin"]).squeeze(-1)
         on_policy = torch.cat([obs, new_actions], -1)
         q_policy = torch.min(self.qf(on_policy, frozen=True), self.qf_twin(on_policy, frozen=True)).squeeze(-1)
+        return {"logp": logp, "q_policy": q_policy}
+
+    def _critic_pass(self, batch: Mapping[str, Any], record: Record) -> dict[str, Tensor]:
+        next_obs = batch["new_obs"]
+        state_action = torch.cat([batch["obs"], batch["actions"]], -1)
+        q = self.qf(state_action, record=record["qf"]).squeeze(-1)
+        q_twin = self.qf_twin(state_action, record=record["qf_twin"]).squeeze(-1)
         with torch.no_grad():
-            next_mean, next_log_std = squashed_gaussian(self.policy(next_obs, task=task))
+            next_mean, next_log_std = squashed_gaussian(self.policy(next_obs, task=batch.get("task")))
             next_actions, next_logp = sample_action(next_mean, next_log_std, self._normal(next_mean))
             next_state_action = torch.cat([next_obs, next_actions], -1)
             next_q = torch.min(self.target_qf(next_state_action), self.target_qf_twin(next_state_action)).squeeze(-1)
-        out = {"logp": logp, "q": q, "q_twin": q_twin, "q_policy": q_policy, "next_q": next_q, "next_logp": next_logp}
-        return {**out, **self._retained(record)}
+        return {"q": q, "q_twin": q_twin, "next_q": next_q, "next_logp": next_logp}
 
-    def _new_record(self) -> dict[str, list[Tensor] | None]:
-        return {name: [] if self._records else None for name in NETWORKS}
+    def _new_record(self, moving: Sequence[str]) -> Record:
+        return {name: [] if self._records and name in moving else None for name in NETWORKS}
 
-    def _retained(self, record: dict[str, list[Tensor] | None]) -> dict[str, Any]:
+    def _retained(self, record: Record) -> dict[str, Any]:
         """The activations of the loss pass, which are to keep their gradients; nothing if no method needs them."""
         if not self._records:
             return {}
-        for layers in record.values():
-            for hidden in layers or ():
+        activations = {name: layers for name, layers in record.items() if layers is not None}
+        for layers in activations.values():
+            for hidden in layers:
                 hidden.retain_grad()
-        return {"activations": record}
+        return {"activations": activations}
 
     def _normal(self, like: Tensor) -> Tensor:
         """Standard normal noise for the rows of `like`, (B, A).
@@ -155,25 +172,27 @@ class DiscreteActorCritic(ActorCritic):
         return torch.multinomial(F.softmax(logits, -1), 1, generator=generator).squeeze(-1)
 
     def sac_pass(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """The six quantities of the continuous agent, in expectation over the actions."""
+        """The quantities of the continuous agent, in expectation over the actions."""
+        moving, task = batch.get("moving", EVERYTHING), batch.get("task")
+        record = self._new_record(moving)
         # Scaled once for all networks that see them.
-        obs, next_obs = pixels(batch["obs"]), pixels(batch["new_obs"])
-        actions, task = batch["actions"].unsqueeze(-1), batch.get("task")
-        record = self._new_record()
-        log_probs = F.log_softmax(self.policy(obs, task=task, record=record["policy"]), -1)
-        q, q_twin = self.qf(obs, record=record["qf"]), self.qf_twin(obs, record=record["qf_twin"])
-        with torch.no_grad():
-            next_log_probs = F.log_softmax(self.policy(next_obs, task=task), -1)
-            next_q = torch.min(self.target_qf(next_obs), self.target_qf_twin(next_obs))
-        return {
-            "logp": expectation(log_probs, log_probs),
-            "q": q.gather(-1, actions).squeeze(-1),
-            "q_twin": q_twin.gather(-1, actions).squeeze(-1),
-            "q_policy": expectation(log_probs, torch.min(q, q_twin).detach()),
-            "next_q": expectation(next_log_probs, next_q),
-            "next_logp": expectation(next_log_probs, next_log_probs),
-            **self._retained(record),
-        }
+        obs, frozen = pixels(batch["obs"]), "qf" not in moving
+        q = self.qf(obs, frozen=frozen, record=record["qf"])
+        q_twin = self.qf_twin(obs, frozen=frozen, record=record["qf_twin"])
+        out: dict[str, Any] = {}
+        if "policy" in moving:
+            log_probs = F.log_softmax(self.policy(obs, task=task, record=record["policy"]), -1)
+            out["logp"] = expectation(log_probs, log_probs)
+            out["q_policy"] = expectation(log_probs, torch.min(q, q_twin).detach())
+        if "qf" in moving:
+            actions, next_obs = batch["actions"].unsqueeze(-1), pixels(batch["new_obs"])
+            out["q"], out["q_twin"] = (values.gather(-1, actions).squeeze(-1) for values in (q, q_twin))
+            with torch.no_grad():
+                next_log_probs = F.log_softmax(self.policy(next_obs, task=task), -1)
+                next_q = torch.min(self.target_qf(next_obs), self.target_qf_twin(next_obs))
+                out["next_q"] = expectation(next_log_probs, next_q)
+                out["next_logp"] = expectation(next_log_probs, next_log_probs)
+        return {**out, **self._retained(record)}
 
 
 def build_actor_critic(run: ResolvedRun) -> ActorCritic:

@@ -1,4 +1,4 @@
-"""RLlib's Learner for our SAC: one backward pass, the method's hooks at fixed places, then the target networks."""
+"""RLlib's Learner for our SAC: one backward pass a step, the method's hooks at fixed places, then the targets."""
 
 from __future__ import annotations
 
@@ -100,18 +100,19 @@ class ContinualSACTorchLearner(TorchLearner):
         with self._synchronisation():
             for start in range(0, rows, size):
                 part = {name: column[start : start + size] for name, column in columns.items()}
-                self._update({DEFAULT_MODULE_ID: self.sac.take(part)})
+                for main in self.sac.steps(part):
+                    self._update({DEFAULT_MODULE_ID: main})
         self._weights_seq_no += 1
         self.sac.check_finite()
         return {}
 
     def _synchronisation(self) -> AbstractContextManager[None]:
-        # DistributedDataParallel waits for the gradient of every parameter; without SAC's losses some have none.
-        if self.sac.phase.sac_losses or not self.distributed:
+        # Without it, `SACUpdate.backward` takes the mean.
+        if self.sac.steps_everything or not self.distributed:
             return contextlib.nullcontext()
         return self.module[DEFAULT_MODULE_ID].no_sync()
 
-    # RLlib's hooks, in the order in which its `_update` calls them after the forward pass
+    # RLlib's hooks, in the order in which its `_update` calls them after the forward pass of a step
 
     def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: dict[str, Any]) -> Tensor:
         """SAC's losses plus the method's terms."""
@@ -130,7 +131,7 @@ class ContinualSACTorchLearner(TorchLearner):
         return module_gradients_dict
 
     def apply_gradients(self, gradients_dict: dict[Any, Tensor]) -> None:
-        """Step every optimizer from the same weights, the method's hook, then the target networks."""
+        """Step the optimizers from the same weights, the method's hook, then the target networks."""
         self.sac.step()
 
     # A visit, as the driver directs it

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rllib_nbsp.curriculum import Phase
-from rllib_nbsp.methods.agent import Agent, Batch, Twin, make_batch
+from rllib_nbsp.methods.agent import Agent, Batch, Twin, make_batch, steps_of
 from rllib_nbsp.nn import losses
 from rllib_nbsp.nn.networks import NETWORKS
 from rllib_nbsp.run import ResolvedRun
@@ -28,6 +29,9 @@ class SACUpdate:
     """The agent of a Learner, its method, and an update of both.
 
     An update is a call; RLlib's Learner makes its parts one by one, in the order of `__call__`, through RLlib's hooks.
+    It is one step of everything, or with `training.actor_interval` n > 1 a step of the critics, and at every n-th
+    update n steps of actor and temperature behind it. A phase without SAC's losses has no such order: its method's
+    terms are one step.
 
     Args:
         run: the run.
@@ -39,9 +43,9 @@ class SACUpdate:
         agent: what the method may touch.
         method: the run's method.
         phase: the stretch of a visit that updates belong to.
-        batch: the rows of the update that is being made; RLlib's hooks hand on gradients alone.
-        numbers: losses and values of the last update, scalars by name.
-        means: the same over the updates since the last report.
+        batch: the rows of the step that is being made; RLlib's hooks hand on gradients alone.
+        numbers: losses and values of the last step, scalars by name.
+        means: the same over the steps since the last report.
         updates: how many were made.
     """
 
@@ -91,9 +95,26 @@ class SACUpdate:
 
     def __call__(self, columns: Mapping[str, Tensor]) -> None:
         """Update on the rows of these columns, those of D_pre beside a batch at their end."""
-        self.backward(self.loss(self.module.sac_pass(self.take(columns))))
-        self.adjust_gradients()
-        self.step()
+        for main in self.steps(columns):
+            self.backward(self.loss(self.module.sac_pass(main)))
+            self.adjust_gradients()
+            self.step()
+
+    def steps(self, columns: Mapping[str, Tensor]) -> Iterator[dict[str, Any]]:
+        """The steps of an update on these rows, each to be made before the next: the columns that its pass is of."""
+        main = self.take(columns)
+        interval = self.training.actor_interval if self.phase.sac_losses else 1
+        if interval == 1:
+            yield main
+            return
+        for moving in steps_of(self.updates + 1, interval):
+            self.batch = dataclasses.replace(self.batch, moving=moving)
+            yield {**main, "moving": moving}
+
+    @property
+    def steps_everything(self) -> bool:
+        """Whether each step makes a gradient for every parameter; DistributedDataParallel waits for all of them."""
+        return self.phase.sac_losses and self.training.actor_interval == 1
 
     def take(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Make these rows the update's; returns the columns that SAC's pass is of, without rows beside the batch."""
@@ -105,12 +126,17 @@ class SACUpdate:
         return main
 
     def loss(self, out: Mapping[str, Any]) -> Tensor:
-        """SAC's losses plus the method's terms, from `sac_pass`; their graphs are disjoint: one backward is exact."""
+        """A step's losses plus the method's terms, from `sac_pass`; disjoint graphs: one backward is exact."""
         self.batch.activations = out.get("activations", {})
         terms = self._losses(self.module, self.batch, out) if self.phase.sac_losses else {}
         numbers = {f"{name}_loss": term.detach() for name, term in terms.items()}
-        numbers |= {"entropy": -out["logp"].detach().mean(), "q_mean": out["q"].detach().mean()}
+        if "logp" in out:
+            numbers["entropy"] = -out["logp"].detach().mean()
+        if "q" in out:
+            numbers["q_mean"] = out["q"].detach().mean()
         for name, term in self.method.loss_terms(self.batch).items():
+            if name not in self.batch.moving:
+                continue
             numbers[f"{name}_method_loss"] = term.detach()
             terms[name] = terms[name] + term if name in terms else term
         total = sum(terms.values(), start=torch.zeros((), device=self._device))
@@ -123,7 +149,7 @@ class SACUpdate:
         for param in self._params:
             param.grad = None
         loss.backward()
-        if not self.phase.sac_losses:
+        if not self.steps_everything:
             for param in self._params:
                 if param.grad is not None:
                     self.agent.all_reduce_mean(param.grad)
@@ -136,10 +162,12 @@ class SACUpdate:
                 torch.nn.utils.clip_grad_norm_(network.parameters(), self.training.grad_clip)
 
     def step(self) -> None:
-        """Step every optimizer from the same weights, the method's hook, then the target networks."""
-        for optimizer in self.agent.optimizers.values():
-            optimizer.step()
+        """Step the optimizers from the same weights, the method's hook, then behind the critics the target networks."""
+        for name in self.batch.moving:
+            self.agent.optimizers[name].step()
         self.method.after_step(self.batch)
+        if "qf" not in self.batch.moving:
+            return
         self.updates += 1
         if self.updates % self._target_period == 0:
             with torch.no_grad():
@@ -148,28 +176,32 @@ class SACUpdate:
     # Losses
 
     def _losses(self, module: ActorCritic, batch: Batch, out: Mapping[str, Any]) -> dict[str, Tensor]:
-        """SAC's four losses from a module's pass of a batch."""
+        """SAC's losses of what the step moves, from a module's pass of a batch."""
         log_alpha = module.log_alpha
         alpha = log_alpha.detach().exp()
-        target = losses.critic_target(
-            self.training.reward_scale * batch.rewards,
-            batch.terminateds,
-            out["next_q"],
-            out["next_logp"],
-            alpha,
-            self.training.gamma,
-        )
-        return {
-            "policy": self._actor_scale * losses.actor_loss(out["logp"], out["q_policy"], alpha),
-            "qf": losses.critic_loss(out["q"], target),
-            "qf_twin": losses.critic_loss(out["q_twin"], target),
-            "alpha": self._actor_scale * losses.temperature_loss(log_alpha, out["logp"], self._target_entropy),
-        }
+        terms = {}
+        if "policy" in batch.moving:
+            terms["policy"] = self._actor_scale * losses.actor_loss(out["logp"], out["q_policy"], alpha)
+        if "qf" in batch.moving:
+            target = losses.critic_target(
+                self.training.reward_scale * batch.rewards,
+                batch.terminateds,
+                out["next_q"],
+                out["next_logp"],
+                alpha,
+                self.training.gamma,
+            )
+            terms["qf"] = losses.critic_loss(out["q"], target)
+            terms["qf_twin"] = losses.critic_loss(out["q_twin"], target)
+        if "alpha" in batch.moving:
+            loss = losses.temperature_loss(log_alpha, out["logp"], self._target_entropy)
+            terms["alpha"] = self._actor_scale * loss
+        return terms
 
     def _losses_of(self, module: ActorCritic, batch: Batch) -> dict[str, Tensor]:
         """The same of other rows or another module; the pass goes around DistributedDataParallel."""
         columns = {"obs": batch.obs, "actions": batch.actions, "new_obs": batch.next_obs, "task": batch.task}
-        return self._losses(module, batch, module.sac_pass(columns))
+        return self._losses(module, batch, module.sac_pass({**columns, "moving": batch.moving}))
 
     # Beside the updates
 

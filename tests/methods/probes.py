@@ -154,6 +154,14 @@ class Perturbation(ContinualMethod):
             layer.weight.data[0] = fresh
 
 
+class Delay(ContinualMethod):
+    """Nothing but SAC with delayed policy updates (CleanRL's order)."""
+
+    @classmethod
+    def training_exceptions(cls, config: Any) -> dict[str, Any]:
+        return {"actor_interval": 2}
+
+
 def _arrays(table: dict[str, list[Tensor]]) -> dict[str, list[np.ndarray]]:
     return {name: [t.numpy().copy() for t in tensors] for name, tensors in table.items()}
 
@@ -168,4 +176,5 @@ PROBES: dict[str, type[ContinualMethod]] = {
     "probe_rehearsal": Rehearsal,
     "probe_distillation": Distillation,
     "probe_perturbation": Perturbation,
+    "probe_delay": Delay,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -157,6 +158,28 @@ def test_an_update_takes_the_projected_gradient(monkeypatch):
     along = [float(flat([p.grad for p in weights(one)]) @ reference) for one in (learner, plain)]
     assert along[1] < 0.0
     assert abs(along[0]) < 1e-4 * abs(along[1])
+
+
+def test_with_a_delayed_actor_each_steps_gradient_is_projected_by_itself(monkeypatch):
+    learner = learner_with(training={"actor_interval": 2})
+    rows, prior = opposed_batches(learner)
+    reset_noise(learner)
+    for optimizer in learner.agent.optimizers.values():
+        monkeypatch.setattr(optimizer, "step", lambda: None)
+    update(learner, beside(rows, prior), len(rows["rewards"]) + MEMORY)  # the first: critics alone
+    critics = [p for name in ("qf", "qf_twin") for p in learner.agent.networks[name].parameters()]
+    assert all(p.grad is None for p in learner.agent.networks["policy"].parameters())
+    assert learner.method.metrics() == {"agem_violation_frac": 1.0}
+    reset_noise(learner)
+    losses = learner.agent.sac_losses(replace(batch_of(rows), moving=("qf", "qf_twin")))
+    assert losses.keys() == {"qf", "qf_twin"}
+    losses = learner.agent.sac_losses(replace(batch_of(prior), moving=("qf", "qf_twin")))
+    reference = flat(list(torch.autograd.grad(losses["qf"] + losses["qf_twin"], critics)))
+    gradient = flat([p.grad for p in critics])
+    assert abs(float(gradient @ reference)) < 1e-4 * float(gradient.norm() * reference.norm())
+    update(learner, beside(rows, prior), len(rows["rewards"]) + MEMORY)  # the second: critics, actor, actor
+    assert learner.method.updates == 4
+    assert all(p.grad is None for p in critics)
 
 
 def test_without_earlier_rows_it_is_sac_to_the_last_bit():

@@ -87,9 +87,20 @@ class Run:
     replay buffer; then comes the boundary. Actions are continuous, or discrete on images.
     """
 
-    def __init__(self, method: str, kind: str = "continuous", *, ranks: int = 1, rank: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        method: str,
+        kind: str = "continuous",
+        *,
+        ranks: int = 1,
+        rank: int = 0,
+        seed: int = 0,
+        keys: dict[str, Any] | None = None,
+        **training: Any,
+    ) -> None:
         self.kind = kind
-        config = build_config(method, KEYS.get(method), seed=seed).networks(conv=CONV)
+        keys = {**KEYS.get(method, {}), **(keys or {})}
+        config = build_config(method, keys, seed=seed, training=training).networks(conv=CONV)
         config.learners(num_learners=ranks if ranks > 1 else 0)
         self.learner: ContinualSACTorchLearner = build_learner_of(config, *SPACES[kind])
         self.run = config.resolved()
@@ -249,13 +260,16 @@ def test_three_visits_have_finite_losses_and_weights(method, kind):
 
 @every_run
 def test_state_round_trip_in_the_middle_of_a_visit(method, kind):
-    run = Run(method, kind)
+    assert_goes_on_from_its_state(Run(method, kind), Run(method, kind, seed=77))
+
+
+def assert_goes_on_from_its_state(run: Run, other: Run) -> None:
+    """`other` with the state of `run` in the middle of a visit never parts from it."""
     run.visit(1)
     run.start(2)
     run.train(8)
     state = pickle.loads(pickle.dumps(run.learner.get_state()))
     batches = [run.rows(k) for k in range(12)]
-    other = Run(method, kind, seed=77)
     other.learner.set_state(state)
     for one in (run, other):
         for batch in batches:
@@ -269,6 +283,23 @@ def test_state_round_trip_in_the_middle_of_a_visit(method, kind):
     assert_same(parameters(other.learner), parameters(run.learner))
     assert other.learner.checksum() == run.learner.checksum()
     assert other.learner.report() == run.learner.report()
+
+
+CONCURRENT = {"aux": "concurrent", "refresh_updates": 6, "fisher_batches": 2}
+IN_STEPS = [(method, None) for method in sorted(METHODS) if not METHODS[method].needs_activations]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("method", "keys"), [*IN_STEPS, ("ancl", CONCURRENT)])
+def test_with_a_delayed_actor_a_method_learns_and_goes_on_from_its_state(method, keys, kind):
+    runs = [Run(method, kind, seed=seed, keys=keys, actor_interval=3) for seed in (0, 77)]
+    before = parameters(runs[0].learner)
+    assert_goes_on_from_its_state(*runs)
+    report, after = runs[0].learner.report(runs[0].rows(0)["obs"]), parameters(runs[0].learner)
+    assert all(np.isfinite(value) for value in report.values()), report
+    assert {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])} >= {*NETWORKS}
+    # 20 updates in the first visit, and 8, 12 and 8 after it.
+    assert runs[0].learner.get_state()["continual"]["updates"] >= 48
 
 
 def plain(value: Any) -> bool:

@@ -131,6 +131,64 @@ def test_hooks_come_in_the_documented_order_and_targets_move_last(monkeypatch):
     ]
 
 
+class OrderOfSteps(Order):
+    """The same, with what each step moves in place of a look at all gradients."""
+
+    def transform_gradients(self, batch: Batch) -> None:
+        for name, net in self.agent.networks.items():
+            assert {p.grad is not None for p in net.parameters()} == {name in batch.moving}
+        assert (self.agent.log_alpha.grad is not None) == ("alpha" in batch.moving)
+        self._write(f"gradients of {' '.join(batch.moving)}")
+
+
+def test_with_a_delayed_actor_hooks_come_around_every_step(monkeypatch):
+    learner = learn_with(monkeypatch, OrderOfSteps, training={"actor_interval": 2})
+    train(learner, range(3))
+    critics = ["gradients of qf qf_twin", "step weights"]
+    actor = ["loss", "gradients of policy alpha", "step weights"]
+    assert learner.method.log == [
+        *("loss", *critics),
+        *("loss targets", *critics),
+        *("loss targets", *actor[1:], *actor),
+        *("loss", *critics),
+    ]
+    assert learner.get_state()["continual"]["updates"] == 3
+
+
+class StepByStep(Pull):
+    """Pulls some of the networks, and keeps weights and gradients of every step."""
+
+    pulled: tuple[str, ...] = NETWORKS
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.steps: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+
+    def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
+        return {name: term for name, term in super().loss_terms(batch).items() if name in self.pulled}
+
+    def transform_gradients(self, batch: Batch) -> None:
+        named = [(f"{n}.{key}", p) for n, net in self.agent.networks.items() for key, p in net.named_parameters()]
+        weights = {name: p.detach().clone() for name, p in named}
+        self.steps.append((weights, {name: p.grad.clone() for name, p in named if p.grad is not None}))
+
+
+@pytest.mark.parametrize(("networks", "step"), [(("qf", "qf_twin"), 0), (("policy",), 2)])
+def test_with_a_delayed_actor_a_methods_terms_join_the_step_of_their_network(monkeypatch, networks, step):
+    class Others(StepByStep):
+        pulled = tuple(set(NETWORKS) - set(networks))
+
+    pulled, plain = (learn_with(monkeypatch, m, training={"actor_interval": 2}) for m in (StepByStep, Others))
+    for learner in (pulled, plain):
+        train(learner, range(2))
+    # Until this step, both have learned the same: only the networks whose term it is are pulled differently.
+    (weights, gradients_pulled), (others_weights, expected) = pulled.method.steps[step], plain.method.steps[step]
+    assert {name.split(".")[0] for name in gradients_pulled} == set(networks)
+    assert_same(weights, others_weights)
+    for name in gradients_pulled:
+        assert torch.allclose(gradients_pulled[name], expected[name] + 3.0 * weights[name], rtol=1e-5, atol=1e-6), name
+
+
 class Watch(ContinualMethod):
     """Keeps every batch, with its activations' gradients."""
 

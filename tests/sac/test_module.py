@@ -129,10 +129,37 @@ class PlainDiscreteSAC:
                     t.lerp_(p, TAU)
 
 
+class DelayedDiscreteSAC(PlainDiscreteSAC):
+    """The same, but that the actor steps twice every second time, against critics that have stepped."""
+
+    updates = 0
+
+    def update(self, columns: Mapping[str, np.ndarray]) -> None:
+        self.updates += 1
+        actor, critics, temperature = self.optimizers
+        self.optimizers = [critics]
+        super().update(columns)  # which makes all gradients and takes the critics' step
+        self.optimizers = [actor, critics, temperature]
+        obs = torch.from_numpy(columns["obs"]).float() / 255
+        for _ in range(0 if self.updates % 2 else 2):
+            with torch.no_grad():
+                q = torch.minimum(*(critic(obs) for critic in self.critics))
+            policy = Categorical(logits=self.actor(obs))
+            probs, logits = policy.probs.detach(), policy.logits.detach()
+            entropy = 0.89 * math.log(N)
+            actor.zero_grad()
+            temperature.zero_grad()
+            self.reduce(policy.probs * (self.log_alpha.exp().detach() * policy.logits - q)).backward()
+            self.reduce(probs * (-self.log_alpha.exp() * (logits + entropy))).backward()
+            actor.step()
+            temperature.step()
+
+
+@pytest.mark.parametrize("interval", [1, 2])
 @pytest.mark.parametrize("reduce", ["mean", "sum"])
-def test_updates_on_images_are_those_of_a_plain_loop(reduce):
-    learner = discrete_learner(discrete_reduce=reduce)
-    plain = PlainDiscreteSAC(parameters(learner), reduce)
+def test_updates_on_images_are_those_of_a_plain_loop(reduce, interval):
+    learner = discrete_learner(discrete_reduce=reduce, actor_interval=interval)
+    plain = {1: PlainDiscreteSAC, 2: DelayedDiscreteSAC}[interval](parameters(learner), reduce)
     for k in range(5):
         columns = game_transitions(k)
         update(learner, columns)

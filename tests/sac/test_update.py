@@ -87,6 +87,9 @@ class PlainSAC:
         (-self.log_alpha.exp() * (logp.detach() - ACT)).mean().backward()
         for optimizer in (self.actor_optimizer, self.critic_optimizer, self.alpha_optimizer):
             optimizer.step()
+        self._move_targets()
+
+    def _move_targets(self) -> None:
         with torch.no_grad():
             for critic, target in zip(self.critics, self.targets, strict=True):
                 for p, t in zip(critic.parameters(), target.parameters(), strict=True):
@@ -107,10 +110,43 @@ class PlainSAC:
         return [self.actor, *self.critics, *self.targets]
 
 
+class DelayedPlainSAC(PlainSAC):
+    """The same with delayed policy updates: critics first; every n-th time then n steps of the actor against them."""
+
+    def __init__(self, weights: Mapping[str, Tensor], seed: int, interval: int) -> None:
+        super().__init__(weights, seed)
+        self.interval, self.updates = interval, 0
+
+    def update(self, columns: Mapping[str, np.ndarray]) -> None:
+        batch = {name: torch.from_numpy(column) for name, column in columns.items()}
+        obs, next_obs = batch["obs"], batch["new_obs"]
+        with torch.no_grad():
+            next_action, next_logp = self._action(next_obs)
+            next_q = torch.minimum(*(target(torch.cat([next_obs, next_action], 1)) for target in self.targets))
+            value = next_q.squeeze(1) - self.log_alpha.exp() * next_logp
+            y = batch["rewards"] + GAMMA * (~batch["terminateds"]).float() * value
+        taken = torch.cat([obs, batch["actions"]], 1)
+        self._descend(self.critic_optimizer, sum(((q(taken).squeeze(1) - y) ** 2).mean() for q in self.critics))
+        self.updates += 1
+        for _ in range(self.interval if self.updates % self.interval == 0 else 0):
+            action, logp = self._action(obs)
+            q = torch.minimum(*(critic(torch.cat([obs, action], 1)) for critic in self.critics)).squeeze(1)
+            self._descend(self.actor_optimizer, (self.log_alpha.exp().detach() * logp - q).mean())
+            self._descend(self.alpha_optimizer, (-self.log_alpha.exp() * (logp.detach() - ACT)).mean())
+        self._move_targets()
+
+    def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("interval", [1, 2, 3])
 @pytest.mark.parametrize("seed", [0, 11])
-def test_sac_is_a_plain_pytorch_loop(seed):
-    learner = build_learner(seed=seed)
-    plain = PlainSAC(parameters(learner), seed)
+def test_sac_is_a_plain_pytorch_loop(seed, interval):
+    learner = build_learner(seed=seed, training={"actor_interval": interval})
+    weights = parameters(learner)
+    plain = PlainSAC(weights, seed) if interval == 1 else DelayedPlainSAC(weights, seed, interval)
     assert plain.difference(parameters(learner)) == 0.0
     start = parameters(learner)
     for k in range(20):

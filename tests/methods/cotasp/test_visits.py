@@ -62,6 +62,19 @@ def test_weights_and_prompt_learn_in_turn():
     assert turns == 2 * ([{"hidden", "head"}] * 3 + [{"prompts"}] * 2)
 
 
+def test_with_a_delayed_actor_turns_are_counted_in_its_steps():
+    config = build_config("cotasp", {**KEYS, "alternate": [2, 2]}, training={"actor_interval": 2})
+    learner = build_learner_of(config)
+    start(learner, 1)
+    policy = learner.agent.networks["policy"]
+    turns = []
+    for k in range(8):
+        before = {name: p.detach().clone() for name, p in policy.named_parameters()}
+        update(learner, rows(learner, k))
+        turns.append({name.split(".")[0] for name, p in policy.named_parameters() if not torch.equal(p, before[name])})
+    assert turns == 2 * [set(), {"hidden", "head"}, set(), {"prompts"}]
+
+
 def test_a_unit_that_is_off_stays_off_and_gets_no_gradient():
     learner = learner_with({"alternate": [0, 1]})
     start(learner, 1)

@@ -43,7 +43,9 @@ def share_noise(twin: Twin, learner: ContinualSACTorchLearner) -> None:
     learner.sac.module.set_noise_state(twin.get_state()["noise"], torch.device("cpu"))
 
 
-@pytest.mark.parametrize("training", [{}, {"grad_clip": 0.05}, {"target_update_env_steps": 3, "tau": 0.5}])
+@pytest.mark.parametrize(
+    "training", [{}, {"grad_clip": 0.05}, {"target_update_env_steps": 3, "tau": 0.5}, {"actor_interval": 3}]
+)
 def test_its_updates_are_those_of_sac_to_the_last_bit(training: dict[str, Any]):
     learner = build_learner(training=training)
     twin = twin_of(learner)
