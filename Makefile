@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 RESULTS ?= results/quickstart
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: run test test-all check report bench bench-methods clean
+.PHONY: run test test-all check report bench bench-methods bench-learning clean
 
 run: $(STAMP)  ## The quickstart study and its report; started again, it goes on where it stopped.
 	$(PY) run_tune.py $(if $(wildcard results/quickstart/study.yaml),--resume)
@@ -36,6 +36,9 @@ bench: $(STAMP)  ## Throughput against stock RLlib and a plain PyTorch loop (abo
 
 bench-methods: $(STAMP)  ## What each method costs next to SAC: time, parameters, bytes, steps (about 5 minutes).
 	$(PY) -m benchmarks.methods
+
+bench-learning: $(STAMP)  ## Learning curves of SAC beside a plain loop in CleanRL's order (hours); again: goes on.
+	$(PY) -m benchmarks.learning --resume results/learning.json
 
 clean:  ## Remove the environment and caches; results stay.
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .smoke

@@ -1,1 +1,1 @@
-"""Speed measurements; nothing in the package imports this."""
+"""Measurements of speed and of learning; nothing in the package imports this."""

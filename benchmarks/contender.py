@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -28,6 +28,14 @@ class Window:
     def env_steps_per_s(self) -> float:
         """The figure that the contenders are compared by."""
         return self.env_steps / self.seconds
+
+
+class Episode(NamedTuple):
+    """A training episode: the environment step of the run that ended it, its return, and whether it was a success."""
+
+    env_steps: int
+    episode_return: float
+    success: bool
 
 
 class Contender(Protocol):

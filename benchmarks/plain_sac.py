@@ -17,17 +17,19 @@ of a careful author.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.contender import BATCH_SIZE, Window, make_env, train_for
+from benchmarks.contender import BATCH_SIZE, Episode, Window, make_env, train_for
 from benchmarks.flops import CLEANRL_FROZEN_UPDATE, CLEANRL_UPDATE, gflop, update_gemms
+from rllib_nbsp.envs import SUITES
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 POLICY_PERIOD = 2
@@ -102,6 +104,7 @@ class PlainSAC:
         critic_lr: float = 1e-3,
         freeze_critics: bool = False,
     ) -> None:
+        self.obs_size, self.action_size = obs_size, action_size
         self.gamma, self.tau, self.freeze_critics = gamma, tau, freeze_critics
         self.target_entropy = -float(action_size)
         self.actor = mlp([obs_size, *hidden, 2 * action_size])
@@ -184,8 +187,79 @@ class PlainSAC:
             target.lerp_(source, self.tau)
 
 
-class PlainTorch:
+class PlainLoop:
     """The loop: one environment, one update per environment step.
+
+    Networks and noise draw from torch's global stream.
+
+    Args:
+        env: with vectors for observations, and actions in [-1, 1].
+        hidden: widths of the hidden layers.
+        success: whether an episode that had a step with this `info` is one.
+        replay_seed: of the batches.
+        uniform: draws the random actions of the warm-up.
+        freeze_critics: see `PlainSAC`.
+
+    Attributes:
+        agent: the networks and their update.
+        env_steps: taken so far.
+        episodes: those that ended, in order.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        hidden: Sequence[int],
+        success: Callable[[Mapping[str, Any]], bool],
+        *,
+        replay_seed: int,
+        uniform: np.random.Generator,
+        freeze_critics: bool = False,
+    ) -> None:
+        obs_space, action_space = env.observation_space, env.action_space
+        assert obs_space.shape is not None and action_space.shape is not None
+        (obs_size,), (action_size,) = obs_space.shape, action_space.shape
+        self.agent = PlainSAC(obs_size, action_size, hidden, freeze_critics=freeze_critics)
+        self.env_steps = 0
+        self.episodes: list[Episode] = []
+        self._env = env
+        self._success = success
+        self._uniform = uniform
+        self._action_size = action_size
+        self._ring = ReplayRing(obs_size, action_size, 1_000_000, replay_seed)
+        self._obs: np.ndarray = env.reset()[0]
+        self._return, self._succeeded = 0.0, False
+
+    def warm_up(self, env_steps: int) -> None:
+        """Take uniformly random steps, without updates."""
+        for _ in range(env_steps):
+            self._step_env(self._uniform.uniform(-1.0, 1.0, self._action_size).astype(np.float32))
+
+    def train(self) -> None:
+        """Take a step and update."""
+        self._step_env(self.agent.act(self._obs))
+        self.agent.update(self._ring.sample(BATCH_SIZE))
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self._env.close()
+
+    def _step_env(self, action: np.ndarray) -> None:
+        next_obs, reward, terminated, truncated, info = self._env.step(action)
+        # A time limit is no end of the task: only termination stops the bootstrap.
+        self._ring.add(self._obs, action, reward, next_obs, terminated)
+        self._obs = next_obs
+        self.env_steps += 1
+        self._return += float(reward)
+        self._succeeded |= self._success(info)
+        if terminated or truncated:
+            self.episodes.append(Episode(self.env_steps, self._return, self._succeeded))
+            self._obs, _ = self._env.reset()
+            self._return, self._succeeded = 0.0, False
+
+
+class PlainTorch:
+    """The loop as a contender.
 
     Args:
         hidden: widths of the hidden layers.
@@ -197,37 +271,25 @@ class PlainTorch:
     def __init__(
         self, hidden: Sequence[int], warmup_env_steps: int, *, freeze_critics: bool = False, seed: int = 0
     ) -> None:
-        self._env = make_env(seed)
-        obs_space, action_space = self._env.observation_space, self._env.action_space
-        assert obs_space.shape is not None and action_space.shape is not None
-        (obs_size,), (action_size,) = obs_space.shape, action_space.shape
         passes = CLEANRL_FROZEN_UPDATE if freeze_critics else CLEANRL_UPDATE
+        self._loop = PlainLoop(
+            make_env(seed),
+            hidden,
+            SUITES["metaworld"].success,
+            replay_seed=seed,
+            uniform=np.random.default_rng(seed),
+            freeze_critics=freeze_critics,
+        )
+        agent = self._loop.agent
         self.name = "plain_torch_frozen" if freeze_critics else "plain_torch"
         self.passes = str(passes)
-        self.gflop_per_update = gflop(update_gemms(obs_size, action_size, hidden, BATCH_SIZE, passes))
-        self._agent = PlainSAC(obs_size, action_size, hidden, freeze_critics=freeze_critics)
-        self._ring = ReplayRing(obs_size, action_size, 1_000_000, seed)
-        self._env_steps = 0
-        self._obs, _ = self._env.reset()
-        action_space.seed(seed)
-        for _ in range(warmup_env_steps):
-            self._step_env(action_space.sample())
+        self.gflop_per_update = gflop(update_gemms(agent.obs_size, agent.action_size, hidden, BATCH_SIZE, passes))
+        self._loop.warm_up(warmup_env_steps)
 
     def run(self, seconds: float) -> Window:
         """Train for at least `seconds`."""
-        return train_for(seconds, self._train, lambda: (self._env_steps, self._agent.updates))
+        return train_for(seconds, self._loop.train, lambda: (self._loop.env_steps, self._loop.agent.updates))
 
     def close(self) -> None:
         """Free the simulator."""
-        self._env.close()
-
-    def _train(self) -> None:
-        self._step_env(self._agent.act(self._obs))
-        self._agent.update(self._ring.sample(BATCH_SIZE))
-
-    def _step_env(self, action: np.ndarray) -> None:
-        next_obs, reward, terminated, truncated, _ = self._env.step(action)
-        # A time limit is no end of the task: only termination stops the bootstrap.
-        self._ring.add(self._obs, action, reward, next_obs, terminated)
-        self._obs = self._env.reset()[0] if terminated or truncated else next_obs
-        self._env_steps += 1
+        self._loop.close()
