@@ -38,6 +38,7 @@ def episodes(*values: tuple[int, float, bool]) -> list[Episode]:
 # Runs
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_all_arms_begin_alike_and_then_learn_by_themselves() -> None:
     runs = {arm: run(job(arm)) for arm in ARMS}
     steps, returns, successes = zip(*runs["plain_torch"]["episodes"], strict=True)
@@ -54,6 +55,7 @@ def test_all_arms_begin_alike_and_then_learn_by_themselves() -> None:
     assert len({result["episodes"][5][1] for result in runs.values()}) == len(ARMS)
 
 
+@pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("arm", ["plain_torch", "sac"])
 def test_a_run_repeats_itself_by_its_seed(arm: str) -> None:
     first, again, other = (run(job(arm, seed))["episodes"] for seed in (3, 3, 4))

@@ -128,6 +128,7 @@ def run_tiny(file: Path, *more: str) -> tuple[int, dict[str, Any]]:
     return code, report
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_what_was_not_asked_for_is_not_measured(tmp_path: Path) -> None:
     code, report = run_tiny(tmp_path / "throughput.json", "--only", "plain_torch", "sac", "gemm")
     assert set(report["contenders"]) == {"plain_torch_16", "sac_16"}
@@ -138,6 +139,7 @@ def test_what_was_not_asked_for_is_not_measured(tmp_path: Path) -> None:
     assert code == int(speed["plain_torch_16"] < 0.9 * speed["sac_16"])
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_contenders_are_built_anew_as_often_as_asked(tmp_path: Path) -> None:
     _, report = run_tiny(tmp_path / "throughput.json", "--only", "plain_torch", "sac", "--builds", "2")
     assert [len(row["builds"]) for row in report["contenders"].values()] == [2, 2]
@@ -145,6 +147,7 @@ def test_contenders_are_built_anew_as_often_as_asked(tmp_path: Path) -> None:
     assert len(set(ratios)) == 2
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_a_game_is_measured_beside_the_plain_loop(tmp_path: Path) -> None:
     _, report = run_tiny(tmp_path / "throughput.json", "--only", "atari")
     assert set(report["contenders"]) == {"plain_torch_atari", "sac_atari"}
@@ -155,6 +158,7 @@ def test_a_game_is_measured_beside_the_plain_loop(tmp_path: Path) -> None:
     assert replay["prior_bytes"] < 1.1 * 1_000 * 84 * 84
 
 
+@pytest.mark.usefixtures("ray_session")
 @pytest.mark.slow
 def test_a_whole_run_measures_every_contender_and_part(tmp_path: Path) -> None:
     _, report = run_tiny(tmp_path / "throughput.json")
