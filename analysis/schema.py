@@ -10,7 +10,7 @@ import pandas as pd
 
 EVALUATION_COLUMNS: dict[str, str] = {
     "experiment": "name of the study",
-    "suite": "metaworld, atari, point_mass or gymnasium",
+    "suite": "metaworld, atari, point_mass, gymnasium or offset",
     "sequence": "name of the task sequence",
     "arm": "label of the method configuration",
     "method": "registered name of the method",

@@ -26,8 +26,9 @@ class ContinualSACConfig(SACConfig):
     """Configuration of a continual run; its keys and defaults are those of `rllib_nbsp.settings.RunSettings`.
 
     Resources, seed and callbacks are set as in RLlib (`.env_runners()`, `.learners()`, `.resources()`, `.debugging()`,
-    `.callbacks()`); the rest by `.curriculum()`, `.method()`, `.training()`, `.visit()`, `.replay()`, `.networks()`,
-    `.boundary()`, `.evaluation()` and `.results()`. Values are checked when the configuration is validated.
+    `.callbacks()`); the rest by `.curriculum()`, `.suite()`, `.method()`, `.training()`, `.visit()`, `.replay()`,
+    `.networks()`, `.boundary()`, `.evaluation()` and `.results()`. Values are checked when the configuration is
+    validated.
     """
 
     algorithm: ClassVar[str] = "rllib_nbsp.algorithm:ContinualSAC"
@@ -113,6 +114,11 @@ class ContinualSACConfig(SACConfig):
         self.given = {**self.given, **{key: value for key, value in given.items() if value is not None}}
         visit = {"max_env_steps": visit_env_steps, "warmup_env_steps": warmup_env_steps}
         return self._section("visit", {key: value for key, value in visit.items() if value is not None})
+
+    def suite(self, name: str, **keys: Any) -> Self:
+        """The suite and the keys of its own section, if it has one (`rllib_nbsp.envs.SUITES`)."""
+        self.given = {**self.given, "suite": name}
+        return self._section(name, keys) if keys else self
 
     def method(self, name: str, **keys: Any) -> Self:
         """The continual-learning method and its keys (`rllib_nbsp.methods.METHODS`)."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from rllib_nbsp.envs import SUITES
+from rllib_nbsp.envs import SUITES, suite_of
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.settings import RunSettings
 
 
 def check_tasks(settings: RunSettings) -> list[str]:
-    """Whether the suite and its tasks exist, one line each."""
+    """Whether the suite, what it needs and its tasks exist, one line each."""
     if settings.suite not in SUITES:
         return [f"suite is {settings.suite!r}; known suites: {', '.join(sorted(SUITES))}"]
-    return SUITES[settings.suite].check_tasks(settings.tasks)
+    suite = suite_of(settings)
+    return suite.check_section() or suite.check_tasks(settings.tasks)
 
 
 def check_run(settings: RunSettings) -> list[str]:

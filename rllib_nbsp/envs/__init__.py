@@ -18,6 +18,7 @@ from rllib_nbsp.envs.base import (
 )
 from rllib_nbsp.envs.gymnasium import GymnasiumSuite
 from rllib_nbsp.envs.metaworld import MetaWorldSuite
+from rllib_nbsp.envs.offset import OffsetSuite
 from rllib_nbsp.envs.point_mass import PointMassSuite
 from rllib_nbsp.registry import Registry
 from rllib_nbsp.settings import CommonSettings, Settings
@@ -25,7 +26,11 @@ from rllib_nbsp.settings import CommonSettings, Settings
 Common = TypeVar("Common", bound=CommonSettings)
 
 SUITES: Registry[Suite] = Registry(
-    "suite", {suite.name: suite for suite in (MetaWorldSuite(), AtariSuite(), PointMassSuite(), GymnasiumSuite())}
+    "suite",
+    {
+        suite.name: suite
+        for suite in (MetaWorldSuite(), AtariSuite(), PointMassSuite(), GymnasiumSuite(), OffsetSuite())
+    },
 )
 
 

@@ -68,8 +68,15 @@ class Suite(ABC):
     def task_spaces(self, task: str) -> tuple[Box, ActionSpace]:
         """Observation and action space of one task."""
 
+    def check_section(self) -> list[str]:
+        """What its section gets wrong, whatever the tasks, one line each that begins with a key."""
+        return []
+
     def check_tasks(self, tasks: Sequence[str]) -> list[str]:
-        """One line for every task that cannot be run, with its place in `tasks` and the nearest known names."""
+        """One line for every task that cannot be run, with its place in `tasks` and the nearest known names.
+
+        Asked only if `check_section` finds nothing.
+        """
         names = self.task_names()
         if names is None:
             return []

@@ -298,26 +298,26 @@ class _Reader:
         if isinstance(suite, str) and suite not in SUITES:
             place = self.tree.place(("suite",))
             self.problems.append(f"{place}: suite is {suite!r}: {unknown(suite, SUITES, 'suites')}")
+        configured = self._configured(SUITES[suite]) if isinstance(suite, str) and suite in SUITES else None
         for name, tasks in self._mapping("sequences").items():
             if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
                 continue
             self._check_repeats(name, tasks)
-            if isinstance(suite, str) and suite in SUITES:
+            if configured is not None:
                 place = self.tree.place(("sequences", name))
-                errors = SUITES[suite].check_tasks(tasks)
-                if tasks and not errors:
-                    try:
-                        self._configured(SUITES[suite]).spaces(tasks)
-                    except (ValueError, ImportError) as error:
-                        errors = [str(error)]
-                self.problems += [f"{place}: sequences.{name}: {error}" for error in errors]
+                self.problems += [f"{place}: sequences.{name}: {error}" for error in _task_errors(configured, tasks)]
 
-    def _configured(self, suite: Suite) -> Suite:
-        """The suite under the file's settings for it, or under its own if these are wrong."""
-        with contextlib.suppress(ValidationError):
-            if suite.Config is not None and suite.name in self.tree.data:
-                return suite.configured(suite.Config.model_validate(self.tree.data[suite.name]))
-        return suite
+    def _configured(self, suite: Suite) -> Suite | None:
+        """The suite under the file's settings for it; None if these are wrong, so that tasks cannot be judged."""
+        if suite.Config is not None and suite.name in self.tree.data:
+            try:
+                suite = suite.configured(suite.Config.model_validate(self.tree.data[suite.name]))
+            except ValidationError:
+                return None  # a single value's problem, which is told already
+        errors = suite.check_section()
+        for line in errors:
+            self.problems.append(f"{self.tree.place(_key_of(line))}: {line}")
+        return None if errors else suite
 
     def _check_repeats(self, name: str, tasks: list[str]) -> None:
         if self.tree.data.get("allow_repeats") is True:
@@ -350,16 +350,17 @@ class _Reader:
                 self.problems += [self._placed(line, arm) for line in check_run(settings)]
                 suite = suite_of(settings)
                 if suite.name in arm.sections:  # the file's own section is checked with the sequences
-                    try:
-                        suite.spaces(settings.tasks)
-                    except ValueError as error:
-                        place = self.tree.place(("arms", arm.origin, suite.name))
-                        where = dotted(("arms", arm.origin, suite.name))
-                        self.problems.append(f"{place}: {where}: sequences.{sequence}: {error}")
+                    errors = suite.check_section()
+                    self.problems += [self._placed(line, arm) for line in errors]
+                    path: KeyPath = ("arms", arm.origin, suite.name)
+                    self.problems += [
+                        f"{self.tree.place(path)}: {dotted(path)}: sequences.{sequence}: {error}"
+                        for error in (() if errors else _task_errors(suite, settings.tasks))
+                    ]
 
     def _placed(self, line: str, arm: Arm) -> str:
         """A line that begins with a key, with that key's place."""
-        keys = tuple(line.split(" ", 1)[0].split("."))
+        keys = _key_of(line)
         own = ("arms", arm.origin, *keys)
         searched = ("arms", arm.origin, "search", *keys[: 2 if keys[0] in self.sections else 1])
         if self.tree.get(searched) is not None:
@@ -369,6 +370,22 @@ class _Reader:
         if keys[0] in self.sections:
             return f"{self.tree.place(keys)}: {line}"
         return f"{self.tree.place(('arms', arm.origin))}: arms.{arm.origin}: {line}"
+
+
+def _key_of(line: str) -> tuple[str, ...]:
+    """The key with which a line begins."""
+    return tuple(line.split(" ", 1)[0].rstrip(":").split("."))
+
+
+def _task_errors(suite: Suite, tasks: Sequence[str]) -> list[str]:
+    """What a suite, whose section is right, says of a sequence."""
+    errors = suite.check_tasks(tasks)
+    if tasks and not errors:
+        try:
+            suite.spaces(tasks)
+        except (ValueError, ImportError) as error:
+            return [str(error)]
+    return errors
 
 
 def _select(arms: Sequence[Arm], labels: Iterable[str]) -> list[Arm]:
