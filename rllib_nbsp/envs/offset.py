@@ -1,4 +1,4 @@
-"""One environment whose observations each task moves by a fixed offset, as in TRAC (Muppidi et al. 2024).
+"""One environment whose observations each task moves by a fixed offset (TRAC, Muppidi et al. 2024; C-CHAIN, Tang 2025).
 
 Nothing but the inputs changes from task to task: dynamics, rewards and what is a success are the base environment's.
 The tasks do not contradict each other, one policy can solve them all, and yet they share every weight.

@@ -308,7 +308,7 @@ class _Reader:
                 self.problems += [f"{place}: sequences.{name}: {error}" for error in _task_errors(configured, tasks)]
 
     def _configured(self, suite: Suite) -> Suite | None:
-        """The suite under the file's settings for it; None if these are wrong, so that tasks cannot be judged."""
+        """The suite under the file's settings for it; None if these are wrong, which is told; tasks must wait."""
         if suite.Config is not None and suite.name in self.tree.data:
             try:
                 suite = suite.configured(suite.Config.model_validate(self.tree.data[suite.name]))

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from rllib_nbsp.methods import METHODS
+from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.settings import config_hash
 from rllib_nbsp.study.reader import load_study
 
@@ -204,6 +205,32 @@ def test_the_cpu_baselines_are_the_methods_of_the_paper_and_both_halves_of_nbsp(
     study = load_study("tune_configs/cpu/baselines.yaml")
     assert {arm.label for arm in study.arms} == {*METHODS_OF_THE_PAPER, "replay_only", "mask_only"}
     assert all(arm.method == arm.label for arm in study.arms if arm.label in METHODS_OF_THE_PAPER)
+
+
+def test_the_fast_pair_is_pendulum_moved_by_numbers_of_seed_1() -> None:
+    study = load_study("tune_configs/fast/pendulum_pair.yaml")
+    assert study.seeds == list(range(20))
+    assert study.sequences == {"pendulum_pair": ["plain", "offset-1"]}
+    controls = {"replay_only", "mask_only", "random", "balanced"}
+    assert {arm.label for arm in study.arms} == {*METHODS_OF_THE_PAPER, *controls}
+    for run in study.trials():
+        assert run.model_dump()["offset"] == {"base": "Pendulum-v1@return>=-300", "std": 2.0, "offsets": {}}
+        assert (run.cycles, run.visit.max_env_steps, run.visit.warmup_env_steps) == (2, 15_000, 500)
+        assert (run.visit.early_stop, run.training.updates_per_env_step, run.training.batch_size) == (None, 1.0, 64)
+        assert (run.replay.capacity, run.replay.prior_capacity, run.model.hidden) == (20_000, 5_000, [64, 64])
+        assert run.resources.num_envs_per_env_runner == 4
+        scoring = ResolvedRun(run).scoring
+        assert scoring is None or (scoring.gpm, scoring.score_env_steps) == ("return", 5_000)
+
+
+def test_the_fast_four_have_the_budget_and_the_methods_of_the_pair() -> None:
+    pair, four = (load_study(f"tune_configs/fast/pendulum_{name}.yaml") for name in ("pair", "four"))
+    assert [len(tasks) for tasks in four.sequences.values()] == [4] and four.seeds == list(range(10))
+    arms = {arm.label: arm for arm in pair.arms}
+    assert len(four.arms) == 8 and all(arm == arms[arm.label] for arm in four.arms)
+    of_tasks = {"experiment", "sequence", "tasks"}
+    ours, theirs = four.trial("pendulum_four", four.arms[0], 0), pair.trial("pendulum_pair", arms["sac"], 0)
+    assert ours.model_dump(exclude=of_tasks) == theirs.model_dump(exclude=of_tasks)
 
 
 def test_every_baseline_is_tuned_with_the_same_budget_on_seeds_that_no_study_reports() -> None:
