@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rllib_nbsp.nn.fisher import diagonal_fisher, gaussian
 from rllib_nbsp.nn.networks import NETWORKS
-from tests.methods import test_contract as contract
+from tests.methods import contract, test_contract
 from tests.methods.ancl.visits import CONCURRENT, Visits, twin_weights
 from tests.tiny import assert_same, parameters, train, transitions
 
@@ -139,6 +139,6 @@ def test_two_learners_agree_and_learn_what_one_learns(tmp_path, concurrent_keys)
 
 @pytest.mark.parametrize("kind", contract.KINDS)
 def test_the_contract_holds_for_the_concurrent_form(kind, concurrent_keys):
-    contract.test_three_visits_have_finite_losses_and_weights("ancl", kind)
-    contract.test_state_round_trip_in_the_middle_of_a_visit("ancl", kind)
-    contract.test_a_seed_gives_one_run("ancl", kind)
+    test_contract.test_three_visits_have_finite_losses_and_weights("ancl", kind)
+    test_contract.test_state_round_trip_in_the_middle_of_a_visit("ancl", kind)
+    test_contract.test_a_seed_gives_one_run("ancl", kind)

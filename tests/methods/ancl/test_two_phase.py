@@ -11,7 +11,7 @@ from rllib_nbsp.curriculum import Phase
 from rllib_nbsp.nn.fisher import diagonal_fisher, gaussian
 from rllib_nbsp.nn.networks import NETWORKS
 from rllib_nbsp.settings import BoundarySettings
-from tests.methods import test_contract as contract
+from tests.methods import contract
 from tests.methods.ancl.visits import Visits
 from tests.tiny import assert_same, build_learner, parameters, train, visit
 
