@@ -138,9 +138,9 @@ class PromptedNetwork(Network):
         """As `Network` has it, with the rows of the task; a unit that is off has activation 0."""
         return super().run_through(inputs, self.row_of[-1 if shown is None else shown], frozen, record)
 
-    def unit(self, i: int, x: Tensor, shown: Tensor, frozen: bool) -> tuple[Tensor, Tensor]:
+    def unit(self, i: int, layer: nn.Module, x: Tensor, shown: Tensor, frozen: bool) -> tuple[Tensor, Tensor]:
         """What hidden layer `i` hands on under the rows `shown` of its prompts, twice."""
-        z = self.layer_outputs(i, x, shown, frozen)
+        z = self.layer_outputs(i, layer, x, shown, frozen)
         prompts = self.prompts[i]
         phi = F.embedding(shown, step(prompts.detach() if frozen else prompts))
         phi = phi.reshape(*phi.shape, *[1] * (z.dim() - 2))

@@ -108,13 +108,12 @@ class PackedNetwork(Network):
         everything = shown >= self.limit_of[-1]
         return super().run_through(inputs, None if everything else shown, frozen, record)
 
-    def layer_outputs(self, i: int, x: Tensor, shown: int | None, frozen: bool) -> Tensor:
+    def layer_outputs(self, i: int, layer: nn.Module, x: Tensor, shown: int | None, frozen: bool) -> Tensor:
         """As `Network` has it, with the weights that are shown; None: all."""
         if shown is None:
-            return super().layer_outputs(i, x, shown, frozen)
-        layer = self.layers()[i]
-        weight = torch.where(self.get_buffer(f"owner_{i}") <= shown, layer.weight, 0.0)
-        parameters = {**dict(layer.named_parameters()), "weight": weight}
+            return super().layer_outputs(i, layer, x, shown, frozen)
+        parameters: dict[str, Tensor] = dict(layer.named_parameters())
+        parameters["weight"] = torch.where(self.get_buffer(f"owner_{i}") <= shown, parameters["weight"], 0.0)
         if frozen:
             parameters = {name: parameter.detach() for name, parameter in parameters.items()}
         out: Tensor = functional_call(layer, parameters, (x.flatten(1) if isinstance(layer, nn.Linear) else x,))

@@ -164,21 +164,22 @@ class Network(nn.Module):
             shown: what `unit` and `layer_outputs` make of the task; a method's network may hand on something else.
         """
         x = pixels(inputs)
-        for i in range(len(self.hidden)):
-            x, activations = self.unit(i, x, shown, frozen)
+        i = -1
+        for i, layer in enumerate(self.hidden):
+            x, activations = self.unit(i, layer, x, shown, frozen)
             if record is not None:
                 record.append(activations)
-        return self.layer_outputs(len(self.hidden), x, shown, frozen)
+        return self.layer_outputs(i + 1, self.head, x, shown, frozen)
 
-    def unit(self, i: int, x: Tensor, shown: Any, frozen: bool) -> tuple[Tensor, Tensor]:
+    def unit(self, i: int, layer: nn.Module, x: Tensor, shown: Any, frozen: bool) -> tuple[Tensor, Tensor]:
         """What hidden layer `i` hands on, and the activations of its neurons: the same, but for CReLU."""
-        z = self.layer_outputs(i, x, shown, frozen)
+        z = self.layer_outputs(i, layer, x, shown, frozen)
         features = self.activation(z)
         return features, z if self.features_per_neuron == 2 else features
 
-    def layer_outputs(self, i: int, x: Tensor, shown: Any, frozen: bool) -> Tensor:
-        """The pre-activations of layer `i`, the last of which is the head."""
-        return apply_layer(self.hidden[i] if i < len(self.hidden) else self.head, x, frozen)
+    def layer_outputs(self, i: int, layer: nn.Module, x: Tensor, shown: Any, frozen: bool) -> Tensor:
+        """The pre-activations of layer `i` of `layers()`, the last of which is the head."""
+        return apply_layer(layer, x, frozen)
 
 
 def pixels(inputs: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ class SACUpdate:
             terms[name] = terms[name] + term if name in terms else term
         total = sum(terms.values(), start=torch.zeros((), device=self._device))
         self.numbers = {**numbers, "total_loss": total.detach()}
-        self.means.add(self.numbers, self.batch.from_prior.all())
+        self.means.add(self.numbers, self.batch.from_prior)
         return total
 
     def backward(self, loss: Tensor) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rllib_nbsp import ContinualSACConfig, NBSPConfig
 from rllib_nbsp.nn import losses
-from rllib_nbsp.sac.means import RunningMeans
+from rllib_nbsp.sac.means import PENDING_UPDATES, RunningMeans
 from tests.tiny import build_learner, short_run, transitions, update
 
 
@@ -22,8 +22,9 @@ def scalar(value: float) -> Tensor:
     return torch.tensor(value)
 
 
-def of(*, prior: bool) -> Tensor:
-    return torch.tensor(prior)
+def of(*, prior: bool, mixed: bool = False) -> Tensor:
+    """Four rows of D_pre, of D, or half of each."""
+    return torch.tensor([prior, prior, prior != mixed, prior != mixed])
 
 
 def test_batches_of_d_and_of_d_pre_have_means_of_their_own() -> None:
@@ -32,6 +33,21 @@ def test_batches_of_d_and_of_d_pre_have_means_of_their_own() -> None:
         means.add({"q_mean": scalar(value), "qf_loss": scalar(-value)}, of(prior=prior))
     # (1 + 2 + 6) / 3 and (10 + 30) / 2
     assert means.take() == {"q_mean": 3.0, "qf_loss": -3.0, "q_mean_prior": 20.0, "qf_loss_prior": -20.0}
+
+
+def test_a_batch_that_mixes_both_is_of_d() -> None:
+    means = RunningMeans()
+    means.add({"q_mean": scalar(4.0)}, of(prior=True, mixed=True))
+    assert means.take() == {"q_mean": 4.0}
+
+
+def test_many_updates_are_added_up_on_the_way_and_the_last_few_are_not_lost() -> None:
+    means = RunningMeans()
+    count = 2 * PENDING_UPDATES + 3
+    for k in range(count):
+        means.add({"a": scalar(float(k))}, of(prior=k % 5 == 0))
+    of_d, of_prior = ([k for k in range(count) if (k % 5 == 0) is prior] for prior in (False, True))
+    assert means.take() == {"a": sum(of_d) / len(of_d), "a_prior": sum(of_prior) / len(of_prior)}
 
 
 def test_a_mean_begins_anew_when_it_is_taken_and_there_is_none_of_nothing() -> None:
