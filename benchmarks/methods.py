@@ -16,7 +16,7 @@ import json
 import statistics
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -54,7 +54,7 @@ BOUNDS = {"ewc": 1.25, "npc": 1.25, "cbp": 1.25, "crelu": 2.2, "cotasp": 1.5}
 distillation."""
 
 UPDATES = 30
-"""In each phase that collects, and before the first window."""
+"""Of a `MethodAtWork` in each phase that collects, and before its first window."""
 SCORED_ROWS = 2_000
 
 
@@ -83,17 +83,35 @@ class MethodAtWork:
     Args:
         name: a registered method.
         keys: of the method.
-        size: width of the three hidden layers.
+        hidden: widths of the hidden layers, or the width of three.
         rows: transitions of a visit.
+        updates: in each phase that collects, and of the second visit so far.
+        prepare: called on the Learner before its first update.
+        training, resources: further keys of these sections.
     """
 
-    def __init__(self, name: str, keys: Mapping[str, Any], size: int, rows: int) -> None:
-        config = run_config(name, keys).networks(hidden=[size] * 3)
+    def __init__(
+        self,
+        name: str,
+        keys: Mapping[str, Any],
+        hidden: int | Sequence[int],
+        rows: int,
+        *,
+        updates: int = UPDATES,
+        prepare: Callable[[ContinualSACTorchLearner], None] = lambda learner: None,
+        training: Mapping[str, Any] | None = None,
+        resources: Mapping[str, Any] | None = None,
+    ) -> None:
+        widths = [hidden] * 3 if isinstance(hidden, int) else list(hidden)
+        config = run_config(name, keys).networks(hidden=widths).training(**training or {})
+        for key, value in (resources or {}).items():
+            setattr(config, key, value)
         spaces = OBSERVATION_SPACE, ACTION_SPACE
         config = config.environment(observation_space=spaces[0], action_space=spaces[1])
         learner = config.build_learner(spaces={DEFAULT_MODULE_ID: spaces})
         assert isinstance(learner, ContinualSACTorchLearner)
         self.learner = learner
+        prepare(learner)
         self.run = config.resolved()
         self.schedule = self.run.schedule()
         self.replay = TaskReplayBuffer(
@@ -103,17 +121,24 @@ class MethodAtWork:
             batch_size=BATCH_SIZE,
             seed=0,
         )
-        self._rows = rows
+        self._rows, self._updates = rows, updates
         self._rng = np.random.default_rng(0)
         first, second = self.run.curriculum.visits[:2]
         self._enter_second_visit(second, self._first_visit(first))
 
-    def update(self, only: str | None = None) -> None:
-        """Draw the next batch and update on it."""
-        self.schedule.updated(1)
-        number, task = self.schedule.updates, self.schedule.visit.task.index
-        columns = self.replay.sample(range(number, number + 1), task, only)
-        self.learner.update(batch=rllib_batch(columns), minibatch_size=len(columns["rewards"]))
+    def update(self, only: str | None = None, count: int = 1) -> None:
+        """Draw the next batches and update on them, in one call of the Learner."""
+        self.update_on(self.sample(only, count), count)
+
+    def update_on(self, columns: dict[str, np.ndarray], count: int = 1) -> None:
+        """Updates on these rows, in one call of the Learner."""
+        self.learner.update(batch=rllib_batch(columns), minibatch_size=len(columns["rewards"]) // count)
+
+    def sample(self, only: str | None = None, count: int = 1) -> dict[str, np.ndarray]:
+        """The rows of the next updates, which are counted."""
+        first = self.schedule.updates + 1
+        self.schedule.updated(count)
+        return self.replay.sample(range(first, first + count), self.schedule.visit.task.index, only)
 
     def _first_visit(self, visit: Visit) -> VisitData:
         """A whole visit and the boundary after it, in the order of `ContinualSAC`."""
@@ -136,7 +161,7 @@ class MethodAtWork:
             self._run_phase()
             self.schedule.next_phase()
             self._start_phase()
-        for _ in range(UPDATES):
+        for _ in range(self._updates):
             self.update()
 
     def _start_visit(self, visit: Visit, data: VisitData | None) -> None:
@@ -154,7 +179,7 @@ class MethodAtWork:
 
     def _run_phase(self) -> None:
         visit, phase = self.schedule.visit, self.schedule.phase
-        for _ in range(UPDATES if phase.collect else phase.updates):
+        for _ in range(self._updates if phase.collect else phase.updates):
             self.update(None if phase.collect else phase.data)
         self.learner.phase_end(visit, phase, VisitData(visit, rows=self._visit_rows()))
 

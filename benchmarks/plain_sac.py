@@ -90,6 +90,7 @@ class PlainSAC:
         actor_lr: Adam step size of the actor.
         critic_lr: Adam step size of both critics and of the temperature.
         freeze_critics: leave out the critics' weight gradients in the actor's backward.
+        device: of everything.
     """
 
     def __init__(
@@ -103,16 +104,17 @@ class PlainSAC:
         actor_lr: float = 3e-4,
         critic_lr: float = 1e-3,
         freeze_critics: bool = False,
+        device: str = "cpu",
     ) -> None:
         self.obs_size, self.action_size = obs_size, action_size
         self.gamma, self.tau, self.freeze_critics = gamma, tau, freeze_critics
         self.target_entropy = -float(action_size)
-        self.actor = mlp([obs_size, *hidden, 2 * action_size])
+        self.actor = mlp([obs_size, *hidden, 2 * action_size]).to(device)
         critic_widths = [obs_size + action_size, *hidden, 1]
-        self.critics = nn.ModuleList([mlp(critic_widths), mlp(critic_widths)])
-        self.targets = nn.ModuleList([mlp(critic_widths), mlp(critic_widths)]).requires_grad_(False)
+        self.critics = nn.ModuleList([mlp(critic_widths), mlp(critic_widths)]).to(device)
+        self.targets = nn.ModuleList([mlp(critic_widths), mlp(critic_widths)]).to(device).requires_grad_(False)
         self.targets.load_state_dict(self.critics.state_dict())
-        self.log_alpha = torch.zeros(1, requires_grad=True)
+        self.log_alpha = torch.zeros(1, requires_grad=True, device=device)
         self.alpha = 1.0
         self.updates = 0
         self._actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=actor_lr, fused=True)

@@ -115,6 +115,8 @@ class TrainingSettings(Settings):
     discrete_reduce: Literal["mean", "sum"] = "mean"
     """Discrete actions: sum the actor's and the temperature's loss over actions, or take CleanRL's mean over them. With
     Adam they differ by what `adam_eps` weighs."""
+    tf32: bool = False
+    """Matrix products and convolutions of float32 in TF32, the tensor cores' format of 10 bits: CUDA GPUs alone."""
     grad_clip: PositiveFloat | None = None
     """Global-norm clip per network, after the method's own gradient hook."""
 
@@ -183,6 +185,9 @@ class ResourceSettings(Settings):
     num_gpus_per_learner: NonNegativeFloat = 0.0
     """May be a fraction, so that trials share a GPU."""
     num_cpus_for_main_process: NonNegativeFloat = 1.0
+    cuda_graph: Literal["auto", "on", "off"] = "auto"
+    """Replay updates as CUDA graphs, with the same results: `auto` where the method can and one Learner has a GPU;
+    `on` refuses what cannot."""
     placement_strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
     torch_threads: Annotated[int, Field(ge=1, le=1024)] = 1
     sample_timeout_s: PositiveFloat = 60.0
@@ -251,7 +256,14 @@ class RunSettings(CommonSettings):
 NOT_HASHED = {"experiment", "sequence", "arm", "seed", "results_dir", "resources"}
 
 
+ADDED: dict[str, dict[str, Any]] = {"training": {"tf32": False}}
+"""By section, keys that came after results were published, with what runs did before: at it, a key is not hashed."""
+
+
 def config_hash(settings: RunSettings) -> str:
     """Twelve hex digits that two runs share iff they differ at most in seed, names, storage and resources."""
-    text = json.dumps(settings.model_dump(exclude=NOT_HASHED), sort_keys=True)
+    values = settings.model_dump(exclude=NOT_HASHED)
+    for section, keys in ADDED.items():
+        values[section] = {k: v for k, v in values[section].items() if k not in keys or v != keys[k]}
+    text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -128,7 +128,10 @@ def update_by_rllib(monkeypatch: pytest.MonkeyPatch, learner: ContinualSACTorchL
     inner = learner._update
 
     def prepared(batch: Any) -> Any:
-        return inner({DEFAULT_MODULE_ID: learner.sac.take(batch[DEFAULT_MODULE_ID])})
+        learner.sac.begin(of_prior=False)
+        result = inner({DEFAULT_MODULE_ID: learner.sac.take(batch[DEFAULT_MODULE_ID])})
+        learner.sac.finish()
+        return result
 
     monkeypatch.setattr(learner, "_update", prepared)
     TorchLearner.update(learner, batch=multi_agent_batch(stacked(3)), minibatch_size=ROWS)

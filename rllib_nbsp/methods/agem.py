@@ -42,8 +42,9 @@ class AveragedGradientEpisodicMemory(ContinualMethod):
 
     def __init__(self, config: AGEMSettings, agent: Agent, replay: ReplaySettings) -> None:
         super().__init__(config, agent, replay)
-        self.updates = 0
-        self.violations = torch.zeros((), device=agent.device)  # a tensor: reading it would stall a GPU at every update
+        # Tensors: they count what a GPU replays, which would stall if they were read at every update.
+        self.steps = torch.zeros((), device=agent.device)
+        self.violations = torch.zeros((), device=agent.device)
 
     # Declarations
 
@@ -61,10 +62,14 @@ class AveragedGradientEpisodicMemory(ContinualMethod):
         interval = super().replay_request(config, replay).interval
         return ReplayRequest(interval, prior_rows_per_update=config.memory_batch)
 
+    @classmethod
+    def no_graph(cls, config: AGEMSettings) -> str | None:
+        return None
+
     # Hooks
 
     def on_visit_start(self, visit: Visit, data: VisitData | None) -> None:
-        self.updates = 0
+        self.steps.zero_()
         self.violations.zero_()
 
     def transform_gradients(self, batch: Batch) -> None:
@@ -74,9 +79,8 @@ class AveragedGradientEpisodicMemory(ContinualMethod):
         weights: list[Tensor] = [p for name in names for p in self.agent.networks[name].parameters()]
         gradients = [p.grad for p in weights if p.grad is not None]
         prior = dataclasses.replace(batch.prior, moving=batch.moving)
-        violated = project(gradients, self._reference(prior, names, weights))
-        self.updates += 1
-        self.violations += violated
+        self.violations += project(gradients, self._reference(prior, names, weights))
+        self.steps += 1.0
 
     def _reference(self, prior: Batch, names: list[str], weights: list[Tensor]) -> list[Tensor]:
         """The gradient of these networks' losses on rows of earlier tasks, the mean over all Learners."""
@@ -88,14 +92,15 @@ class AveragedGradientEpisodicMemory(ContinualMethod):
 
     def metrics(self) -> dict[str, float]:
         """The share of this visit's steps whose gradient was projected."""
-        return {"agem_violation_frac": float(self.violations) / self.updates} if self.updates else {}
+        steps = float(self.steps)
+        return {"agem_violation_frac": float(self.violations) / steps} if steps else {}
 
     def get_state(self) -> dict[str, Any]:
-        return {"updates": self.updates, "violations": float(self.violations)}
+        return {"steps": float(self.steps), "violations": float(self.violations)}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        self.updates = state["updates"]
-        self.violations = torch.tensor(state["violations"], device=self.agent.device)
+        self.steps.fill_(state["steps"])
+        self.violations.fill_(state["violations"])
 
 
 def project(gradients: list[Tensor], reference: list[Tensor]) -> Tensor:

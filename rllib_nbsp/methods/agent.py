@@ -43,6 +43,7 @@ class Batch:
         obs, actions, rewards, next_obs, terminateds: of shapes (B, ...), (B, A), (B,), (B, ...), (B,).
         task: (B,) int, index of the distinct task that a row comes from.
         from_prior: (B,) bool, whether a row comes from D_pre.
+        of_prior: whether all rows do, known without a wait for the device.
         prior: extra rows of D_pre beside this batch, if the method's `ReplayRequest` asks for them.
         activations: per network the hidden layers' activations in the loss pass, with gradients after the backward
             pass; filled for methods with `needs_activations`. Never the actor's pass through the critics, never next
@@ -57,6 +58,7 @@ class Batch:
     terminateds: Tensor
     task: Tensor
     from_prior: Tensor
+    of_prior: bool = False
     prior: Batch | None = None
     activations: dict[str, list[Tensor]] = field(default_factory=dict)
     moving: tuple[str, ...] = EVERYTHING
@@ -87,7 +89,7 @@ class VisitData:
             yield make_batch({key: torch.from_numpy(col[index]).to(device) for key, col in self.rows.items()})
 
 
-def make_batch(columns: Mapping[str, Tensor]) -> Batch:
+def make_batch(columns: Mapping[str, Tensor], *, of_prior: bool = False) -> Batch:
     """A `Batch` from RLlib's column names ("new_obs" is `next_obs`)."""
     return Batch(
         obs=columns["obs"],
@@ -97,6 +99,7 @@ def make_batch(columns: Mapping[str, Tensor]) -> Batch:
         terminateds=columns["terminateds"],
         task=columns["task"],
         from_prior=columns["from_prior"],
+        of_prior=of_prior,
     )
 
 

@@ -97,6 +97,11 @@ class AuxiliaryNetworks(ContinualMethod):
             return [Phase()]
         return [Phase(AUXILIARY), Phase(MAIN, fresh=True)]
 
+    @classmethod
+    def no_graph(cls, config: ANCLSettings) -> str | None:
+        beside = config.aux == "concurrent" and config.auxiliary_lam
+        return "aux 'concurrent' counts the updates of a second network within each" if beside else None
+
     # Hooks of a visit
 
     def on_visit_start(self, visit: Visit, data: VisitData | None) -> None:

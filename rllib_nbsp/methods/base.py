@@ -7,7 +7,7 @@ checkpoints. Each has a default that means "nothing"; the base class is plain fi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -120,6 +120,18 @@ class ContinualMethod:
         return {}
 
     @classmethod
+    def no_graph(cls, config: Any) -> str | None:
+        """Why updates cannot be replayed as a CUDA graph, for people, or None if they can.
+
+        A method that takes part in an update must say so itself, for it alone knows whether its hooks keep the rule
+        of `sac/graphs.py`.
+        """
+        hooks = ("loss_terms", "transform_gradients", "after_step")
+        if all(getattr(cls, hook) is getattr(ContinualMethod, hook) for hook in hooks):
+            return None
+        return "its hooks of an update do not say that they can be replayed (no_graph)"
+
+    @classmethod
     def acting(cls, config: Any) -> Acting:
         """How the policy acts in training."""
         return Acting()
@@ -138,8 +150,28 @@ class ContinualMethod:
     def on_visit_end(self, visit: Visit, data: VisitData) -> None:
         """After evaluation and callbacks, before the resets: score and consolidate."""
 
-    # Hooks of an update's step, on every Learner: the only one, unless `training.actor_interval` is above 1. What an
-    # update is to have once belongs to the step that moves the critics, `"qf" in batch.moving`.
+    # Hooks of an update, on every Learner. Its arithmetic is that of its steps, which a GPU may replay without Python
+    # (`sac/graphs.py`); what a method counts or draws on the host, it does in the two hooks around them.
+
+    def on_update_start(self) -> None:
+        """Before an update's steps, on the host."""
+
+    def on_update_end(self) -> None:
+        """After an update's steps, on the host."""
+
+    def graph_key(self, *, of_prior: bool) -> Hashable | None:
+        """What of the method's own numbers on the host the coming update's kernels depend on, if any.
+
+        Args:
+            of_prior: whether all rows of the update come from D_pre.
+
+        Returns:
+            Updates with equal keys are replays of each other; None: this update is one of its own.
+        """
+        return ()
+
+    # Hooks of an update's step: the only one, unless `training.actor_interval` is above 1. What an update is to have
+    # once belongs to the step that moves the critics, `"qf" in batch.moving`.
 
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
         """Scalars added to the loss, by the network they belong to; they join the one backward pass.

@@ -105,10 +105,17 @@ class ContinualBackpropagation(ContinualMethod):
         own = {"adam_betas": config.betas, "weight_decay": config.weight_decay}
         return {key: value for key, value in own.items() if value is not None}
 
+    @classmethod
+    def no_graph(cls, config: CBPSettings) -> str | None:
+        return "whether a neuron is due is asked at every update"
+
     # Hooks
 
     def on_visit_start(self, visit: Visit, data: VisitData | None) -> None:
         self.recycler.on_visit_start()
+
+    def on_update_end(self) -> None:
+        self.recycler.let_go_of_grown()
 
     @torch.no_grad()
     def after_step(self, batch: Batch) -> None:

@@ -58,6 +58,11 @@ class BehaviouralCloning(ContinualMethod):
     def __init__(self, config: CloningSettings, agent: Agent, replay: ReplaySettings) -> None:
         super().__init__(config, agent, replay)
         self.memory: dict[str, Tensor] = {}
+        self._drawn = torch.zeros(config.batch_rows, dtype=torch.int64, device=agent.device)
+
+    @classmethod
+    def no_graph(cls, config: CloningSettings) -> str | None:
+        return None
 
     # Hooks
 
@@ -78,12 +83,18 @@ class BehaviouralCloning(ContinualMethod):
             memory[name] = torch.cat([self._values(name, part) for part in _parts(memory)])
         return memory
 
+    def on_update_start(self) -> None:
+        if self.memory:
+            # The same rows on every Learner, so that the mean of their gradients is the gradient of each.
+            rows = len(self.memory["task"])
+            drawn = torch.randint(rows, self._drawn.shape, generator=self.agent.generator)
+            # From page-locked memory a GPU fetches them when it gets there, and nobody waits.
+            self._drawn.copy_(drawn.pin_memory() if self._drawn.is_cuda else drawn, non_blocking=True)
+
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
         if not self.memory:
             return {}
-        # The same rows on every Learner, so that the mean of their gradients is the gradient of each.
-        index = torch.randint(len(self.memory["task"]), (self.config.batch_rows,), generator=self.agent.generator)
-        rows = {key: column[index.to(self.agent.device)] for key, column in self.memory.items()}
+        rows = {key: column[self._drawn] for key, column in self.memory.items()}
         divergence = categorical_kl if self.agent.discrete else gaussian_kl
         terms = {"policy": self.config.coef * divergence(rows["policy"], self._policy(rows["obs"])).mean()}
         for name in CRITICS if self.config.critic else ():

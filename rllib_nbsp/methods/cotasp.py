@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -234,6 +234,10 @@ class SparsePrompting(ContinualMethod):
             policy.head.bias[: agent.act_dim] = 0.0
         self._set_masks()
 
+    @classmethod
+    def no_graph(cls, config: CoTASPSettings) -> str | None:
+        return None
+
     # Hooks of a visit
 
     def on_visit_start(self, visit: Visit, data: VisitData | None) -> None:
@@ -306,13 +310,22 @@ class SparsePrompting(ContinualMethod):
     def transform_gradients(self, batch: Batch) -> None:
         if "policy" not in batch.moving:
             return
-        theta, prompt = self.config.alternate
-        turn = not self.distils and self.updates % (theta + prompt) >= theta
         for param, mask in self.open:
-            _mask_or_drop(param, None if turn else mask)
+            _mask_or_drop(param, None if self._is_prompts_turn else mask)
         for param in self.policy.prompts:
-            _mask_or_drop(param, self.open_rows if turn else None)
+            _mask_or_drop(param, self.open_rows if self._is_prompts_turn else None)
+
+    @property
+    def _is_prompts_turn(self) -> bool:
+        """Whether the update that is being made trains the prompt, and not the weights."""
+        theta, prompt = self.config.alternate
+        return not self.distils and self.updates % (theta + prompt) >= theta
+
+    def on_update_end(self) -> None:
         self.updates += not self.distils
+
+    def graph_key(self, *, of_prior: bool) -> Hashable | None:
+        return self._is_prompts_turn
 
     # Records and state
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -114,7 +114,14 @@ class NeuronLevelBalance(ContinualMethod):
             return config if config.skill_frac > 0.0 else None
         return config if isinstance(config.uniform_lr, str) else None  # a given factor needs no scores
 
+    @classmethod
+    def no_graph(cls, config: NBSPSettings) -> str | None:
+        return None
+
     # Hooks
+
+    def graph_key(self, *, of_prior: bool) -> Hashable | None:
+        return of_prior and self.replay.scope == "same_module"
 
     def on_visit_end(self, visit: Visit, data: VisitData) -> None:
         if not isinstance(self.config.uniform_lr, str):
@@ -158,7 +165,7 @@ class NeuronLevelBalance(ContinualMethod):
             self._set_masks(masks)
 
     def transform_gradients(self, batch: Batch) -> None:
-        if self.replay.scope == "same_module" and bool(batch.from_prior[0]):
+        if self.replay.scope == "same_module" and batch.of_prior:
             self._drop_gradients_outside()
         for brake in self.brakes:
             if self.config.mask_on == "update":

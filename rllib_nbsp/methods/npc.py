@@ -78,11 +78,15 @@ class NeuronPlasticityControl(ContinualMethod):
             return [f"accumulate is {config.accumulate!r}; mode 'online' takes no snapshots: leave it out"]
         return []
 
+    @classmethod
+    def no_graph(cls, config: NPCSettings) -> str | None:
+        return "mode 'online' makes new brakes at every update" if config.mode == "online" else None
+
     # Hooks
 
     def transform_gradients(self, batch: Batch) -> None:
         now = self.normalised(self.loss_changes(batch))
-        self.importance = torch.lerp(self.importance, now, 1.0 - self.config.delta)
+        self.importance.lerp_(now, 1.0 - self.config.delta)
         if self.config.mode == "online":
             self._brake(self.multipliers(self.importance))
         for brake in self.brakes:
@@ -155,7 +159,7 @@ class NeuronPlasticityControl(ContinualMethod):
 
     def neuron_arrays(self) -> dict[str, np.ndarray]:
         return {
-            f"{name}/{i}/{quantity}": part.cpu().numpy()
+            f"{name}/{i}/{quantity}": part.cpu().numpy().copy()
             for quantity, values in (("importance", self.importance), ("multiplier", self.multiplier))
             for name, parts in self._by_layer(values).items()
             for i, part in enumerate(parts)
@@ -163,7 +167,7 @@ class NeuronPlasticityControl(ContinualMethod):
 
     def get_state(self) -> dict[str, Any]:
         return {
-            "importance": self.importance.cpu().numpy(),
+            "importance": self.importance.cpu().numpy().copy(),
             "consolidated": self.consolidated.cpu().numpy(),
             "multiplier": self.multiplier.cpu().numpy(),
             "visits": self.visits,

@@ -146,6 +146,10 @@ class PackNet(ContinualMethod):
         return [Phase(), Phase("retrain", collect=False, updates=config.retrain_updates)]
 
     @classmethod
+    def no_graph(cls, config: PackNetSettings) -> str | None:
+        return "which tasks a batch's rows come from is asked at every pass"
+
+    @classmethod
     def training_exceptions(cls, config: PackNetSettings) -> dict[str, Any]:
         return {} if config.grad_clip is None else {"grad_clip": config.grad_clip}
 

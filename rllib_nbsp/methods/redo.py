@@ -14,6 +14,7 @@ Differences from the source:
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -58,16 +59,31 @@ class DormantNeuronRecycling(ContinualMethod):
             ]
         return []
 
+    @classmethod
+    def no_graph(cls, config: ReDoSettings) -> str | None:
+        return None
+
     # Hooks
 
     def on_visit_start(self, visit: Visit, data: VisitData | None) -> None:
         self.recycler.on_visit_start()
 
+    @property
+    def _is_due(self) -> bool:
+        """Whether the update that is being made searches for dormant neurons."""
+        return (self.updates + 1) % self.config.interval == 0
+
+    def graph_key(self, *, of_prior: bool) -> Hashable | None:
+        return None if self._is_due else self.recycler.changes
+
     def after_step(self, batch: Batch) -> None:
         self.recycler.correct_steps()
-        self.updates += 1
-        if self.updates % self.config.interval == 0:
+        if self._is_due:
             self._recycle(batch)
+
+    def on_update_end(self) -> None:
+        self.updates += 1
+        self.recycler.let_go_of_grown()
 
     def _recycle(self, batch: Batch) -> None:
         before = self.recycler.recycled

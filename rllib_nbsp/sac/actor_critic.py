@@ -46,7 +46,7 @@ class ActorCritic(nn.Module):
             # In the module, not in the Learner as RLlib has it: so its gradient is averaged over Learners and it is
             # part of every checkpoint.
             self.log_alpha = nn.Parameter(torch.full((1,), math.log(run.training.initial_alpha)))
-            self._noise: torch.Generator | None = None
+            self.noise: torch.Generator | None = None
 
     @property
     def default_target_entropy(self) -> float:
@@ -130,21 +130,21 @@ class ActorCritic(nn.Module):
         ranks, rank, rows = 1, 0, len(like)
         if torch.distributed.is_initialized():
             ranks, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-        if self._noise is None or self._noise.device != like.device:
-            self._noise = torch_generator(self._seed, "updates", device=like.device)
+        if self.noise is None or self.noise.device != like.device:
+            self.noise = torch_generator(self._seed, "updates", device=like.device)
         noise = torch.empty((ranks * rows, *like.shape[1:]), dtype=like.dtype, device=like.device)
-        return noise.normal_(generator=self._noise)[rank * rows : (rank + 1) * rows]
+        return noise.normal_(generator=self.noise)[rank * rows : (rank + 1) * rows]
 
     def noise_state(self) -> np.ndarray | None:
         """State of the update noise's generator, for checkpoints."""
-        return None if self._noise is None else self._noise.get_state().numpy()
+        return None if self.noise is None else self.noise.get_state().numpy()
 
     def set_noise_state(self, state: np.ndarray | None, device: torch.device) -> None:
         """Take back what `noise_state` gave."""
-        self._noise = None  # a state from before the first update has none
+        self.noise = None  # a state from before the first update has none
         if state is not None:
-            self._noise = torch.Generator(device)
-            self._noise.set_state(torch.from_numpy(np.ascontiguousarray(state)))
+            self.noise = torch.Generator(device)
+            self.noise.set_state(torch.from_numpy(np.ascontiguousarray(state)))
 
 
 class DiscreteActorCritic(ActorCritic):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -22,6 +22,7 @@ from rllib_nbsp.methods.base import ContinualMethod
 from rllib_nbsp.nn.networks import NETWORKS, activities
 from rllib_nbsp.nn.neurons import NeuronScores, dormant_frac, layer_statistics
 from rllib_nbsp.run import ResolvedRun
+from rllib_nbsp.sac.graphs import CUDARecording, GraphedUpdates
 from rllib_nbsp.sac.update import SACUpdate, adam_of
 from rllib_nbsp.settings import BoundarySettings
 
@@ -40,8 +41,13 @@ class ContinualSACTorchLearner(TorchLearner):
         self.run = ResolvedRun(self.config.settings)
         torch.set_num_threads(self.run.settings.resources.torch_threads)
         super().build()
+        # Of the whole process, which may have built another Learner before.
+        torch.set_float32_matmul_precision("high" if self.run.training.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = self.run.training.tf32
         optimizers = {name: self.get_optimizer(DEFAULT_MODULE_ID, name) for name in (*NETWORKS, "alpha")}
         self.sac = SACUpdate(self.run, self._module_alone, optimizers, torch.device(self._device))
+        self._stream = torch.cuda.Stream(self._device) if self.agent.device.type == "cuda" else None
+        self.graphs = self._graphed_updates()
 
     @property
     def agent(self) -> Agent:
@@ -91,20 +97,51 @@ class ContinualSACTorchLearner(TorchLearner):
         data = training_data or TrainingData(batch=batch)
         data.validate()
         data.solve_refs()
-        columns = {
-            name: torch.as_tensor(column, device=self._device)
-            for name, column in data.batch.policy_batches[DEFAULT_MODULE_ID].items()
-        }
-        rows = len(columns["rewards"])
-        size = minibatch_size or rows
-        with self._synchronisation():
-            for start in range(0, rows, size):
-                part = {name: column[start : start + size] for name, column in columns.items()}
-                for main in self.sac.steps(part):
-                    self._update({DEFAULT_MODULE_ID: main})
+        rows = data.batch.policy_batches[DEFAULT_MODULE_ID]
+        size = minibatch_size or len(rows["rewards"])
+        # Read here, where it still is on the host.
+        of_prior = [bool(np.all(part)) for part in self._batches(np.asarray(rows["from_prior"]), size)]
+        with self._synchronisation(), self._own_stream():
+            columns = {name: torch.as_tensor(column, device=self._device) for name, column in rows.items()}
+            parts = zip(*(self._batches(column, size) for column in columns.values()), strict=True)
+            for part, whether in zip(parts, of_prior, strict=True):
+                self.sac.begin(of_prior=whether)
+                (self.graphs or self._steps)(dict(zip(columns, part, strict=True)))
+                self.sac.finish()
         self._weights_seq_no += 1
         self.sac.check_finite()
         return {}
+
+    @staticmethod
+    def _batches(column: Any, size: int) -> list[Any]:
+        return [column[start : start + size] for start in range(0, len(column), size)]
+
+    def _steps(self, columns: dict[str, Tensor]) -> None:
+        """The arithmetic of an update, through RLlib's hooks."""
+        for main in self.sac.steps(columns):
+            self._update({DEFAULT_MODULE_ID: main})
+
+    def _graphed_updates(self) -> GraphedUpdates | None:
+        """What replays updates as CUDA graphs, where that can be and is wanted."""
+        if not self.run.uses_cuda_graph(torch.device(self._device)):
+            return None
+        pool = torch.cuda.graph_pool_handle()
+        return GraphedUpdates(self.sac, self._steps, lambda: CUDARecording(pool))
+
+    @contextlib.contextmanager
+    def _own_stream(self) -> Iterator[None]:
+        """A CUDA stream that is not the default one, which cannot be recorded; everything else waits for it."""
+        if self._stream is None:
+            yield
+            return
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            yield
+        torch.cuda.current_stream().wait_stream(self._stream)
+
+    def _forget_graphs(self) -> None:
+        if self.graphs is not None:
+            self.graphs.forget()
 
     def _synchronisation(self) -> AbstractContextManager[None]:
         # Without it, `SACUpdate.backward` takes the mean.
@@ -138,10 +175,12 @@ class ContinualSACTorchLearner(TorchLearner):
 
     def visit_start(self, visit: Visit, data: VisitData | None) -> None:
         """The method's `on_visit_start`."""
+        self._forget_graphs()
         self.method.on_visit_start(visit, data)
 
     def phase_start(self, visit: Visit, phase: Phase) -> None:
         """From here on, updates belong to this phase."""
+        self._forget_graphs()
         self.sac.phase = phase
         self.method.on_phase_start(visit, phase)
 
@@ -151,15 +190,18 @@ class ContinualSACTorchLearner(TorchLearner):
 
     def phase_end(self, visit: Visit, phase: Phase, data: VisitData) -> None:
         """The method's `on_phase_end`."""
+        self._forget_graphs()
         self.method.on_phase_end(visit, phase, data)
         self.sac.phase = Phase()
 
     def visit_end(self, visit: Visit, data: VisitData) -> None:
         """The method's `on_visit_end`."""
+        self._forget_graphs()
         self.method.on_visit_end(visit, data)
 
     def boundary_reset(self, boundary: BoundarySettings) -> None:
         """Reset what the boundary policy says; networks are always kept."""
+        self._forget_graphs()
         self.sac.boundary_reset(boundary)
 
     @torch.no_grad()
@@ -260,8 +302,12 @@ class ContinualSACTorchLearner(TorchLearner):
             # A copy: optimizers would otherwise step inside the caller's arrays, read-only ones of Ray included.
             state = {**state, COMPONENT_OPTIMIZER: copy.deepcopy(state[COMPONENT_OPTIMIZER])}
         super().set_state(state)
+        for optimizer in self.agent.optimizers.values():
+            for group in optimizer.param_groups:
+                group["capturable"] = self.agent.device.type == "cuda"  # the state may come from another device
         if CONTINUAL in state:
             self.sac.set_state(state[CONTINUAL])
+        self._forget_graphs()
 
 
 def _nbytes(value: Any) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,37 +13,40 @@ PRIOR = "_prior"
 """End of the names of what batches of D_pre alone gave."""
 
 
+Numbers = tuple[tuple[str, ...], Sequence[Tensor] | Tensor]
+"""Names, and a scalar for each: apart, or as the entries of one tensor."""
+
 PENDING_UPDATES = 256
 """Updates whose numbers are kept apart before they are added up: a sum for each would cost an update a twentieth."""
 
 
 class RunningMeans:
-    """Sums of scalars by name on their device, which no update has to wait for.
-
-    Whether a batch is of D_pre is a tensor too, so that it need not be read: each number is added to both sums, once
-    times 0.
-    """
+    """Sums of scalars by name on their device, which no update has to wait for."""
 
     def __init__(self) -> None:
-        self._pending: list[tuple[tuple[str, ...], list[Tensor], Tensor]] = []
+        self._pending: list[tuple[tuple[str, ...], Sequence[Tensor] | Tensor, bool]] = []
         self._sums: dict[tuple[str, ...], Tensor] = {}
 
-    def add(self, numbers: Mapping[str, Tensor], from_prior: Tensor) -> None:
-        """Count an update's numbers in.
+    def add(self, names: tuple[str, ...], values: Sequence[Tensor] | Tensor, *, of_prior: bool) -> None:
+        """Count the numbers of an update's step in.
 
         Args:
-            numbers: scalars by name, which nobody changes later.
-            from_prior: whether each row of the batch comes from D_pre, bool (B,); a batch that mixes is of D.
+            names: of the numbers.
+            values: a scalar for each, which nobody changes later, or one tensor of them, (names,).
+            of_prior: whether all rows of the batch come from D_pre; a batch that mixes is of D.
         """
-        self._pending.append((tuple(numbers), list(numbers.values()), from_prior))
+        self._pending.append((names, values, of_prior))
         if len(self._pending) == PENDING_UPDATES:
             self._add_up()
 
     def _add_up(self) -> None:
         for names in dict.fromkeys(names for names, _, _ in self._pending):
-            own = [(values, rows) for those, values, rows in self._pending if those == names]
-            values = torch.stack([value for updates, _ in own for value in updates]).view(len(own), -1).double()
-            prior = torch.stack([rows for _, rows in own]).all(1).double()
+            own = [(values, prior) for those, values, prior in self._pending if those == names]
+            updates = [values for values, _ in own]
+            tensors = [values for values in updates if isinstance(values, Tensor)]
+            together = tensors if len(tensors) == len(updates) else [value for values in updates for value in values]
+            values = torch.stack(together).view(len(own), -1).double()
+            prior = torch.tensor([float(prior) for _, prior in own], dtype=torch.float64, device=values.device)
             # The last entry, of ones, counts the updates.
             added = torch.stack([1.0 - prior, prior]) @ torch.cat([values, torch.ones_like(values[:, :1])], 1)
             self._sums[names] = self._sums[names] + added if names in self._sums else added

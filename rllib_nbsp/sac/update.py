@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from rllib_nbsp.nn import losses
 from rllib_nbsp.nn.networks import NETWORKS
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.sac.actor_critic import ActorCritic
-from rllib_nbsp.sac.means import RunningMeans
+from rllib_nbsp.sac.means import Numbers, RunningMeans
 from rllib_nbsp.seeding import torch_generator
 from rllib_nbsp.settings import BoundarySettings, TrainingSettings
 
@@ -44,12 +44,14 @@ class SACUpdate:
         method: the run's method.
         phase: the stretch of a visit that updates belong to.
         batch: the rows of the step that is being made; RLlib's hooks hand on gradients alone.
-        numbers: losses and values of the last step, scalars by name.
+        steps_made: of each step of the last update, names and values of its losses and numbers: a list of scalars, or
+            one tensor.
         means: the same over the steps since the last report.
         updates: how many were made.
     """
 
     batch: Batch
+    steps_made: list[Numbers]
 
     def __init__(self, run: ResolvedRun, module: ActorCritic, optimizers: Optimizers, device: torch.device) -> None:
         self.run = run
@@ -63,12 +65,14 @@ class SACUpdate:
         self._rows = self.training.batch_size // run.num_learners
         self._device = device
         self.phase = Phase()
-        self.numbers: dict[str, Tensor] = {}
+        self.steps_made = []
+        self.of_prior = False
         self.means = RunningMeans()
         self.updates = 0
         generator = torch_generator(run.settings.seed, "method")
         self.agent = Agent(**self._agent_parts(module, optimizers, generator), twin=self._twin)
         self._pairs = self.agent.target_pairs()
+        self._weights = [*module.parameters(), *module.buffers()]
         self._params = [param for optimizer in optimizers.values() for param in optimizer.param_groups[0]["params"]]
         self.method = run.method(run.keys, self.agent, run.settings.replay)
 
@@ -93,15 +97,37 @@ class SACUpdate:
 
     # An update
 
-    def __call__(self, columns: Mapping[str, Tensor]) -> None:
+    def __call__(self, columns: Mapping[str, Tensor], *, of_prior: bool = False) -> None:
         """Update on the rows of these columns, those of D_pre beside a batch at their end."""
+        self.begin(of_prior=of_prior)
         for main in self.steps(columns):
             self.backward(self.loss(self.module.sac_pass(main)))
             self.adjust_gradients()
             self.step()
+        self.finish()
+
+    def begin(self, *, of_prior: bool) -> None:
+        """What Python has to do before an update's steps, whether or not it makes these itself.
+
+        Args:
+            of_prior: whether all of its rows come from D_pre; it is known without asking a device.
+        """
+        self.of_prior = of_prior
+        self.steps_made = []
+        self.method.on_update_start()
+
+    def finish(self) -> None:
+        """What Python has to do behind an update's steps."""
+        self.updates += 1
+        for names, values in self.steps_made:
+            self.means.add(names, values, of_prior=self.of_prior)
+        self.method.on_update_end()
 
     def steps(self, columns: Mapping[str, Tensor]) -> Iterator[dict[str, Any]]:
-        """The steps of an update on these rows, each to be made before the next: the columns that its pass is of."""
+        """The steps of an update on these rows, each to be made before the next: the columns that its pass is of.
+
+        They are the arithmetic alone: whatever outlives them is on the device.
+        """
         main = self.take(columns)
         interval = self.training.actor_interval if self.phase.sac_losses else 1
         if interval == 1:
@@ -120,9 +146,10 @@ class SACUpdate:
         """Make these rows the update's; returns the columns that SAC's pass is of, without rows beside the batch."""
         rows = len(columns["rewards"])
         main = {name: column[: self._rows] for name, column in columns.items()} if rows > self._rows else dict(columns)
-        self.batch = make_batch(main)
+        self.batch = make_batch(main, of_prior=self.of_prior)
         if rows > self._rows:
-            self.batch.prior = make_batch({name: column[self._rows :] for name, column in columns.items()})
+            prior = {name: column[self._rows :] for name, column in columns.items()}
+            self.batch.prior = make_batch(prior, of_prior=True)
         return main
 
     def loss(self, out: Mapping[str, Any]) -> Tensor:
@@ -140,8 +167,8 @@ class SACUpdate:
             numbers[f"{name}_method_loss"] = term.detach()
             terms[name] = terms[name] + term if name in terms else term
         total = sum(terms.values(), start=torch.zeros((), device=self._device))
-        self.numbers = {**numbers, "total_loss": total.detach()}
-        self.means.add(self.numbers, self.batch.from_prior)
+        numbers["total_loss"] = total.detach()
+        self.steps_made.append((tuple(numbers), list(numbers.values())))
         return total
 
     def backward(self, loss: Tensor) -> None:
@@ -166,12 +193,32 @@ class SACUpdate:
         for name in self.batch.moving:
             self.agent.optimizers[name].step()
         self.method.after_step(self.batch)
-        if "qf" not in self.batch.moving:
-            return
-        self.updates += 1
-        if self.updates % self._target_period == 0:
+        if "qf" in self.batch.moving and self._moves_targets:
             with torch.no_grad():
                 torch._foreach_lerp_(*self._pairs, self.training.tau)
+
+    @property
+    def _moves_targets(self) -> bool:
+        """Whether the update that is being made does."""
+        return (self.updates + 1) % self._target_period == 0
+
+    # What `graphs.GraphedUpdates` asks
+
+    def graph_key(self) -> Hashable | None:
+        """What, beside its rows' shapes, the kernels of the update that begins depend on; None: not to be recorded."""
+        methods = self.method.graph_key(of_prior=self.of_prior)
+        if methods is None:
+            return None
+        moves_actor = (self.updates + 1) % self.training.actor_interval == 0
+        return self.phase, self._moves_targets, moves_actor, methods
+
+    def generators(self) -> list[torch.Generator]:
+        """What an update draws from on the device."""
+        return [] if self.module.noise is None else [self.module.noise]
+
+    def weights(self) -> list[Tensor]:
+        """All that updates write to and others may too: parameters, targets and buffers."""
+        return self._weights
 
     # Losses
 
@@ -211,8 +258,9 @@ class SACUpdate:
         Raises:
             FloatingPointError: if it is not finite, naming the terms.
         """
-        if not bool(torch.isfinite(self.numbers["total_loss"])):
-            terms = {name: float(value) for name, value in self.numbers.items() if name.endswith("loss")}
+        names, values = self.steps_made[-1]
+        if not bool(torch.isfinite(values[names.index("total_loss")])):
+            terms = {name: float(value) for name, value in zip(names, values, strict=True) if name.endswith("loss")}
             raise FloatingPointError(f"update {self.updates}: the loss is not finite: {terms}")
 
     def boundary_reset(self, boundary: BoundarySettings) -> None:
@@ -269,6 +317,7 @@ def adam_of(module: ActorCritic, training: TrainingSettings) -> dict[str, torch.
             eps=training.adam_eps,
             weight_decay=0.0 if name == "alpha" else training.weight_decay,
             fused=True,
+            capturable=module.log_alpha.is_cuda,  # its step can be recorded as part of a CUDA graph
         )
         for name, params in parameters.items()
     }

@@ -58,9 +58,10 @@ def shift(learner: ContinualSACTorchLearner, name: str, by: float = 0.3) -> None
 
 
 def drawn(learner: ContinualSACTorchLearner, rows: int) -> torch.Tensor:
-    """The index that the next call of `loss_terms` draws."""
+    """The index that the next update draws, for `loss_terms` to be asked for."""
     generator = torch.Generator()
     generator.set_state(learner.agent.generator.get_state())
+    learner.method.on_update_start()
     return torch.randint(rows, (learner.method.config.batch_rows,), generator=generator)
 
 

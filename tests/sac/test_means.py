@@ -22,66 +22,78 @@ def scalar(value: float) -> Tensor:
     return torch.tensor(value)
 
 
-def of(*, prior: bool, mixed: bool = False) -> Tensor:
-    """Four rows of D_pre, of D, or half of each."""
-    return torch.tensor([prior, prior, prior != mixed, prior != mixed])
+def add(means: RunningMeans, numbers: dict[str, Tensor], *, prior: bool = False) -> None:
+    means.add(tuple(numbers), list(numbers.values()), of_prior=prior)
 
 
 def test_batches_of_d_and_of_d_pre_have_means_of_their_own() -> None:
     means = RunningMeans()
     for value, prior in ((1.0, False), (2.0, False), (6.0, False), (10.0, True), (30.0, True)):
-        means.add({"q_mean": scalar(value), "qf_loss": scalar(-value)}, of(prior=prior))
+        add(means, {"q_mean": scalar(value), "qf_loss": scalar(-value)}, prior=prior)
     # (1 + 2 + 6) / 3 and (10 + 30) / 2
     assert means.take() == {"q_mean": 3.0, "qf_loss": -3.0, "q_mean_prior": 20.0, "qf_loss_prior": -20.0}
 
 
 def test_a_batch_that_mixes_both_is_of_d() -> None:
-    means = RunningMeans()
-    means.add({"q_mean": scalar(4.0)}, of(prior=True, mixed=True))
-    assert means.take() == {"q_mean": 4.0}
+    learner = build_learner()
+    rows = transitions(0)
+    rows["from_prior"][:5] = True
+    update(learner, rows)
+    report = learner.report()
+    assert "q_mean" in report and "q_mean_prior" not in report
+
+
+def test_numbers_may_come_as_one_tensor_which_a_replayed_update_leaves() -> None:
+    apart, together, mixed = RunningMeans(), RunningMeans(), RunningMeans()
+    for k in range(7):
+        values = [scalar(k + 0.1), scalar(k + 0.7)]
+        apart.add(("a", "b"), values, of_prior=k == 2)
+        together.add(("a", "b"), torch.stack(values), of_prior=k == 2)
+        mixed.add(("a", "b"), torch.stack(values) if k % 2 else values, of_prior=k == 2)
+    assert apart.take() == together.take() == mixed.take()
 
 
 def test_many_updates_are_added_up_on_the_way_and_the_last_few_are_not_lost() -> None:
     means = RunningMeans()
     count = 2 * PENDING_UPDATES + 3
     for k in range(count):
-        means.add({"a": scalar(float(k))}, of(prior=k % 5 == 0))
+        add(means, {"a": scalar(float(k))}, prior=k % 5 == 0)
     of_d, of_prior = ([k for k in range(count) if (k % 5 == 0) is prior] for prior in (False, True))
     assert means.take() == {"a": sum(of_d) / len(of_d), "a_prior": sum(of_prior) / len(of_prior)}
 
 
 def test_a_mean_begins_anew_when_it_is_taken_and_there_is_none_of_nothing() -> None:
     means = RunningMeans()
-    means.add({"q_mean": scalar(5.0)}, of(prior=False))
+    add(means, {"q_mean": scalar(5.0)})
     assert means.take() == {"q_mean": 5.0}
     assert means.take() == {}
-    means.add({"q_mean": scalar(7.0)}, of(prior=True))
+    add(means, {"q_mean": scalar(7.0)}, prior=True)
     assert means.take() == {"q_mean_prior": 7.0}
 
 
 def test_a_number_that_not_every_update_has_is_a_mean_over_those_that_have_it() -> None:
     # A method's term begins in the middle of an interval.
     means = RunningMeans()
-    means.add({"q_mean": scalar(1.0)}, of(prior=False))
-    means.add({"q_mean": scalar(3.0), "policy_method_loss": scalar(8.0)}, of(prior=False))
+    add(means, {"q_mean": scalar(1.0)})
+    add(means, {"q_mean": scalar(3.0), "policy_method_loss": scalar(8.0)})
     assert means.take() == {"q_mean": 2.0, "policy_method_loss": 8.0}
 
 
 def test_sums_go_on_from_a_state() -> None:
     means, other = RunningMeans(), RunningMeans()
-    means.add({"a": scalar(1.0), "b": scalar(2.0)}, of(prior=False))
+    add(means, {"a": scalar(1.0), "b": scalar(2.0)})
     other.set_state(pickle.loads(pickle.dumps(means.get_state())), torch.device("cpu"))
     for one in (means, other):
-        one.add({"a": scalar(3.0), "b": scalar(4.0)}, of(prior=False))
+        add(one, {"a": scalar(3.0), "b": scalar(4.0)})
     assert other.take() == means.take() == {"a": 2.0, "b": 3.0}
 
 
 def test_a_million_small_numbers_do_not_vanish_beside_their_sum() -> None:
     # In float32 the sum would stand still at 2**24 = 16,777,216 ones.
     means = RunningMeans()
-    means.add({"a": scalar(2.0**25)}, of(prior=False))
+    add(means, {"a": scalar(2.0**25)})
     for _ in range(2):
-        means.add({"a": scalar(1.0)}, of(prior=False))
+        add(means, {"a": scalar(1.0)})
     assert means.take()["a"] == (2.0**25 + 2.0) / 3.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import yaml
@@ -9,7 +10,7 @@ import yaml
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.records import resolved_yaml
 from rllib_nbsp.run import run_settings
-from rllib_nbsp.settings import config_hash
+from rllib_nbsp.settings import ADDED, config_hash
 from tests.study.conftest import Load
 
 
@@ -55,6 +56,18 @@ def test_the_config_hash_leaves_out_seed_names_storage_and_resources(load: Load)
     other = load({"experiment": "other", "resources": {"num_env_runners": 2}}).trials(Path("/elsewhere"))[2]
     assert config_hash(one) == config_hash(other)
     assert config_hash(one) != config_hash(load({}, "training.gamma=0.98").trials()[0])
+
+
+def test_a_key_that_came_later_leaves_the_hash_of_published_runs_as_it_is(load: Load) -> None:
+    published = Path(__file__).parents[2] / "results/published"
+    folder = published / "fast_pendulum_pair/pendulum_pair/sac/seed_0"
+    run = run_settings(**yaml.safe_load((folder / "config.yaml").read_text()))
+    assert config_hash(run) == json.loads((folder / "status.json").read_text())["config_hash"]
+    for section, keys in ADDED.items():
+        for key, value in keys.items():
+            assert getattr(getattr(run, section), key) == value
+    other = run.model_copy(update={"training": run.training.model_copy(update={"tf32": True})})
+    assert config_hash(other) != config_hash(run)
 
 
 def test_the_config_hash_does_not_depend_on_whether_a_default_is_written_out(load: Load) -> None:

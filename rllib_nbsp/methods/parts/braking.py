@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -26,8 +25,12 @@ class Brake:
     def __post_init__(self) -> None:
         self.rows = (self.mask < 1.0).any(1).nonzero().squeeze(1)
         self.mask = self.mask[self.rows].to(self.param.dtype)
-        self.before = torch.empty(0)
+        # In the same memory for as long as the brake is there: what a graph replays are addresses.
+        self.before = self._now()
         self._version = -1
+
+    def _now(self) -> Tensor:
+        return rows_of(self.param.detach()).index_select(0, self.rows)
 
     def remember(self) -> None:
         """Keep the rows as they are before the optimizer's step.
@@ -35,7 +38,7 @@ class Brake:
         They are what `scale_step` wrote last, unless somebody else wrote to the parameter since: its version tells.
         """
         if self.param._version != self._version:
-            self.before = rows_of(self.param.detach()).index_select(0, self.rows)
+            self.before.copy_(self._now())
 
     def scale_step(self) -> None:
         """`w <- old + mask (new - old)`: the step times its mask, whatever the optimizer."""

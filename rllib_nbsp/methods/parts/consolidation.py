@@ -216,6 +216,10 @@ class PulledMethod(ContinualMethod):
         super().__init__(config, agent, replay)
         self.pull = QuadraticPull(agent)
 
+    @classmethod
+    def no_graph(cls, config: PulledSettings) -> str | None:
+        return None
+
     @abstractmethod
     def importance(self, data: VisitData) -> PerWeight:
         """Of each protected weight for the visit that ends."""

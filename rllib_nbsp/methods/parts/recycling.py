@@ -95,18 +95,32 @@ class YoungEntries:
             return
         group = self._optimizer.param_groups[0]
         (beta1, beta2), eps = group["betas"], group["eps"]
-        self.steps += 1
         # An average of ones that begins at 0 is 1 - beta^n, without the cancellation.
         self.correction1.mul_(beta1).add_(1.0 - beta1)
         self.correction2.mul_(beta2).add_(1.0 - beta2)
         mean, root = self._moment("exp_avg"), self._moment("exp_avg_sq").sqrt_()
-        taken = mean / (root / math.sqrt(1.0 - beta2**self.steps) + eps) / (1.0 - beta1**self.steps)
+        steps = self._steps().double()  # the optimizer's own count, which is where the parameters are
+        taken = mean / (root / (1.0 - beta2**steps).sqrt() + eps) / (1.0 - beta1**steps)
         due = mean / (root / self.correction2.sqrt() + eps) / self.correction1
         change = group["lr"] * (taken - due)
         for param, part, place in self._parts:
             param.detach().view(-1).index_add_(0, place, change[part])
-        if self.steps % LOOK_FOR_GROWN == 0:
-            self.keep(torch.minimum(self.correction1, self.correction2.sqrt()) < 1.0 - STEP_TOLERANCE)
+
+    def count_step(self) -> bool:
+        """Count a step of the parameters; now and then let go of the entries that are grown. Whether any were."""
+        self.steps += 1
+        if self.steps % LOOK_FOR_GROWN:
+            return False
+        young = torch.minimum(self.correction1, self.correction2.sqrt()) < 1.0 - STEP_TOLERANCE
+        if bool(young.all()):
+            return False
+        self.keep(young)
+        return True
+
+    def _steps(self) -> Tensor:
+        """T where the parameters are, a scalar."""
+        steps: Tensor = self._optimizer.state[self._params[0]]["step"]
+        return steps
 
     def _moment(self, name: str) -> Tensor:
         state = self._optimizer.state
@@ -132,6 +146,7 @@ class Recycler:
 
     Attributes:
         recycled: neurons recycled so far.
+        changes: how often the set of young entries became another one.
         young: the entries that began anew, per network that has any.
     """
 
@@ -139,18 +154,25 @@ class Recycler:
         self.agent = agent
         self.init = init
         self.mirror_targets = mirror_targets
-        self.recycled = 0
+        self.recycled = self.changes = 0
         self.young: dict[str, YoungEntries] = {}
 
     def on_visit_start(self) -> None:
         """In a fresh optimizer all entries are of one age."""
         self.young = {name: young for name, young in self.young.items() if self.agent.optimizers[name].state}
+        self.changes += 1
 
     @torch.no_grad()
     def correct_steps(self) -> None:
         """Put the step right that the optimizers have just taken; once an update, before anything is recycled."""
-        for name, young in list(self.young.items()):
+        for young in self.young.values():
             young.correct_step()
+
+    @torch.no_grad()
+    def let_go_of_grown(self) -> None:
+        """After an update, on the host: forget the entries whose own count makes no difference any more."""
+        for name, young in list(self.young.items()):
+            self.changes += young.count_step()
             if not len(young):
                 del self.young[name]
 
@@ -180,6 +202,7 @@ class Recycler:
             if name not in self.young:
                 self.young[name] = self._no_entries(name)
             self.young[name].restart(_touched(network, neurons, columns))
+            self.changes += 1
 
     def _draw(self, layer: nn.Linear | nn.Conv2d) -> Tensor:
         """Weights of a layer as they might have begun."""
@@ -200,6 +223,7 @@ class Recycler:
     def set_state(self, state: dict[str, Any]) -> None:
         """Take back what `get_state` gave."""
         self.recycled = state["recycled"]
+        self.changes += 1
         self.young = {name: self._no_entries(name) for name in state["young"]}
         for name, entries in state["young"].items():
             self.young[name].set_state(entries)

@@ -86,7 +86,7 @@ class Bench:
                 param.grad = gradient.clone()
         self.agent.log_alpha.grad = torch.ones_like(self.agent.log_alpha)
         empty = torch.empty(0)
-        batch = Batch(empty, empty, empty, empty, empty, empty, torch.tensor([from_prior]))
+        batch = Batch(empty, empty, empty, empty, empty, empty, torch.tensor([from_prior]), of_prior=from_prior)
         self.method.transform_gradients(batch)
         for optimizer in self.agent.optimizers.values():
             optimizer.step()

@@ -285,6 +285,7 @@ class Adams:
                 param.grad = gradient.clone()
                 optimizer.step()
             self.young.correct_step()
+            self.young.count_step()
 
     def differences(self) -> float:
         parts = [(self.param - self.undisturbed)[~self.restarted]]
@@ -358,7 +359,7 @@ def test_a_recycler_without_young_entries_has_nothing_to_do():
     assert set(recycler.young) == {"policy"}
     for young in recycler.young.values():
         young.keep(torch.zeros(len(young), dtype=torch.bool))
-    recycler.correct_steps()
+    recycler.let_go_of_grown()
     assert recycler.young == {}
 
 
