@@ -233,6 +233,27 @@ def test_the_fast_four_have_the_budget_and_the_methods_of_the_pair() -> None:
     assert ours.model_dump(exclude=of_tasks) == theirs.model_dump(exclude=of_tasks)
 
 
+def test_the_fast_point_mass_has_the_arms_of_the_four_and_the_proportions_of_the_pair() -> None:
+    studies = [
+        load_study(f"tune_configs/fast/{name}.yaml") for name in ("pendulum_pair", "pendulum_four", "point_mass_pair")
+    ]
+    pair, four, mass = studies
+    assert mass.seeds == four.seeds and [arm.label for arm in mass.arms] == [arm.label for arm in four.arms]
+    assert mass.sequences == {"point_mass_pair": ["plain", "offset-1"]}
+    theirs, ours = (
+        study.trial(name, study.arms[0], 0) for study, name in ((pair, "pendulum_pair"), (mass, "point_mass_pair"))
+    )
+    assert ours.model_dump()["offset"] == {"base": "point_mass:reach-left", "std": 0.5, "offsets": {}}
+    assert ours.evaluation.success == "final"
+    assert (ours.visit.max_env_steps, ours.visit.early_stop, ours.cycles) == (6_000, None, 2)
+    assert ours.replay.capacity >= ours.visit.max_env_steps
+    shares = [run.replay.prior_capacity / run.visit.max_env_steps for run in (theirs, ours)]
+    assert shares == [1 / 3, 1 / 3]
+    assert (ours.training, ours.model, ours.resources) == (theirs.training, theirs.model, theirs.resources)
+    scorings = [scoring for run in mass.trials() if (scoring := ResolvedRun(run).scoring) is not None]
+    assert scorings and all((s.gpm, s.score_env_steps) == ("step", 2_000) for s in scorings)
+
+
 def test_every_baseline_is_tuned_with_the_same_budget_on_seeds_that_no_study_reports() -> None:
     studies = {path.stem: load_study(path) for path in in_folder("tuning")}
     assert sorted(studies) == sorted(BASELINES)
