@@ -51,8 +51,12 @@ class Comparison:
         return f"{self.metric}: {self.arm} {_relation(self.last_half)} {self.base}: {_signed(self.metric, self)}"
 
 
+LEAST_SEEDS = 5
+"""For a verdict: the interval of two or three differences is far from its 95 % where these are not normal."""
+
+
 def _relation(difference: Interval) -> str:
-    if math.isnan(difference.low):
+    if difference.n < LEAST_SEEDS:
         return "is not to be told from"
     if difference.high < 0.0:
         return "learns WORSE than"
@@ -65,9 +69,9 @@ def _signed(metric: str, comparison: Comparison) -> str:
     """The difference over the last half, for people."""
     difference, digits = comparison.last_half, DIGITS[metric]
     seeds = f"over the last half, {difference.n} {'seed' if difference.n == 1 else 'seeds'} of both"
-    if math.isnan(difference.low):
-        return f"{difference.mean:+,.{digits}f} {seeds}; that takes two seeds or more"
-    return f"{difference.mean:+,.{digits}f} [{difference.low:+,.{digits}f}, {difference.high:+,.{digits}f}] {seeds}"
+    interval = "" if math.isnan(difference.low) else f" [{difference.low:+,.{digits}f}, {difference.high:+,.{digits}f}]"
+    more = f"; that takes {LEAST_SEEDS} seeds or more" if difference.n < LEAST_SEEDS else ""
+    return f"{difference.mean:+,.{digits}f}{interval} {seeds}{more}"
 
 
 def values_of(metric: str, episodes: Sequence[Episode]) -> np.ndarray:

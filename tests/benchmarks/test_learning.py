@@ -168,24 +168,32 @@ def test_arms_are_compared_by_seed() -> None:
 @pytest.mark.parametrize(
     ("ours", "verdict"),
     [
-        ((9.0, 8.9, 9.1), "return: sac learns WORSE than plain_torch: -1 [-1, -1] over the last half, 3 seeds of both"),
         (
-            (11.0, 11.1, 10.9),
-            "return: sac learns BETTER than plain_torch: +1 [+1, +1] over the last half, 3 seeds of both",
+            (9.0, 8.9, 9.1, 9.0, 9.0),
+            "return: sac learns WORSE than plain_torch: -1 [-1, -1] over the last half, 5 seeds of both",
         ),
         (
-            (9.0, 14.0, 7.0),
-            "return: sac shows no difference to plain_torch: +0 [-9, +9] over the last half, 3 seeds of both",
+            (11.0, 11.1, 10.9, 11.0, 11.0),
+            "return: sac learns BETTER than plain_torch: +1 [+1, +1] over the last half, 5 seeds of both",
+        ),
+        (
+            (9.0, 14.0, 7.0, 9.0, 11.0),
+            "return: sac shows no difference to plain_torch: +0 [-3, +3] over the last half, 5 seeds of both",
+        ),
+        (
+            (11.0, 11.1),
+            "return: sac is not to be told from plain_torch: +1 [+0, +2] over the last half, 2 seeds of both; that "
+            "takes 5 seeds or more",
         ),
         (
             (90.0,),
-            "return: sac is not to be told from plain_torch: +80 over the last half, 1 seed of both; that takes two "
+            "return: sac is not to be told from plain_torch: +80 over the last half, 1 seed of both; that takes 5 "
             "seeds or more",
         ),
     ],
 )
 def test_the_verdict_is_what_the_interval_of_the_last_half_says(ours: tuple[float, ...], verdict: str) -> None:
-    result = TaskCurves.of({"plain_torch": arm_of(10.0, 10.0, 10.0), "sac": arm_of(*ours)}, 10, 5)
+    result = TaskCurves.of({"plain_torch": arm_of(*[10.0] * 5), "sac": arm_of(*ours)}, 10, 5)
     (comparison,) = (c for c in result.comparisons if c.metric == "return")
     assert comparison.verdict == verdict
     assert f"reach-left, {verdict}" in result.table("reach-left")

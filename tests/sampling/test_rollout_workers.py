@@ -140,7 +140,7 @@ def test_a_hung_worker_is_started_anew_while_the_other_goes_on():
 
 @pytest.mark.slow
 def test_a_run_ends_when_no_worker_answers(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("rllib_nbsp.rollout_workers.HUNG_TIMEOUTS", 10 * STALLED_TIMEOUTS)
+    monkeypatch.setattr("rllib_nbsp.sampling.rollout_workers.HUNG_TIMEOUTS", 10 * STALLED_TIMEOUTS)
     algo = running(1, sample_timeout_s=0.5)
     inject(algo, [1], lambda: time.sleep(3600))
     with pytest.raises(RuntimeError, match=r"no rollout worker has answered for [23] s; 1 of 1 are healthy"):
