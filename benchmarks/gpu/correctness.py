@@ -125,14 +125,10 @@ def resumes(hidden: int) -> dict[str, Any]:
 
 
 def host_waits(hidden: int) -> dict[str, Any]:
-    """By method whether an update under its default keys waits for the device, by CUDA's own account."""
+    """By method whether an update waits for the device, by CUDA's own account; keys are its defaults but for `KEYS`."""
     found: dict[str, Any] = {}
     for name in METHODS:
-        worker = (
-            MethodAtWork(name, {}, hidden, ROWS, updates=5, resources=EAGER)
-            if name not in KEYS
-            else at_work(name, hidden, EAGER)
-        )
+        worker = MethodAtWork(name, KEYS.get(name, {}), hidden, ROWS, resources=EAGER)
         columns = {key: torch.as_tensor(column, device="cuda") for key, column in worker.sample().items()}
         torch.cuda.set_sync_debug_mode("error")
         try:

@@ -133,10 +133,9 @@ class GraphedUpdates:
     def _make_and_keep_numbers(self, kind: _Kind) -> None:
         self._make(kind.inputs)
         kind.numbers = [
-            (names, values if isinstance(values, Tensor) else torch.stack([value.reshape(()) for value in values]))
-            for names, values in self._sac.steps_made
+            (names, torch.stack([value.reshape(()) for value in values])) for names, values in self._sac.steps_made
         ]
 
     def _writes(self) -> int:
         """How often Python wrote to the weights; a replay does not count."""
-        return sum(tensor._version for tensor in self._sac.weights())
+        return sum(tensor._version for tensor in self._sac.weights)

@@ -12,7 +12,6 @@ from torch import Tensor
 PRIOR = "_prior"
 """End of the names of what batches of D_pre alone gave."""
 
-
 Numbers = tuple[tuple[str, ...], Sequence[Tensor] | Tensor]
 """Names, and a scalar for each: apart, or as the entries of one tensor."""
 

@@ -48,6 +48,7 @@ class SACUpdate:
             one tensor.
         means: the same over the steps since the last report.
         updates: how many were made.
+        weights: all that updates write to and others may too: parameters, targets and buffers.
     """
 
     batch: Batch
@@ -72,7 +73,7 @@ class SACUpdate:
         generator = torch_generator(run.settings.seed, "method")
         self.agent = Agent(**self._agent_parts(module, optimizers, generator), twin=self._twin)
         self._pairs = self.agent.target_pairs()
-        self._weights = [*module.parameters(), *module.buffers()]
+        self.weights = [*module.parameters(), *module.buffers()]
         self._params = [param for optimizer in optimizers.values() for param in optimizer.param_groups[0]["params"]]
         self.method = run.method(run.keys, self.agent, run.settings.replay)
 
@@ -215,10 +216,6 @@ class SACUpdate:
     def generators(self) -> list[torch.Generator]:
         """What an update draws from on the device."""
         return [] if self.module.noise is None else [self.module.noise]
-
-    def weights(self) -> list[Tensor]:
-        """All that updates write to and others may too: parameters, targets and buffers."""
-        return self._weights
 
     # Losses
 
