@@ -40,7 +40,7 @@ def check_run(settings: RunSettings) -> list[str]:
             f"training.actor_interval is {interval}; method {settings.method!r} needs the activations of actor and "
             "critics in one step, which is what 1 has"
         )
-    errors += _check_gpu(run)
+    errors += _check_device(run)
     most = run.method.max_learners
     if most is not None and learners > most:
         errors.append(f"resources.num_learners is {learners}; method {settings.method!r} is exact on at most {most}")
@@ -60,28 +60,22 @@ def check_run(settings: RunSettings) -> list[str]:
     return errors
 
 
-def _check_gpu(run: ResolvedRun) -> list[str]:
-    """What is asked of a GPU where there is none, or of a method that cannot."""
+def _check_device(run: ResolvedRun) -> list[str]:
+    """What the device, or the method on it, cannot."""
     errors, resources = [], run.settings.resources
     if run.training.tf32 and not resources.num_gpus_per_learner:
         errors.append(
             "training.tf32 is true; it is a format of CUDA GPUs, and resources.num_gpus_per_learner is 0: leave it out"
         )
-    if resources.cuda_graph != "on":
+    if resources.graphs != "on":
         return errors
-    if not resources.num_gpus_per_learner:
-        errors.append(
-            "resources.cuda_graph is 'on'; there is none on a CPU, and resources.num_gpus_per_learner is 0: use 'auto'"
-        )
     if run.num_learners > 1:
         errors.append(
-            f"resources.cuda_graph is 'on'; of resources.num_learners, {run.num_learners}, none replays graphs, since "
+            f"resources.graphs is 'on'; of resources.num_learners, {run.num_learners}, none replays graphs, since "
             "they wait for each other within an update: use 'auto', or 1"
         )
     if why := run.method.no_graph(run.keys):
-        errors.append(
-            f"resources.cuda_graph is 'on'; method {run.settings.method!r} cannot be replayed, {why}: use 'auto'"
-        )
+        errors.append(f"resources.graphs is 'on'; method {run.settings.method!r} cannot be replayed, {why}: use 'auto'")
     return errors
 
 

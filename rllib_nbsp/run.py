@@ -101,10 +101,11 @@ class ResolvedRun:
         """How many Learners there are, a local one included."""
         return max(1, self.settings.resources.num_learners)
 
-    def uses_cuda_graph(self, device: torch.device) -> bool:
-        """Whether a Learner on this device replays its updates (`sac/graphs.py`)."""
+    @property
+    def uses_graphs(self) -> bool:
+        """Whether the Learner replays its updates (`sac/graphs.py`)."""
         can = self.num_learners == 1 and self.method.no_graph(self.keys) is None
-        return device.type == "cuda" and self.settings.resources.cuda_graph != "off" and can
+        return can and self.settings.resources.graphs != "off"
 
     # The tasks
 

@@ -185,9 +185,9 @@ class ResourceSettings(Settings):
     num_gpus_per_learner: NonNegativeFloat = 0.0
     """May be a fraction, so that trials share a GPU."""
     num_cpus_for_main_process: NonNegativeFloat = 1.0
-    cuda_graph: Literal["auto", "on", "off"] = "auto"
-    """Replay updates as CUDA graphs, with the same results: `auto` where the method can and one Learner has a GPU;
-    `on` refuses what cannot."""
+    graphs: Literal["auto", "on", "off"] = "auto"
+    """Record updates once and replay them, as CUDA graphs or on a CPU without Python and autograd, with the same
+    results: `auto` where the method can and there is one Learner; `on` refuses what cannot."""
     placement_strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
     torch_threads: Annotated[int, Field(ge=1, le=1024)] = 1
     sample_timeout_s: PositiveFloat = 60.0

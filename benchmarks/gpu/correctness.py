@@ -15,8 +15,8 @@ from rllib_nbsp.nn.networks import NETWORKS
 from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 
 GPU = {"num_gpus_per_learner": 1.0}
-EAGER = {**GPU, "cuda_graph": "off"}
-GRAPH = {**GPU, "cuda_graph": "auto"}
+EAGER = {**GPU, "graphs": "off"}
+GRAPH = {**GPU, "graphs": "auto"}
 AT_WORK: dict[str, dict[str, Any]] = {
     **KEYS,
     "redo": {"interval": 50, "threshold": 0.5},

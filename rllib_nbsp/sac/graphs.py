@@ -1,8 +1,8 @@
-"""Updates as CUDA graphs: the kernels of an update are recorded once and then launched together, without Python.
+"""Updates as graphs: the kernels of an update are recorded once and then called one behind the other, without Python.
 
-An update is some 250 small kernels, and at these sizes a GPU is done with one before Python has asked for the next. A
-graph launches them all at once. It replays addresses and numbers, so that one rule holds for what an update does on
-the device: *nothing made inside an update is read by a later one*, unless it is written in place; and what Python does
+An update is some 250 small kernels. A GPU is done with one before Python has asked for the next; a CUDA graph launches
+them all at once. On a CPU most of a small network's update is Python and autograd, which a tape (`tape.py`) leaves out.
+Both replay addresses and numbers, so that one rule holds for what an update does on the device: *nothing made inside an update is read by a later one*, unless it is written in place; and what Python does
 beside it, such as counting, is done in `on_update_start` and `on_update_end` of the method, which run either way.
 """
 
@@ -28,7 +28,7 @@ class Recording(Protocol):
     """What an update asked of a device."""
 
     def record(self, call: Callable[[], None], generators: Sequence[torch.Generator]) -> None:
-        """Run Python's side of a call and keep the device's for `replay`; the device does nothing yet."""
+        """Run Python's side of a call and keep the device's for `replay`; all is as if the device had done nothing."""
 
     def replay(self) -> None:
         """Have the device do it, on what now lies at the same addresses."""

@@ -23,6 +23,7 @@ from rllib_nbsp.nn.networks import NETWORKS, activities
 from rllib_nbsp.nn.neurons import NeuronScores, dormant_frac, layer_statistics
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.sac.graphs import CUDARecording, GraphedUpdates
+from rllib_nbsp.sac.tape import CPURecording
 from rllib_nbsp.sac.update import SACUpdate, adam_of
 from rllib_nbsp.settings import BoundarySettings
 
@@ -122,9 +123,11 @@ class ContinualSACTorchLearner(TorchLearner):
             self._update({DEFAULT_MODULE_ID: main})
 
     def _graphed_updates(self) -> GraphedUpdates | None:
-        """What replays updates as CUDA graphs, where that can be and is wanted."""
-        if not self.run.uses_cuda_graph(torch.device(self._device)):
+        """What replays updates, where that can be and is wanted."""
+        if not self.run.uses_graphs:
             return None
+        if self.agent.device.type == "cpu":
+            return GraphedUpdates(self.sac, self._steps, CPURecording)
         pool = torch.cuda.graph_pool_handle()
         return GraphedUpdates(self.sac, self._steps, lambda: CUDARecording(pool))
 

@@ -1,4 +1,7 @@
-"""Updates as graphs, by the tape that stands in for a GPU: replays are eager updates to the last bit, or refused."""
+"""Updates as graphs: replays are eager updates to the last bit, or refused.
+
+On the CPU's own recording, and on one that forgets what a CUDA graph may forget.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,21 @@ from rllib_nbsp.methods.base import ContinualMethod
 from rllib_nbsp.run import ResolvedRun, run_settings
 from rllib_nbsp.sac.graphs import KEPT, WARMUP, GraphedUpdates
 from rllib_nbsp.sac.learner import ContinualSACTorchLearner
+from rllib_nbsp.sac.tape import CPURecording
 from tests.sac.tape import Tape
-from tests.tiny import build_config, build_learner_of, parameters, train, transitions, update
+from tests.tiny import (
+    ACTIONS,
+    CHOICES,
+    IMAGES,
+    OBSERVATIONS,
+    build_config,
+    build_learner_of,
+    game_transitions,
+    parameters,
+    train,
+    transitions,
+    update,
+)
 
 REFUSED = {"cbp", "packnet"}
 VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -32,13 +48,18 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 CAN = [label for label, (name, _, _) in VARIANTS.items() if name not in REFUSED]
 
 
+RECORDINGS = [CPURecording, Tape]
+
+
 def on_tape(learner: ContinualSACTorchLearner) -> GraphedUpdates:
     return GraphedUpdates(learner.sac, learner._steps, Tape)
 
 
-def at_work(label: str, updates: int = 60) -> MethodAtWork:
+def at_work(label: str, graphs: str = "auto", updates: int = 60) -> MethodAtWork:
     name, keys, training = VARIANTS[label]
-    worker = MethodAtWork(name, keys, 16, 1000, updates=updates, training={"batch_size": 256, **training})
+    worker = MethodAtWork(
+        name, keys, 16, 1000, updates=updates, training={"batch_size": 256, **training}, resources={"graphs": graphs}
+    )
     for _ in range(updates):
         worker.update()
     return worker
@@ -50,10 +71,13 @@ def taped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("label", CAN)
-def test_a_replayed_update_is_an_eager_one_to_the_last_bit(label, monkeypatch):
-    eager = at_work(label)
-    monkeypatch.setattr(ContinualSACTorchLearner, "_graphed_updates", on_tape)
+@pytest.mark.parametrize("recording", RECORDINGS)
+def test_a_replayed_update_is_an_eager_one_to_the_last_bit(recording, label, monkeypatch):
+    eager = at_work(label, "off")
+    if recording is Tape:
+        monkeypatch.setattr(ContinualSACTorchLearner, "_graphed_updates", on_tape)
     graph = at_work(label)
+    assert eager.learner.graphs is None
     assert graph.learner.graphs.replayed > 100
     assert compare(eager, graph)["differ"] == []
     assert eager.learner.report() == graph.learner.report()
@@ -93,10 +117,11 @@ def test_keys_with_which_a_method_cannot_are_told_apart(name, keys):
 # What a recording hangs on
 
 
-def learners() -> list[ContinualSACTorchLearner]:
+def learners(*spaces: Any, conv: list[list[int]] | None = None, **training: Any) -> list[ContinualSACTorchLearner]:
     """An eager one, and one on tape."""
-    eager, graph = (build_learner_of(build_config("sac")) for _ in range(2))
-    graph.graphs = on_tape(graph)
+    config = build_config("sac", training=training).networks(**{"conv": conv} if conv else {})
+    eager, graph = (build_learner_of(config.copy(), *spaces) for _ in range(2))
+    eager.graphs, graph.graphs = None, on_tape(graph)
     return [eager, graph]
 
 
@@ -144,6 +169,36 @@ def test_only_so_many_recordings_are_kept():
     assert len(graph.graphs._kinds) == KEPT
 
 
+@pytest.mark.parametrize("clip", [None, 0.01])
+@pytest.mark.parametrize("spaces", [(OBSERVATIONS, ACTIONS), (OBSERVATIONS, CHOICES), (IMAGES, CHOICES)])
+def test_images_discrete_actions_and_clipping_are_replayed_too(spaces, clip):
+    conv = [[6, 4, 2], [5, 3, 1]] if spaces[0] is IMAGES else None
+    built = learners(*spaces, conv=conv, grad_clip=clip)
+    for learner in built:
+        for k in range(WARMUP + 3):
+            rows = (
+                {**transitions(k), "actions": game_transitions(k)["actions"]}
+                if spaces[1] is CHOICES
+                else transitions(k)
+            )
+            update(learner, game_transitions(k) if spaces[0] is IMAGES else rows)
+    assert built[1].graphs.replayed == 3
+    assert equal(*built)
+
+
+def test_results_find_room_where_they_were_recorded(capfd):
+    _, graph = learners()
+    train(graph, range(8))
+    assert "resized" not in capfd.readouterr().err
+
+
+def test_nothing_but_the_memory_of_its_numbers_outlives_a_recording():
+    _, graph = learners()
+    train(graph, range(8))
+    tape = next(iter(graph.graphs._kinds.values())).recording
+    assert all(tensor.grad_fn is None and not tensor.requires_grad for tensor in tape._fresh.values())
+
+
 def test_an_infinite_loss_is_found_in_a_replay():
     _, graph = learners()
     train(graph, range(6))
@@ -180,25 +235,23 @@ def settings(**sections: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("sections", "device", "uses"),
+    ("sections", "uses"),
     [
-        ({}, "cuda", True),
-        ({}, "cpu", False),
-        ({"resources": {"cuda_graph": "off"}}, "cuda", False),
-        ({"resources": {"num_learners": 2}}, "cuda", False),
-        ({"method": "packnet"}, "cuda", False),
+        ({}, True),
+        ({"resources": {"graphs": "off"}}, False),
+        ({"resources": {"num_learners": 2}}, False),
+        ({"method": "packnet"}, False),
     ],
 )
-def test_graphs_are_used_where_they_can_be(sections, device, uses):
-    assert ResolvedRun(settings(**sections)).uses_cuda_graph(torch.device(device)) is uses
+def test_graphs_are_used_where_they_can_be(sections, uses):
+    assert ResolvedRun(settings(**sections)).uses_graphs is uses
 
 
 @pytest.mark.parametrize(
     ("sections", "error"),
     [
-        ({"method": "cbp", "resources": {"cuda_graph": "on"}}, "method 'cbp' cannot be replayed"),
-        ({"resources": {"cuda_graph": "on", "num_learners": 2}}, "resources.num_learners, 2"),
-        ({"resources": {"cuda_graph": "on", "num_gpus_per_learner": 0.0}}, "num_gpus_per_learner is 0"),
+        ({"method": "cbp", "resources": {"graphs": "on"}}, "method 'cbp' cannot be replayed"),
+        ({"resources": {"graphs": "on", "num_learners": 2}}, "resources.num_learners, 2"),
         ({"training": {"tf32": True}, "resources": {"num_gpus_per_learner": 0.0}}, "training.tf32 is true"),
     ],
 )
