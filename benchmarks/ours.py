@@ -36,6 +36,8 @@ from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 from rllib_nbsp.settings import ReplaySettings
 
 EARLIER_TASK = "window-close-v3"
+SMALL_TASK, SMALL_HIDDEN, SMALL_BATCH_SIZE, SMALL_UPDATES = "Pendulum-v1@return>=-300", (64, 64), 64, 4
+"""What the fast studies train, and how many updates a step of their four environments brings."""
 OBS_SIZE, ACTION_SIZE = OBSERVATION_SPACE.shape[0], ACTION_SPACE.shape[0]
 
 
@@ -243,6 +245,39 @@ def measure_update_over_bare(hidden: Sequence[int], windows: int, seconds: float
     algo.stop()
     full_ms, bare_ms = statistics.median(times["full"]), statistics.median(times["bare"])
     return {"full_ms": full_ms, "bare_ms": bare_ms, "ratio": full_ms / bare_ms, "windows": times}
+
+
+def measure_small_update(windows: int, seconds: float) -> dict[str, Any]:
+    """An update of the fast studies (`tune_configs/fast/`): two layers of 64, batches of 64, four updates a call.
+
+    Replayed, and beside it, in turns on one Learner, step by step as where nothing can be replayed. It includes
+    wrapping the columns for RLlib and not drawing them from the replay.
+
+    Returns:
+        `replayed_ms` and `stepwise_ms` an update (medians), their `ratio`, and the `windows` of both in ms.
+    """
+    config = base_config(ContinualSACConfig(), SMALL_HIDDEN).training(batch_size=SMALL_BATCH_SIZE)
+    algo = config.curriculum(
+        suite="gymnasium", tasks=[SMALL_TASK], cycles=1, visit_env_steps=10**9, warmup_env_steps=SMALL_BATCH_SIZE
+    ).build_algo()
+    while len(algo.replay) < 2 * SMALL_BATCH_SIZE:
+        algo.train()
+    columns = algo.replay.sample(range(1, 1 + SMALL_UPDATES), 0)
+    learner = next(iter(algo.learner_group.foreach_learner(lambda learner: learner))).get()
+    makers = {"replayed": learner.graphs, "stepwise": None}
+
+    def update() -> None:
+        algo.learner_group.update(batch=rllib_batch(columns), minibatch_size=SMALL_BATCH_SIZE)
+
+    times: dict[str, list[float]] = {name: [] for name in makers}
+    for _ in range(windows):
+        for name, learner.graphs in makers.items():
+            for _ in range(2):  # a recording is made anew where somebody else wrote to the weights
+                update()
+            times[name].append(milliseconds(update, seconds) / SMALL_UPDATES)
+    algo.stop()
+    medians = {f"{name}_ms": statistics.median(window) for name, window in times.items()}
+    return {**medians, "ratio": medians["replayed_ms"] / medians["stepwise_ms"], "windows": times}
 
 
 def measure_replay(rows: int, calls: int = 500) -> dict[str, Any]:

@@ -45,6 +45,7 @@ from benchmarks.ours import (
     measure_frame_replay,
     measure_overlap,
     measure_replay,
+    measure_small_update,
     measure_update_over_bare,
 )
 from benchmarks.plain_atari import ATARI_BATCH_SIZE, GAME, PlainAtari, atari_gemms
@@ -54,7 +55,7 @@ from benchmarks.stock_rllib import StockRLlib
 OBS_SIZE, ACTION_SIZE = 39, 4
 PLAIN_LEAST_GFLOPS_RATIO = 0.9
 CONTENDERS = ("rllib_sac", "rllib_sac_mlp", "plain_torch", "plain_torch_frozen", "sac", "nbsp")
-PARTS = ("gemm", "update", "overlap", "replay", "atari")
+PARTS = ("gemm", "update", "overlap", "small", "replay", "atari")
 ATARI = "atari"
 RATIOS = {
     "over_rllib_sac": ("sac", "rllib_sac"),
@@ -338,6 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             part: {str(size): results[part] for size, results in sizes.items() if part in results}
             for part in ("gemm", "update", "overlap")
         },
+        "small": measure_small_update(plan.windows, plan.seconds / 4) if "small" in plan.only else {},
         "replay": measure_replay(plan.replay_rows) if "replay" in plan.only else {},
         "frame_replay": measure_frame_replay(plan.atari_rows, plan.atari_rows // 2) if ATARI in plan.only else {},
         "settings": {"task": TASK, "batch_size": BATCH_SIZE, "updates_per_env_step": 1, **asdict(plan)},
@@ -349,6 +351,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if own_ray:
         ray.shutdown()
     print("\n\n".join(table(size, results) for size, results in sizes.items()))
+    if report["small"]:
+        row = report["small"]
+        print(
+            f"\nAn update of two layers of 64 on a batch of 64: {row['replayed_ms']:.2f} ms replayed, "
+            f"{row['stepwise_ms']:.2f} ms step by step (ratio {row['ratio']:.2f})."
+        )
     if report["replay"]:
         row = report["replay"]
         print(

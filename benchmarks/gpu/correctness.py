@@ -14,6 +14,7 @@ from rllib_nbsp.methods import METHODS
 from rllib_nbsp.nn.networks import NETWORKS
 from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 
+CPU = {"graphs": "off"}
 GPU = {"num_gpus_per_learner": 1.0}
 EAGER = {**GPU, "graphs": "off"}
 GRAPH = {**GPU, "graphs": "auto"}
@@ -80,8 +81,8 @@ def gpu_agrees_with_cpu(hidden: int, updates: int) -> dict[str, dict[str, float]
     """
     found = {}
     for name in METHODS:
-        cpu, gpu = (with_given_noise(name, hidden, resources, updates) for resources in ({}, EAGER))
-        start = at_work(name, hidden, {}, updates=0)
+        cpu, gpu = (with_given_noise(name, hidden, resources, updates) for resources in (CPU, EAGER))
+        start = at_work(name, hidden, CPU, updates=0)
         found[name] = {network: _difference(cpu, gpu, start, network) for network in NETWORKS}
     return found
 

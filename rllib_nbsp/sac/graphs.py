@@ -2,8 +2,9 @@
 
 An update is some 250 small kernels. A GPU is done with one before Python has asked for the next; a CUDA graph launches
 them all at once. On a CPU most of a small network's update is Python and autograd, which a tape (`tape.py`) leaves out.
-Both replay addresses and numbers, so that one rule holds for what an update does on the device: *nothing made inside an update is read by a later one*, unless it is written in place; and what Python does
-beside it, such as counting, is done in `on_update_start` and `on_update_end` of the method, which run either way.
+Both replay addresses and numbers, so that one rule holds for what an update does on the device: *nothing made inside an
+update is read by a later one*, unless it is written in place; and what Python does beside it, such as counting, is done
+in `on_update_start` and `on_update_end` of the method, which run either way.
 """
 
 from __future__ import annotations

@@ -101,21 +101,16 @@ class ContinualSACTorchLearner(TorchLearner):
         rows = data.batch.policy_batches[DEFAULT_MODULE_ID]
         size = minibatch_size or len(rows["rewards"])
         # Read here, where it still is on the host.
-        of_prior = [bool(np.all(part)) for part in self._batches(np.asarray(rows["from_prior"]), size)]
+        of_prior = [part.all() for part in torch.as_tensor(rows["from_prior"]).split(size)]
         with self._synchronisation(), self._own_stream():
-            columns = {name: torch.as_tensor(column, device=self._device) for name, column in rows.items()}
-            parts = zip(*(self._batches(column, size) for column in columns.values()), strict=True)
-            for part, whether in zip(parts, of_prior, strict=True):
-                self.sac.begin(of_prior=whether)
-                (self.graphs or self._steps)(dict(zip(columns, part, strict=True)))
+            columns = [torch.as_tensor(column, device=self.agent.device).split(size) for column in rows.values()]
+            for *part, whether in zip(*columns, of_prior, strict=True):
+                self.sac.begin(of_prior=bool(whether))
+                (self.graphs or self._steps)(dict(zip(rows, part, strict=True)))
                 self.sac.finish()
         self._weights_seq_no += 1
         self.sac.check_finite()
         return {}
-
-    @staticmethod
-    def _batches(column: Any, size: int) -> list[Any]:
-        return [column[start : start + size] for start in range(0, len(column), size)]
 
     def _steps(self, columns: dict[str, Tensor]) -> None:
         """The arithmetic of an update, through RLlib's hooks."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import math
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
@@ -167,7 +168,7 @@ class SACUpdate:
                 continue
             numbers[f"{name}_method_loss"] = term.detach()
             terms[name] = terms[name] + term if name in terms else term
-        total = sum(terms.values(), start=torch.zeros((), device=self._device))
+        total = functools.reduce(torch.add, terms.values()) if terms else torch.zeros((), device=self._device)
         numbers["total_loss"] = total.detach()
         self.steps_made.append((tuple(numbers), list(numbers.values())))
         return total
@@ -225,10 +226,10 @@ class SACUpdate:
         alpha = log_alpha.detach().exp()
         terms = {}
         if "policy" in batch.moving:
-            terms["policy"] = self._actor_scale * losses.actor_loss(out["logp"], out["q_policy"], alpha)
+            terms["policy"] = scaled(losses.actor_loss(out["logp"], out["q_policy"], alpha), self._actor_scale)
         if "qf" in batch.moving:
             target = losses.critic_target(
-                self.training.reward_scale * batch.rewards,
+                scaled(batch.rewards, self.training.reward_scale),
                 batch.terminateds,
                 out["next_q"],
                 out["next_logp"],
@@ -239,7 +240,7 @@ class SACUpdate:
             terms["qf_twin"] = losses.critic_loss(out["q_twin"], target)
         if "alpha" in batch.moving:
             loss = losses.temperature_loss(log_alpha, out["logp"], self._target_entropy)
-            terms["alpha"] = self._actor_scale * loss
+            terms["alpha"] = scaled(loss, self._actor_scale)
         return terms
 
     def _losses_of(self, module: ActorCritic, batch: Batch) -> dict[str, Tensor]:
@@ -256,7 +257,7 @@ class SACUpdate:
             FloatingPointError: if it is not finite, naming the terms.
         """
         names, values = self.steps_made[-1]
-        if not bool(torch.isfinite(values[names.index("total_loss")])):
+        if not math.isfinite(values[names.index("total_loss")]):
             terms = {name: float(value) for name, value in zip(names, values, strict=True) if name.endswith("loss")}
             raise FloatingPointError(f"update {self.updates}: the loss is not finite: {terms}")
 
@@ -298,6 +299,11 @@ class SACUpdate:
         self.agent.generator.set_state(torch.from_numpy(np.ascontiguousarray(state["method_generator"])))
         self.module.set_noise_state(state["noise"], self._device)
         self.means.set_state(state["means"], self._device)
+
+
+def scaled(values: Tensor, factor: float) -> Tensor:
+    """The product; with a factor of 1, which changes nothing, the values."""
+    return values if factor == 1.0 else factor * values
 
 
 def adam_of(module: ActorCritic, training: TrainingSettings) -> dict[str, torch.optim.Optimizer]:

@@ -105,6 +105,7 @@ KEYS = {
     "gemm",
     "update",
     "overlap",
+    "small",
     "replay",
     "frame_replay",
     "settings",
@@ -134,7 +135,7 @@ def test_what_was_not_asked_for_is_not_measured(tmp_path: Path) -> None:
     assert set(report["contenders"]) == {"plain_torch_16", "sac_16"}
     assert set(report["ratios"]) == {"over_plain_torch_16"}
     assert report["gemm"]["16"]["gflop_per_s"] > 0
-    assert (report["update"], report["overlap"], report["replay"]) == ({}, {}, {})
+    assert (report["update"], report["overlap"], report["small"], report["replay"]) == ({}, {}, {}, {})
     speed = {name: row["gflop_per_s"] for name, row in report["contenders"].items()}
     assert code == int(speed["plain_torch_16"] < 0.9 * speed["sac_16"])
 
@@ -165,6 +166,7 @@ def test_a_whole_run_measures_every_contender_and_part(tmp_path: Path) -> None:
     assert set(report["contenders"]) == {*(f"{name}_16" for name in CONTENDERS), "plain_torch_atari", "sac_atari"}
     ratios = {f"{name}_16" for name in (*RATIOS, "update_over_bare")}
     assert set(report["ratios"]) == {*ratios, "over_plain_torch_atari"}
+    assert report["small"].keys() == {"replayed_ms", "stepwise_ms", "ratio", "windows"}
     assert report["replay"].keys() == {"rows", "sample_ms", "bytes"}
     assert report["overlap"]["16"].keys() >= {"sampling_ms", "updates_ms", "sum_of_parts_ms", "overlapped_ms"}
     # The MLP critics put into RLlib make its arithmetic ours.
