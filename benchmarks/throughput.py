@@ -320,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = describe_machine()
     own_ray = not ray.is_initialized()
     if own_ray:
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     for name in ("ray", "ray.rllib"):  # RLlib warns, twice an algorithm, that its default is its default
         logging.getLogger(name).setLevel(logging.ERROR)
     mlp_parts = set(plan.only) & {*CONTENDERS, "gemm", "update", "overlap"}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -46,3 +50,20 @@ def numpy_generator(seed: int, stream: str, *keys: int) -> np.random.Generator:
 def torch_generator(seed: int, stream: str, *keys: int, device: str | torch.device = "cpu") -> torch.Generator:
     """The torch generator of a stream."""
     return torch.Generator(device=device).manual_seed(seed_int(seed, stream, *keys))
+
+
+def seed_global_streams(seed: int) -> None:
+    """Seed what environments draw from that know no generator of their own: `random` and `numpy.random`."""
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+@contextlib.contextmanager
+def kept_global_streams() -> Iterator[None]:
+    """Put Python's and NumPy's global streams back afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

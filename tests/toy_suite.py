@@ -42,6 +42,7 @@ class ToyEnv(gym.Env[np.ndarray, np.ndarray]):
 
     def step(self, action: np.ndarray) -> Any:
         assert not self.closed
+        self.given = action
         self.steps += 1
         last = self.steps == self.suite.horizon
         return self.suite.on_step(self, (self.observe(), float(action[0]), False, last, {"success": last}))

@@ -110,8 +110,13 @@ class Suite(ABC):
             EnvironmentContractError: if the environment does not say.
         """
         if "success" not in info:
-            raise EnvironmentContractError(f"the environment reports no info['success'] (got keys {sorted(info)})")
-        return float(info["success"]) > 0.0
+            keys = sorted(map(str, info))
+            raise EnvironmentContractError(f"the environment reports no info['success'] (got keys {keys})")
+        try:
+            return float(info["success"]) > 0.0
+        except (TypeError, ValueError) as error:
+            told = info["success"]
+            raise EnvironmentContractError(f"info['success'] must be a bool or a number, got {told!r}") from error
 
     def spaces(self, tasks: Sequence[str]) -> tuple[Box, ActionSpace]:
         """The observation and action space that all of `tasks` share.

@@ -16,7 +16,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
-from gymnasium.wrappers import RescaleAction
 
 from rllib_nbsp.envs.base import ActionSpace, Env, EnvironmentContractError, Suite
 from rllib_nbsp.registry import did_you_mean
@@ -89,7 +88,7 @@ class GymnasiumTaskEnv(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         obs, info = self.env.reset(seed=self.next_seed if seed is None else seed, options=options)
         self.next_seed = None
         self._return = 0.0
-        return np.asarray(obs, np.float32), info
+        return _as_float32(obs), info
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One step, with `info["success"]` set.
@@ -97,19 +96,49 @@ class GymnasiumTaskEnv(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         Raises:
             EnvironmentContractError: if the environment reports no success and the task has no return goal.
         """
-        obs, reward, terminated, truncated, info = self.env.step(action)
+        step: Any = self.env.step(action)
+        if not isinstance(step, tuple) or len(step) != 5 or not isinstance(step[4], dict):
+            return step  # the vector names what is wrong with it, and below with the reward
+        obs, reward, terminated, truncated, info = step
         if self._return_goal is not None:
-            self._return += float(reward)
+            # As the rows have it, so that the success and the return beside it are of one sum.
+            self._return += float(np.float32(reward)) if np.ndim(reward) == 0 and reward is not None else math.nan
             success: Any = (terminated or truncated) and self._return >= self._return_goal
         elif "success" in info or "is_success" in info:
             success = info.get("success", info.get("is_success"))
         else:
             raise EnvironmentContractError(
-                "the environment reports neither info['success'] nor info['is_success']; "
-                f"give the task a return goal: ENV_ID{GOAL_MARK}X"
+                "the environment reports neither info['success'] nor info['is_success'] at this step, and it must at "
+                f"every step, False before the goal; or give the task a return goal: ENV_ID{GOAL_MARK}X"
             )
-        # The reward goes on as it came: the vector names what is wrong with it.
-        return np.asarray(obs, np.float32), reward, terminated, truncated, {**info, "success": success}  # type: ignore[return-value]
+        return _as_float32(obs), reward, terminated, truncated, {**info, "success": success}
+
+
+def _as_float32(obs: Any) -> np.ndarray:
+    """Numbers as float32; anything else as it came, for the vector to name it."""
+    values = np.asarray(obs) if not isinstance(obs, np.ndarray) else obs
+    return values.astype(np.float32, copy=False) if values.dtype.kind in "biuf" else obs
+
+
+class WithinBounds(gym.ActionWrapper[np.ndarray, np.ndarray, np.ndarray]):
+    """Takes actions in [-1, 1] to the environment's bounds, of which rounding does not lead out.
+
+    A dimension whose bounds are one number always has that number.
+    """
+
+    def __init__(self, env: Env) -> None:
+        super().__init__(env)
+        space = env.action_space
+        assert isinstance(space, Box)
+        self._low, self._high = space.low, space.high
+        self.action_space = Box(-1.0, 1.0, space.shape, np.float32)
+
+    def action(self, action: np.ndarray) -> np.ndarray:
+        """The environment's action, of its type."""
+        share = 0.5 * (1.0 + action.astype(np.float64))
+        # Not low + share * (high - low): that difference may be too large for a float.
+        within = (1.0 - share) * self._low + share * self._high
+        return np.clip(within.astype(self._low.dtype), self._low, self._high)
 
 
 def _check_reports_success(env: Env, task: str) -> None:
@@ -167,9 +196,13 @@ class GymnasiumSuite(Suite):
             )
         if not act_space.is_bounded():
             raise ValueError(f"gymnasium task {task!r}: actions need finite bounds, got {act_space}")
-        if np.any(act_space.low != -1.0) or np.any(act_space.high != 1.0):
-            one = np.ones_like(act_space.low)
-            env = RescaleAction(env, -one, one)
+        if not np.issubdtype(act_space.dtype, np.floating):
+            raise ValueError(
+                f"gymnasium task {task!r}: actions must be floats or Discrete, got {act_space}; write a wrapper that "
+                "rounds, or a Discrete space"
+            )
+        if act_space.dtype != np.float32 or np.any(act_space.low != -1.0) or np.any(act_space.high != 1.0):
+            env = WithinBounds(env)
         return GymnasiumTaskEnv(env, parsed.return_goal, seed)
 
     def reseed(self, env: Env, seed: int) -> None:

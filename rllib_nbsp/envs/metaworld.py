@@ -15,6 +15,7 @@ from gymnasium.spaces import Box
 from gymnasium.utils import seeding
 
 from rllib_nbsp.envs.base import Env, Suite
+from rllib_nbsp.seeding import kept_global_streams
 
 # Meta-World's own bounds on the goal part differ from task to task, so that no two tasks would have one space.
 OBSERVATION_SPACE = Box(-np.inf, np.inf, (39,), np.float32)
@@ -75,8 +76,7 @@ class MetaWorldSuite(Suite):
         """Build an environment (0.7 s; 0.1 s for a sibling: same task and seed, hence the same goals)."""
         import metaworld  # noqa: F401  (registers Meta-World/MT1)
 
-        global_state = np.random.get_state()  # Meta-World draws goals from NumPy's global stream, after seeding it.
-        try:
+        with kept_global_streams():  # Meta-World draws goals from NumPy's global stream, after seeding it.
             if (task, seed) in self._goals:
                 env_class, goals = self._goals[task, seed]
                 base = env_class(reward_function_version="v2")
@@ -90,8 +90,6 @@ class MetaWorldSuite(Suite):
                 )
                 base, goals = made.unwrapped, made.get_wrapper_attr("tasks")
                 self._goals[task, seed] = (type(base), goals)
-        finally:
-            np.random.set_state(global_state)
         return MetaWorldEnv(base, goals, seed)
 
     def task_spaces(self, task: str) -> tuple[Box, Box]:

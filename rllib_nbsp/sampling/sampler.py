@@ -12,7 +12,8 @@ What follows from the run's seed alone (see `seeding.py`; all keys are indices):
 - scoring rollouts from (task, sub-environment) and the rollout's index, on any worker.
 
 Evaluation episode i of a task has the same start and goal in every run: it is seeded by i alone, in environments that
-are built from one fixed seed. Nothing here draws from the global random streams.
+are built from one fixed seed. Nothing here draws from the global random streams; an environment that does finds them
+seeded as its own stream would be, and training finds them after an evaluation as they were before.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from torch import Tensor
 from rllib_nbsp.envs import ActionSpace, Suite
 from rllib_nbsp.replay.stores import StackedFrames, is_frame_stack
 from rllib_nbsp.sampling.vector import EnvSeed, EnvVector, VectorStep
-from rllib_nbsp.seeding import numpy_generator, seed_int, torch_generator
+from rllib_nbsp.seeding import kept_global_streams, numpy_generator, seed_int, torch_generator
 from rllib_nbsp.settings import RunSettings
 
 EVALUATION_SEED = 2504_08000
@@ -211,6 +212,7 @@ class Sampler:
 
     # Evaluation
 
+    @kept_global_streams()
     def evaluate(
         self, *, task: str, version: int, episode_indices: Sequence[int], explore: bool = False
     ) -> list[EpisodeSummary]:
@@ -244,6 +246,7 @@ class Sampler:
                 played[e].append({"episode": plan[e][len(played[e])], **summary})
         return [played[i % num_envs][i // num_envs] for i in range(len(episode_indices))]
 
+    @kept_global_streams()
     def rollout(
         self, *, task: str, version: int, num_env_steps: int, rollout_index: int, explore: bool = True
     ) -> tuple[Rows, list[EpisodeSummary]]:

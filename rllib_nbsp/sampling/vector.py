@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,8 +22,10 @@ from rllib_nbsp.envs.base import (
     NonFiniteReward,
     Suite,
 )
+from rllib_nbsp.seeding import seed_global_streams
 
-MAX_FAILURES = 3  # of one sub-environment in a row; the next one ends the run
+MAX_FAILURES = 3  # of one sub-environment at one step; the next one ends the run
+MAX_ABORTED = 10  # episodes of one sub-environment that failures cut, with none finished between them
 MAX_RESET_RETRIES = 3
 RESET_BACKOFF_S = 0.1  # doubles with every retry
 
@@ -71,6 +73,7 @@ class EnvVector:
 
     A sub-environment whose `step` raises, or returns a value that is not finite, is closed and built anew with the seed
     of its next incarnation. The failed step leaves no row: the same action is taken from the new first observation.
+    One whose episodes fail again and again, wherever in them, ends the run.
 
     Args:
         suite: makes, seeds and judges the environments.
@@ -83,6 +86,7 @@ class EnvVector:
     Attributes:
         obs: current observations, shape (E, ...); the array changes with every step.
         active: the sub-environments that still have episodes to play; rows of the others mean nothing.
+        rebuilt: how often one was built anew.
 
     Raises:
         EnvironmentFailure: if an environment cannot be built.
@@ -109,6 +113,8 @@ class EnvVector:
         self._episode_seed: EpisodeSeed = lambda env, episode, incarnation: None
         self._episodes: Sequence[int] | None = None
         self._incarnation = [0] * num_envs
+        self._aborted = [0] * num_envs
+        self.rebuilt = 0
         self._finished = [0] * num_envs
         self._episode_step = np.zeros(num_envs, np.int64)
         self.active: list[int] = []
@@ -204,15 +210,19 @@ class EnvVector:
 
     def _step(self, e: int, action: np.ndarray) -> None:
         try:
-            obs, reward, terminated, truncated, info = self._envs[e].step(action)
+            # A copy: what an environment does with its action must not reach the row that is learned from.
+            obs, reward, terminated, truncated, info = self._taken(self._envs[e].step(action.copy()))
             self._check_observation(obs)
-            if not isinstance(reward, _NUMBERS) and np.asarray(reward).shape != ():
+            if not _is_number(reward):
                 raise EnvironmentContractError(f"the reward must be a number, got {_kind(reward)}")
             if not (isinstance(terminated, _BOOLS) and isinstance(truncated, _BOOLS)):
                 raise EnvironmentContractError(
                     f"terminated and truncated must be bool, got {_kind(terminated)} and {_kind(truncated)}"
                 )
+            if not isinstance(info, Mapping):
+                raise EnvironmentContractError(f"info must be a dict, got {_kind(info)}")
             success = self.suite.success(info)
+            own_return = _own_return(info) if self.suite.alters_training else None
         except EnvironmentContractError as error:
             raise EnvironmentContractError(f"{self._place(e)}: {error}") from error
         self._next_obs[e] = obs
@@ -220,8 +230,16 @@ class EnvVector:
         self._terminateds[e] = terminated
         self._truncateds[e] = truncated
         self._success[e] = success
-        if "episode" in info:
-            self._own_returns[e] = float(info["episode"]["r"])
+        if own_return is not None:
+            self._own_returns[e] = own_return
+
+    @staticmethod
+    def _taken(step: Any) -> tuple[Any, ...]:
+        if not isinstance(step, tuple) or len(step) != 5:
+            raise EnvironmentContractError(
+                f"step must return (observation, reward, terminated, truncated, info), got {_kind(step)}"
+            )
+        return step
 
     def _check_observation(self, obs: Any) -> None:
         if not isinstance(obs, np.ndarray) or obs.shape != self._shape or obs.dtype != self._dtype:
@@ -240,8 +258,13 @@ class EnvVector:
     def _recover(self, e: int, action: np.ndarray, error: Exception) -> None:
         """Build a failed sub-environment anew and take its step there."""
         for _ in range(MAX_FAILURES):
+            self._aborted[e] += 1
+            if self._aborted[e] > MAX_ABORTED:
+                again = f"{self._aborted[e]} episodes in a row failed, none ended by itself"
+                raise self._failure(e, error, again) from error
             logger.warning("%s: %s; it is built anew and its episode ends here", self._place(e), _describe(error))
             self._incarnation[e] += 1
+            self.rebuilt += 1
             self._close(e)
             try:
                 self._envs[e] = self._make(e)
@@ -256,11 +279,15 @@ class EnvVector:
             if still is None:
                 return
             error = still
+        raise self._failure(e, error, f"failure {MAX_FAILURES + 1} in a row") from error
+
+    def _failure(self, e: int, error: Exception, again: str) -> EnvironmentFailure:
         kind = type(error) if isinstance(error, EnvironmentFailure) else EnvironmentFailure
-        raise kind(f"{self._place(e)}: {_describe(error)} (failure {MAX_FAILURES + 1} in a row)") from error
+        return kind(f"{self._place(e)}: {_describe(error)} ({again})")
 
     def _finish(self, e: int) -> None:
         self._finished[e] += 1
+        self._aborted[e] = 0
         if self._episodes is not None and self._finished[e] >= self._episodes[e]:
             self.active.remove(e)
         else:
@@ -276,8 +303,12 @@ class EnvVector:
             try:
                 seed = self._episode_seed(e, self._finished[e], self._incarnation[e])
                 if seed is not None:
+                    seed_global_streams(seed)  # for environments that draw from nothing else
                     self.suite.reseed(env, seed)
-                obs, _ = env.reset()
+                started = env.reset()
+                if not isinstance(started, tuple) or len(started) != 2:
+                    raise EnvironmentContractError(f"it must return (observation, info), got {_kind(started)}")
+                obs = started[0]
                 self._check_observation(obs)
             except EnvironmentContractError as error:
                 raise EnvironmentContractError(f"{self._place(e)}, reset: {error}") from error
@@ -304,6 +335,26 @@ class EnvVector:
 
     def _place(self, e: int) -> str:
         return f"{self.suite.name} task {self.task!r}, sub-environment {e}, episode step {self._episode_step[e]}"
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a real number, as Python's or as an array without dimensions."""
+    if isinstance(value, _NUMBERS):
+        return True
+    return isinstance(value, np.ndarray | np.generic) and value.shape == () and value.dtype.kind in "biuf"
+
+
+def _own_return(info: Mapping[str, Any]) -> float | None:
+    """What an environment reports as the return of the episode that ended, if one did."""
+    if "episode" not in info:
+        return None
+    episode = info["episode"]
+    if not isinstance(episode, Mapping) or "r" not in episode or not np.ndim(episode["r"]) <= 1:
+        raise EnvironmentContractError(f"info['episode'] must be a dict with the episode's return 'r', got {episode!r}")
+    try:
+        return float(np.asarray(episode["r"], np.float64).reshape(()))
+    except (TypeError, ValueError) as error:
+        raise EnvironmentContractError(f"info['episode']['r'] must be a number, got {episode['r']!r}") from error
 
 
 def _first_non_finite(obs: np.ndarray) -> str | None:

@@ -10,9 +10,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from rllib_nbsp.envs import SUITES, EnvironmentContractError
-from rllib_nbsp.envs.gymnasium import GymnasiumTask
+from rllib_nbsp.envs.gymnasium import GymnasiumTask, GymnasiumTaskEnv, WithinBounds
 from rllib_nbsp.sampling.vector import EnvVector
 
 SUITE = SUITES["gymnasium"]
@@ -210,3 +212,84 @@ def test_discrete_actions_run():
     steps = [env.step(t % 2) for t in range(19)]
     assert not any(terminated for _, _, terminated, _, _ in steps)
     assert not steps[-1][4]["success"]
+
+
+BOUNDS = st.floats(allow_nan=False, allow_infinity=False, width=32) | st.sampled_from([0.0, -1.0, 1.0, 0.1])
+
+
+class Bounded(Corridor):
+    """Remembers what it was given."""
+
+    def __init__(self, low: np.ndarray, high: np.ndarray, kind: type) -> None:
+        super().__init__(flag="success")
+        self.action_space = Box(low, high, dtype=kind)
+        self.seen: list[np.ndarray] = []
+
+    def step(self, action: np.ndarray) -> Any:
+        self.seen.append(action)
+        return np.zeros(2), 1.0, False, False, {"success": False}
+
+
+@given(
+    bounds=st.lists(st.tuples(BOUNDS, BOUNDS), min_size=1, max_size=4),
+    kind=st.sampled_from([np.float32, np.float64]),
+    between=st.floats(-1.0, 1.0, width=32),
+)
+def test_whatever_the_bounds_an_action_is_within_them_and_reaches_both(bounds, kind, between):
+    low, high = (np.array(side, kind) for side in zip(*(sorted(pair) for pair in bounds), strict=True))
+    env = WithinBounds(Bounded(low, high, kind))
+    for value in (-1.0, 0.0, 1.0, between):
+        env.step(np.full(len(bounds), value, np.float32))
+    inner = env.unwrapped
+    assert all(inner.action_space.contains(action) for action in inner.seen)
+    assert np.array_equal(inner.seen[0], low) and np.array_equal(inner.seen[2], high)
+
+
+def test_half_of_the_way_is_the_middle():
+    env = WithinBounds(Bounded(np.array([-2.0, 0.5], np.float32), np.array([2.0, 0.5], np.float32), np.float32))
+    env.step(np.array([0.25, 0.25], np.float32))
+    assert env.unwrapped.seen[0].tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+def test_integers_as_actions_are_refused(kind: type):
+    task = register(f"Whole{kind.__name__}-v0", entry_point=Bounded, low=np.zeros(1), high=np.full(1, 10), kind=kind)
+    with pytest.raises(ValueError, match="actions must be floats or Discrete, got Box"):
+        SUITE.make_env(task, seed=0)
+
+
+class Paying(Corridor):
+    """Gives the rewards that it is told."""
+
+    def __init__(self, rewards: list[float]) -> None:
+        super().__init__(flag=None)
+        self.rewards = rewards
+
+    def step(self, action: np.ndarray) -> Any:
+        self.given = [*getattr(self, "given", []), action]
+        return np.zeros(2), self.rewards[len(self.given) - 1], len(self.given) == len(self.rewards), False, {}
+
+
+@given(rewards=st.lists(st.floats(-10, 10), min_size=1, max_size=12), below=st.booleans())
+@example(rewards=[0.1] * 10, below=False)
+def test_a_goal_is_reached_if_the_return_that_is_recorded_reaches_it(rewards, below):
+    recorded = float(sum(np.float32(reward).astype(float) for reward in rewards))
+    goal = np.nextafter(recorded, np.inf) if below else recorded
+    env = GymnasiumTaskEnv(Paying(rewards), goal, seed=0)
+    env.reset()
+    for _ in rewards:
+        info = env.step(np.zeros(1))[4]
+    assert info["success"] is not below
+
+
+@pytest.mark.parametrize("obs", [None, "ab", {"x": 1}, [object()]])
+def test_an_observation_that_is_no_numbers_is_named_as_it_came(obs: Any):
+    class Odd(Corridor):
+        def step(self, action: np.ndarray) -> Any:
+            return obs, 1.0, False, False, {"success": False}
+
+    gym.register(name := f"Odd{type(obs).__name__}-v0", entry_point=Odd, max_episode_steps=5)
+    vector = EnvVector(SUITE, name, 1, observation_space=SUITE.spaces([name])[0], env_seed=lambda e, i: 0)
+    vector.reset(lambda *_: None)
+    with pytest.raises(EnvironmentContractError, match=f"got {type(obs).__name__}"):
+        vector.step(np.zeros((1, 1), np.float32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -251,3 +252,47 @@ def test_a_process_started_anew_in_a_version_does_not_bring_its_transitions_agai
     first, anew = (sample(make_sampler(process_tag=tag), random_actions=random_actions) for tag in (0, 7))
     assert not np.isin(first["actions"], anew["actions"]).any()
     assert not np.isin(first["obs"][:, :2], anew["obs"][:, :2]).any()
+
+
+class OnGlobalStreams(ToySuite):
+    """Environments that draw from Python's and NumPy's global streams alone."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            on_reset=lambda env, obs: obs + draw(), on_step=lambda env, step: (step[0] + draw(), *step[1:])
+        )
+
+
+def draw() -> np.float32:
+    return np.float32(random.random() + np.random.random())
+
+
+@pytest.mark.parametrize("request_", ["evaluate", "rollout"])
+def test_environments_on_the_global_streams_follow_the_seed_and_training_knows_nothing_of_other_requests(request_):
+    def rows(*, asks: bool) -> np.ndarray:
+        sampler = make_sampler(OnGlobalStreams())
+        fragments = []
+        for _ in range(3):
+            fragments.append(sampler.sample(task="a", version=1, num_vector_steps=4)[0]["obs"])
+            if asks and request_ == "evaluate":
+                sampler.evaluate(task="b", version=1, episode_indices=[0, 1, 2])
+            elif asks:
+                sampler.rollout(task="b", version=1, num_env_steps=20, rollout_index=0)
+        return np.concatenate(fragments)
+
+    random.seed(1)
+    alone = rows(asks=False)
+    random.seed(2)
+    assert np.array_equal(rows(asks=True), alone)
+
+
+def test_an_evaluation_on_the_global_streams_repeats_itself_and_leaves_them():
+    sampler = make_sampler(OnGlobalStreams())
+    np.random.seed(5)
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    first = sampler.rollout(task="a", version=1, num_env_steps=20, rollout_index=0)[0]["obs"]
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+    np.random.random(7)
+    again = sampler.rollout(task="a", version=2, num_env_steps=20, rollout_index=0)[0]["obs"]
+    drawn = [0, 3]  # the other columns count environments and episodes
+    assert np.array_equal(again[:, drawn], first[:, drawn])

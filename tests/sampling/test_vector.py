@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rllib_nbsp.envs import EnvironmentContractError, EnvironmentFailure, NonFiniteObservation, NonFiniteReward
 from rllib_nbsp.sampling import vector as vector_module
-from rllib_nbsp.sampling.vector import EnvVector, VectorStep
+from rllib_nbsp.sampling.vector import MAX_ABORTED, EnvVector, VectorStep
 from tests.toy_suite import OBSERVATION_SPACE, ToyEnv, ToySuite
 
 ZERO = np.zeros((3, 2), np.float32)
@@ -244,6 +246,14 @@ def test_a_first_observation_with_nan_is_refused():
         ({"obs": np.zeros(5, np.float32)}, r"float32 array of shape \(4,\), got float32 array of shape \(5,\)"),
         ({"obs": np.zeros(4)}, r"must be a float32 array of shape \(4,\), got float64"),
         ({"obs": [0.0] * 4}, r"must be a float32 array of shape \(4,\), got list"),
+        ({"obs": None}, r"must be a float32 array of shape \(4,\), got NoneType None"),
+        ({"reward": None}, "the reward must be a number, got NoneType None"),
+        ({"reward": "1.0"}, "the reward must be a number, got str '1.0'"),
+        ({"reward": np.array(None)}, r"the reward must be a number, got object array of shape \(\)"),
+        ({"reward": 1j}, "the reward must be a number, got complex 1j"),
+        ({"info": None}, "info must be a dict, got NoneType None"),
+        ({"info": {"success": None}}, r"info\['success'\] must be a bool or a number, got None"),
+        ({"info": {"success": np.zeros(2)}}, r"info\['success'\] must be a bool or a number"),
         ({"reward": np.zeros(1)}, r"the reward must be a number, got float64 array of shape \(1,\)"),
         ({"terminated": 0}, "terminated and truncated must be bool, got int 0 and bool False"),
         ({"truncated": None}, "got bool False and NoneType None"),
@@ -286,3 +296,55 @@ def test_no_row_mixes_two_episodes_under_random_failures():
         assert len(rows) == 4 and not rows & seen
         seen |= rows
     assert restarts > 50
+
+
+@pytest.mark.parametrize("result", [None, (), (np.zeros(4, np.float32), 0.0, False, {})])
+def test_a_step_that_returns_something_else_is_refused_at_once(result: Any):
+    suite = ToySuite(on_step=lambda env, step: result)
+    vector = make_vector(suite)
+    with pytest.raises(EnvironmentContractError, match=r"step must return \(observation, reward, terminated, trunc"):
+        vector.step(ZERO)
+    assert len(suite.envs) == 3
+
+
+def test_what_an_environment_does_with_its_action_stays_with_it():
+    def scales(env: ToyEnv, result: Any) -> Any:
+        env.given *= 5.0
+        return result
+
+    actions = np.full((3, 2), 0.5, np.float32)
+    make_vector(ToySuite(on_step=scales)).step(actions)
+    assert np.all(actions == 0.5)
+
+
+@pytest.mark.parametrize("altered_training", [False, True])
+@pytest.mark.parametrize("told", [7, {"length": 3}, {"r": "high"}, {"r": [1.0, 2.0]}])
+def test_an_episode_key_matters_to_suites_that_read_it_alone(told: Any, altered_training: bool):
+    suite = ToySuite(on_step=altered(lambda env: True, info={"success": False, "episode": told}))
+    suite.alters_training = altered_training
+    vector = make_vector(suite)
+    if not altered_training:
+        assert vector.step(ZERO).own_returns == {}
+        return
+    with pytest.raises(EnvironmentContractError, match=r"info\['episode'\].*must be"):
+        vector.step(ZERO)
+    assert len(suite.envs) == 3
+
+
+@given(at=st.integers(1, 4), horizon=st.integers(5, 6), envs=st.integers(1, 3), episodes=st.booleans())
+def test_a_failure_in_every_episode_ends_the_run_wherever_it_is(at: int, horizon: int, envs: int, episodes: bool):
+    suite = ToySuite(horizon=horizon, on_step=raising(lambda: OSError("late"), lambda env: env.steps == at))
+    vector = make_vector(suite, envs, [2] * envs if episodes else None)
+    with pytest.raises(EnvironmentFailure, match=r"OSError: late .*in a row"):
+        for _ in range(horizon * (MAX_ABORTED + 2)):
+            vector.step(ZERO[:envs])
+    assert vector.rebuilt <= envs * MAX_ABORTED
+
+
+def test_episodes_that_end_between_failures_let_the_run_go_on():
+    # Every second episode of an environment fails, for ever.
+    failing = raising(lambda: OSError("now and then"), lambda env: env.episode % 2 == 1 and env.steps == 2)
+    vector = make_vector(ToySuite(horizon=3, on_step=failing), 1)
+    for _ in range(20 * MAX_ABORTED):
+        vector.step(ZERO[:1])
+    assert vector.rebuilt > MAX_ABORTED
