@@ -1,11 +1,12 @@
 """Reading a YAML file into plain values that remember their lines, and refusing what YAML lets slip by.
 
-PyYAML keeps the last of two equal keys, builds Python objects, expands aliases without limit and reads `yes` as a key
-named True; each of these is an error here.
+PyYAML keeps the last of two equal keys, builds Python objects, expands aliases without limit, reads `yes` as a key
+named True, `1:30` as 90 and `010` as 8; each of these is an error here.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ MAX_VALUES = 10_000
 MAX_DEPTH = 20
 MAX_NUMBER_LENGTH = 40
 
+_OTHER_BASE = re.compile(r"[-+]?(\d[\d_]*(:[\d_.]+)+|0[0-9_]+)")
+"""Whole numbers and fractions to the base of 60, and octal ones."""
 _SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("bool", "float", "int", "null")}
 # A date is a name here, as in `experiment: 2026-01-31`.
 _TEXTS = {f"tag:yaml.org,2002:{name}" for name in ("str", "timestamp")}
@@ -69,6 +72,7 @@ class YamlTree:
             child = inner.setdefault(key, {})
             if not isinstance(child, dict):
                 raise ConfigError([f"{place}: {'.'.join(path[: depth + 1])} is {child!r} and has no keys to set"])
+            self.places.setdefault(tuple(path[: depth + 1]), place)
             inner = child
         inner[path[-1]] = value
         for known in [known for known in self.places if known[: len(path)] == tuple(path)]:
@@ -152,6 +156,9 @@ class _Builder:
             try:
                 if len(node.value) > MAX_NUMBER_LENGTH:
                     raise ValueError(f"longer than {MAX_NUMBER_LENGTH} characters")
+                if _OTHER_BASE.fullmatch(node.value):
+                    read = self._constructor.construct_object(node)
+                    raise ValueError(f"YAML reads it as {read}; write that, or put it in quotes if it is a name")
                 return self._constructor.construct_object(node)
             except (ValueError, OverflowError, yaml.YAMLError) as error:
                 self.problems.append(f"{place}: {node.value[:60]!r} is not a value: {error}")

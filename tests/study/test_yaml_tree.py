@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from rllib_nbsp.settings import ConfigError
 from rllib_nbsp.study.reader import load_study
-from rllib_nbsp.study.yaml_tree import MAX_BYTES
+from rllib_nbsp.study.yaml_tree import MAX_BYTES, read_yaml
 from tests.study.conftest import STUDY, Load, problems_of
 
 
@@ -55,3 +57,29 @@ def test_a_byte_order_mark_and_windows_line_ends_do_not_matter(tmp_path: Path) -
     text = yaml.safe_dump(STUDY, sort_keys=False).replace("\n", "\r\n")
     (tmp_path / "windows.yaml").write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert load_study(tmp_path / "windows.yaml").settings.experiment == "pair"
+
+
+@given(
+    st.from_regex(r"[-+]?[0-9]{1,5}(:[0-9]{1,2}){0,2}(\.[0-9]{1,2})?", fullmatch=True)
+    | st.from_regex(r"0[0-9_]{1,4}", fullmatch=True)
+)
+@example("1:30")
+@example("010")
+@example("08")
+def test_a_number_is_what_it_looks_like_or_refused(text: str) -> None:
+    try:
+        value = read_yaml(f"x: {text}", "file").data["x"]
+    except ConfigError as error:
+        (line,) = error.problems
+        assert line.startswith(f"file:1: {text!r} is not a value: YAML reads it as ")
+        return
+    assert value == text or value == float(text.replace("_", ""))
+
+
+@pytest.mark.parametrize("key", ["trainig.batch_size", "training.bach_size", "trainig.a.b"])
+def test_a_mistake_in_an_override_is_laid_at_its_door(key: str, tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(STUDY, sort_keys=False))
+    with pytest.raises(ConfigError) as caught:
+        load_study(str(path), [f"{key}=3"])
+    assert [line.partition(": ")[0] for line in caught.value.problems] == [f"--set {key}=3"]
