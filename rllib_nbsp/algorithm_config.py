@@ -14,7 +14,9 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from rllib_nbsp.callbacks import ContinualCallback, SkillNeuronCallback
 from rllib_nbsp.checks import check_run, check_tasks
+from rllib_nbsp.envs import SUITES
 from rllib_nbsp.methods import METHODS
+from rllib_nbsp.plugins import import_plugins
 from rllib_nbsp.run import ResolvedRun, run_settings
 from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 from rllib_nbsp.sac.module import ContinualSACModule, DiscreteSACModule
@@ -115,13 +117,23 @@ class ContinualSACConfig(SACConfig):
         visit = {"max_env_steps": visit_env_steps, "warmup_env_steps": warmup_env_steps}
         return self._section("visit", {key: value for key, value in visit.items() if value is not None})
 
+    def plugins(self, *modules: str) -> Self:
+        """Modules of the user's own, imported here and in every process of the run, that register methods and suites.
+
+        Raises:
+            PluginError: if one cannot be imported.
+        """
+        import_plugins(modules)
+        self.given = {**self.given, "plugins": list(modules)}
+        return self
+
     def suite(self, name: str, **keys: Any) -> Self:
-        """The suite and the keys of its own section, if it has one (`rllib_nbsp.envs.SUITES`)."""
+        """The suite and the keys of its own section, if it has one (`rllib_nbsp.envs.SUITES`), or `module:Suite`."""
         self.given = {**self.given, "suite": name}
-        return self._section(name, keys) if keys else self
+        return self._section(SUITES[name].name, keys) if keys else self
 
     def method(self, name: str, **keys: Any) -> Self:
-        """The continual-learning method and its keys (`rllib_nbsp.methods.METHODS`)."""
+        """The continual-learning method and its keys (`rllib_nbsp.methods.METHODS`), or `module:Method`."""
         self.given = {**self.given, "method": name, "arm": name, "method_settings": keys}
         return self
 
@@ -185,9 +197,27 @@ class ContinualSACConfig(SACConfig):
         if errors:
             raise ValueError("\n".join(errors))
         run = self.resolved()
+        self._check_known_elsewhere(run.settings)
         self._check_callbacks(run)
         self.gamma = run.training.gamma
         super().validate()
+
+    def _check_known_elsewhere(self, settings: RunSettings) -> None:
+        """Remote workers and Learners start without what this process has registered, unless plugins do it there too.
+
+        Raises:
+            ValueError: naming what they would not know.
+        """
+        here = {
+            "method": METHODS.is_of_this_process(settings.method),
+            "suite": SUITES.is_of_this_process(settings.suite),
+        }
+        remote = settings.resources.num_env_runners + settings.resources.num_learners
+        for key in [key for key, alone in here.items() if alone and remote and not settings.plugins]:
+            raise ValueError(
+                f"{key} {getattr(settings, key)!r} is registered in this process alone, and remote workers and "
+                "Learners do not know it: name the module that registers it, .plugins('my_module')"
+            )
 
     def _check_callbacks(self, run: ResolvedRun) -> None:
         given = self.callbacks_class if isinstance(self.callbacks_class, list) else [self.callbacks_class]

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rllib_nbsp.registry import did_you_mean
 from rllib_nbsp.settings import Settings
 
 MAX_NAME_LENGTH = 64
@@ -98,12 +97,6 @@ def _range(option: Schema) -> str:
     words = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {option[key]:.12g}" for key, sign in words.items() if key in option]
     return f" {' and '.join(bounds)}" if bounds else ""
-
-
-def unknown(name: str, known: Iterable[str], kind: str = "keys") -> str:
-    """The end of a line about an unknown name: the nearest known ones, and all."""
-    known = sorted(known)
-    return f"{did_you_mean(name, known).removeprefix('; ')} known {kind}: {', '.join(known) or 'none'}".strip()
 
 
 def dotted(path: KeyPath) -> str:

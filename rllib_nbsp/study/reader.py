@@ -18,6 +18,8 @@ from pydantic import ValidationError
 from rllib_nbsp.checks import check_run
 from rllib_nbsp.envs import SUITES, Suite, suite_of
 from rllib_nbsp.methods import METHODS
+from rllib_nbsp.plugins import PluginError, find_beside, import_plugin
+from rllib_nbsp.registry import unknown
 from rllib_nbsp.settings import ConfigError, Settings
 from rllib_nbsp.study.explain import (
     MAX_NAME_LENGTH,
@@ -30,7 +32,6 @@ from rllib_nbsp.study.explain import (
     options_at,
     schema_of,
     show,
-    unknown,
 )
 from rllib_nbsp.study.search import Options, SearchSettings, combinations, draw, sample_label
 from rllib_nbsp.study.study import Arm, CheckedStudy, sections, study_model
@@ -54,10 +55,13 @@ def load_study(
         sequences, arms: which of the file's to run; None runs all.
         seeds: in place of the file's.
 
+    Modules beside the file can be imported from then on, by its `plugins` and other names of modules.
+
     Raises:
         ConfigError: listing every problem.
     """
     tree, text = read_yaml_file(Path(path))
+    find_beside(Path(path).parent)
     apply_overrides(tree, overrides)
     if seeds is not None:
         tree.set(["seeds"], list(seeds), "--seeds")
@@ -70,8 +74,28 @@ class _Reader:
     def __init__(self, tree: YamlTree) -> None:
         self.tree = tree
         self.problems: list[str] = []
+        self._import_plugins()
         self.sections = sections(tree.data.get("suite"))
         self.searches: dict[str, int] = {}
+
+    def _import_plugins(self) -> None:
+        """Before all else: what the other keys may be hangs on them.
+
+        Raises:
+            ConfigError: if one cannot be used.
+        """
+        names = self.tree.data.get("plugins")
+        for i, name in enumerate(names if isinstance(names, list) else ()):
+            try:
+                if isinstance(name, str):
+                    import_plugin(name)
+            except PluginError as error:
+                self._refuse(("plugins", i), f"is {show(name)}: {error}")
+        suite = self.tree.data.get("suite")
+        if not self.problems and isinstance(suite, str) and ":" in suite and (problem := SUITES.problem(suite)):
+            self._refuse(("suite",), f"is {show(suite)}: {problem}")
+        if self.problems:
+            raise ConfigError(self.problems)
 
     def study(
         self, path: Path, text: str, sequence_names: Sequence[str] | None, arm_names: Sequence[str] | None
@@ -170,12 +194,11 @@ class _Reader:
     def _arm(self, label: str, origin: str, raw: dict[str, Any]) -> Arm | None:
         path: KeyPath = ("arms", origin)
         method = raw.get("method")
-        if not isinstance(method, str) or method not in METHODS:
-            place, name = self.tree.place((*path, "method")), dotted((*path, "method"))
-            if "method" in raw:
-                self.problems.append(f"{place}: {name} is {show(method)}: {unknown(str(method), METHODS, 'methods')}")
-            else:
-                self.problems.append(f"{place}: {name} is missing; known methods: {', '.join(sorted(METHODS))}")
+        if "method" not in raw:
+            self._refuse((*path, "method"), f"is missing; known methods: {', '.join(sorted(METHODS))}")
+            return None
+        if not isinstance(method, str) or METHODS.problem(method):
+            self._refuse((*path, "method"), f"is {show(method)}: {METHODS.problem(str(method))}")
             return None
         before = len(self.problems)
         keys = {key: value for key, value in raw.items() if key != "method" and key not in self.sections}
@@ -295,10 +318,12 @@ class _Reader:
 
     def _check_tasks(self) -> None:
         suite = self.tree.data.get("suite")
-        if isinstance(suite, str) and suite not in SUITES:
-            place = self.tree.place(("suite",))
-            self.problems.append(f"{place}: suite is {suite!r}: {unknown(suite, SUITES, 'suites')}")
-        configured = self._configured(SUITES[suite]) if isinstance(suite, str) and suite in SUITES else None
+        configured = None
+        if isinstance(suite, str):
+            if problem := SUITES.problem(suite):
+                self._refuse(("suite",), f"is {suite!r}: {problem}")
+            else:
+                configured = self._configured(SUITES[suite])
         for name, tasks in self._mapping("sequences").items():
             if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
                 continue
