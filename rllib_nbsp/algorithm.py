@@ -22,6 +22,8 @@ from rllib_nbsp.curriculum import Task, Visit
 from rllib_nbsp.learners import Learners
 from rllib_nbsp.methods.agent import VisitData
 from rllib_nbsp.nn.neurons import NeuronScores
+from rllib_nbsp.nodes import import_errors
+from rllib_nbsp.plugins import PluginError
 from rllib_nbsp.records import TrialFolder
 from rllib_nbsp.replay.buffer import TaskReplayBuffer
 from rllib_nbsp.run import ResolvedRun
@@ -61,8 +63,18 @@ class ContinualSAC(SAC):
         return ContinualSACConfig()
 
     def setup(self, config: AlgorithmConfig) -> None:
-        """Build workers and Learners, then what a run needs besides."""
-        super().setup(config)
+        """Build workers and Learners, then what a run needs besides.
+
+        Raises:
+            PluginError: if a process of theirs cannot import one of the run's modules.
+        """
+        try:
+            super().setup(config)
+        except Exception as error:
+            # RLlib replaces what a remote constructor says by an error of its own.
+            if problems := import_errors(self.config.resolved().modules):
+                raise PluginError("\n".join(problems)) from error
+            raise
         self.run = ResolvedRun(self.config.settings, self.spaces[DEFAULT_MODULE_ID])
         self.schedule = self.run.schedule()
         self.replay = self._empty_replay()

@@ -19,11 +19,11 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from rllib_nbsp.algorithm import ContinualSAC
-from rllib_nbsp.plugins import PluginError, import_plugins, runtime_env, sources
+from rllib_nbsp.nodes import blind_to, import_errors
+from rllib_nbsp.plugins import runtime_env, sources
 from rllib_nbsp.run import ResolvedRun, run_settings
 from rllib_nbsp.settings import RunSettings
 from rllib_nbsp.study.display import LiveDisplay, trial_label
@@ -33,7 +33,6 @@ from rllib_nbsp.study.plan import local_resources, make_plan
 from rllib_nbsp.study.stop_signal import StopSignal
 
 MAX_FAILURES = 3
-NODE_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 10.0
 
 
@@ -80,7 +79,7 @@ def run_study(
             problems = plan.problems or check_shared(folder)
             if problems:
                 raise PreflightError(problems, 4)
-        if problems := check_modules(modules):
+        if problems := import_errors(modules):
             raise PreflightError(problems, 4)
         seconds = study_seconds(trial_times, plan.concurrent)
         console.print(f"{len(trials)} trials, {plan.concurrent} at once, at most {duration(seconds)}", highlight=False)
@@ -152,43 +151,12 @@ def check_shared(folder: Path) -> list[str]:
     marker = folder / f".shared-{uuid.uuid4().hex}"
     marker.touch()
     try:
-        blind = [host for host, there in _on_every_node(_exists, str(marker)) if not there]
+        blind = blind_to(marker)
     finally:
         marker.unlink()
     if not blind:
         return []
     return [f"--results-dir: {folder} is not shared with {', '.join(blind)}; use a folder that all nodes see"]
-
-
-def check_modules(modules: Sequence[str]) -> list[str]:
-    """A line for each node where a module that the trials import cannot be."""
-    found = _on_every_node(_import_error, list(modules)) if modules else []
-    return [f"on node {host}: {error}" for host, error in found if error]
-
-
-def _on_every_node(task: Any, argument: Any) -> list[tuple[str, Any]]:
-    """What a remote function returns on each node, beside the node's name."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    asked = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(argument)
-        for node in nodes
-    ]
-    names = [node["NodeManagerHostname"] for node in nodes]
-    return list(zip(names, ray.get(asked, timeout=NODE_TIMEOUT_S), strict=True))
-
-
-@ray.remote(num_cpus=0)
-def _exists(path: str) -> bool:
-    return os.path.exists(path)
-
-
-@ray.remote(num_cpus=0)
-def _import_error(modules: list[str]) -> str | None:
-    try:
-        import_plugins(modules)
-    except PluginError as error:
-        return str(error)
-    return None
 
 
 def run_trials(trials: Sequence[RunSettings], folder: Path, max_concurrent: int | None, console: Console) -> Outcome:

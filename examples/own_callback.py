@@ -1,0 +1,64 @@
+"""A callback of one's own: how far a visit moves the actor, layer by layer, beside what methods need of callbacks.
+
+    python examples/own_callback.py                  # prints a line a visit, with one remote rollout worker
+
+Callbacks run in the trial's own process. `SkillNeuronCallback` scores neurons and files D_pre, which NBSP needs: a
+subclass does so too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ray.rllib.algorithms.algorithm import Algorithm
+
+from rllib_nbsp import NBSPConfig
+from rllib_nbsp.callbacks import SkillNeuronCallback
+from rllib_nbsp.curriculum import Visit
+from rllib_nbsp.methods.agent import VisitData
+
+
+class ActorDrift(SkillNeuronCallback):
+    """Prints the mean change of the weights of each of the actor's layers over a visit."""
+
+    def on_visit_start(self, *, algorithm: Algorithm, visit: Visit) -> None:
+        """Remember where the weights are."""
+        self.before = _weights(algorithm)
+
+    def on_visit_end(self, *, algorithm: Algorithm, visit: Visit, data: VisitData) -> None:
+        """What every method needs, then the line."""
+        super().on_visit_end(algorithm=algorithm, visit=visit, data=data)
+        drift = {name: np.abs(now - self.before[name]).mean() for name, now in _weights(algorithm).items()}
+        moved = "  ".join(f"{name} {value:.4f}" for name, value in drift.items())
+        print(f"visit {visit.number}, {visit.task.name}: {moved}", flush=True)
+
+
+def _weights(algorithm: Algorithm) -> dict[str, np.ndarray]:
+    weights: dict[str, Any] = algorithm.get_module().get_state()
+    return {
+        name: np.array(value)
+        for name, value in weights.items()
+        if name.startswith("policy.") and name.endswith("weight")
+    }
+
+
+def config() -> NBSPConfig:
+    """NBSP on two cycles of a small pair."""
+    return (
+        NBSPConfig()
+        .callbacks(ActorDrift)
+        .curriculum(suite="point_mass", tasks=["reach-left", "reach-right"], cycles=2, visit_env_steps=2_000)
+        .visit(warmup_env_steps=400, early_stop=None)
+        .training(updates_per_env_step=0.25, batch_size=64, score_env_steps=1_000)
+        .networks(hidden=[64, 64])
+        .evaluation(periodic_episodes=0, boundary_episodes=5)
+        .env_runners(num_env_runners=1)
+    )
+
+
+if __name__ == "__main__":
+    algo = config().build_algo()
+    while not algo.train()["done"]:
+        pass
+    algo.stop()
