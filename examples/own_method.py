@@ -4,8 +4,8 @@
     python examples/own_method.py                    # the same from Python, with one remote rollout worker
 
 A weight matters as much as it moves the squared length of a network's outputs: `Omega = mean |d ||F(x)||^2 / dw|` over
-states x of the finished task (their Eq. 3 and 5). Weights are then pulled to where they were, `coef * Omega (w - w*)^2`,
-and the Omegas of several tasks are summed.
+states x of the finished task (their Eq. 3 and 5). Weights are then pulled to where they were, by
+`coef * sum Omega (w - w*)^2`, and the Omegas of several tasks are summed.
 
 Differences from the source:
 - F is the actor's head, mean and log deviation before tanh or the logits; the critics' values with `critic: true`.

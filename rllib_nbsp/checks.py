@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rllib_nbsp.envs import SUITES, suite_of
+from collections.abc import Sequence
+
+from rllib_nbsp.envs import SUITES, Suite, suite_of
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.settings import RunSettings
@@ -13,7 +15,18 @@ def check_tasks(settings: RunSettings) -> list[str]:
     if problem := SUITES.problem(settings.suite):
         return [f"suite is {settings.suite!r}: {problem}"]
     suite = suite_of(settings)
-    return suite.check_section() or suite.check_tasks(settings.tasks)
+    return suite.check_section() or task_errors(suite, settings.tasks)
+
+
+def task_errors(suite: Suite, tasks: Sequence[str]) -> list[str]:
+    """What a suite, whose section is right, says of a sequence; an environment of each task may be built for it."""
+    errors = suite.check_tasks(tasks)
+    if tasks and not errors:
+        try:
+            suite.spaces(tasks)
+        except (ValueError, ImportError) as error:
+            return [str(error)]
+    return errors
 
 
 def check_run(settings: RunSettings) -> list[str]:

@@ -84,14 +84,16 @@ def _return_goal(text: str) -> float:
 def _kwargs(call: str) -> dict[str, Any]:
     try:
         tree = ast.parse(f"env{call}", mode="eval").body
-        assert isinstance(tree, ast.Call) and not tree.args
-        kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in tree.keywords}
-        assert None not in kwargs
-    except (AssertionError, SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
+        if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Name) or tree.args:
+            raise ValueError("something else than one call with keywords")
+        kwargs = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in tree.keywords if keyword.arg}
+        if len(kwargs) < len(tree.keywords):
+            raise ValueError("a keyword is given twice, or unpacked")
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(
             f"{call!r} are no keyword arguments; write ENV_ID(key=value, other='text') with plain Python values"
         ) from error
-    return {str(key): value for key, value in kwargs.items()}
+    return kwargs
 
 
 class GymnasiumTaskEnv(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):

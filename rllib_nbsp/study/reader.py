@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rllib_nbsp.checks import check_run
+from rllib_nbsp.checks import check_run, task_errors
 from rllib_nbsp.envs import SUITES, Suite, suite_of
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.plugins import PluginError, find_beside, import_plugin
@@ -330,7 +330,7 @@ class _Reader:
             self._check_repeats(name, tasks)
             if configured is not None:
                 place = self.tree.place(("sequences", name))
-                self.problems += [f"{place}: sequences.{name}: {error}" for error in _task_errors(configured, tasks)]
+                self.problems += [f"{place}: sequences.{name}: {error}" for error in task_errors(configured, tasks)]
 
     def _configured(self, suite: Suite) -> Suite | None:
         """The suite under the file's settings for it; None if these are wrong, which is told; tasks must wait."""
@@ -380,7 +380,7 @@ class _Reader:
                     path: KeyPath = ("arms", arm.origin, suite.name)
                     self.problems += [
                         f"{self.tree.place(path)}: {dotted(path)}: sequences.{sequence}: {error}"
-                        for error in (() if errors else _task_errors(suite, settings.tasks))
+                        for error in (() if errors else task_errors(suite, settings.tasks))
                     ]
 
     def _placed(self, line: str, arm: Arm) -> str:
@@ -400,17 +400,6 @@ class _Reader:
 def _key_of(line: str) -> tuple[str, ...]:
     """The key with which a line begins."""
     return tuple(line.split(" ", 1)[0].rstrip(":").split("."))
-
-
-def _task_errors(suite: Suite, tasks: Sequence[str]) -> list[str]:
-    """What a suite, whose section is right, says of a sequence."""
-    errors = suite.check_tasks(tasks)
-    if tasks and not errors:
-        try:
-            suite.spaces(tasks)
-        except (ValueError, ImportError) as error:
-            return [str(error)]
-    return errors
 
 
 def _select(arms: Sequence[Arm], labels: Iterable[str]) -> list[Arm]:
