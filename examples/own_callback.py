@@ -48,9 +48,9 @@ def config() -> NBSPConfig:
     return (
         NBSPConfig()
         .callbacks(ActorDrift)
-        .curriculum(suite="point_mass", tasks=["reach-left", "reach-right"], cycles=2, visit_env_steps=2_000)
-        .visit(warmup_env_steps=400, early_stop=None)
-        .training(updates_per_env_step=0.25, batch_size=64, score_env_steps=1_000)
+        .curriculum(suite="point_mass", tasks=["reach-left", "reach-right"], cycles=2, visit_env_steps=1_000)
+        .visit(warmup_env_steps=200, early_stop=None)
+        .training(updates_per_env_step=0.25, batch_size=64, rollout_fragment_length=10, score_env_steps=1_000)
         .networks(hidden=[64, 64])
         .evaluation(periodic_episodes=0, boundary_episodes=5)
         .env_runners(num_env_runners=1)
