@@ -22,6 +22,7 @@ from rllib_nbsp.curriculum import Task, Visit
 from rllib_nbsp.learners import Learners
 from rllib_nbsp.methods.agent import VisitData
 from rllib_nbsp.nn.neurons import NeuronScores
+from rllib_nbsp.outcomes import Outcomes, evaluation_result
 from rllib_nbsp.records import TrialFolder
 from rllib_nbsp.replay.buffer import TaskReplayBuffer
 from rllib_nbsp.run import ResolvedRun
@@ -49,6 +50,7 @@ class ContinualSAC(SAC):
         run: what the settings come to.
         schedule: where the run is.
         replay: D and D_pre.
+        outcomes: what was measured so far.
         workers, learners: who samples, and who learns.
         records: the trial's result folder, once the run has begun, if it has one.
     """
@@ -66,6 +68,7 @@ class ContinualSAC(SAC):
         self.run = ResolvedRun(self.config.settings, self.spaces[DEFAULT_MODULE_ID])
         self.schedule = self.run.schedule()
         self.replay = self._empty_replay()
+        self.outcomes = Outcomes(self.run.curriculum, self.run.suite.has_success)
         self.records: TrialFolder | None = None
         resources = self.run.settings.resources
         self.workers = RolloutWorkers(self.env_runner_group, self.learner_group, resources.sample_timeout_s)
@@ -149,14 +152,14 @@ class ContinualSAC(SAC):
             self._finish_phase()
 
     def step(self) -> dict[str, Any]:
-        """One iteration; the result has our progress at its top level and ends the trial by itself.
+        """One iteration; the result has our progress and what was measured at its top level; it ends the trial.
 
         It speaks of the visit that the iteration was part of, also if that ended with it.
         """
         result = super().step()
         # Where tasks have no success there is no such number; Tune would take None for one.
         result.update({key: value for key, value in self._place_reported.items() if value is not None})
-        result["done"] = self.done
+        result.update(self.outcomes.result(), done=self.done)
         return result
 
     def _collect(self) -> None:
@@ -290,9 +293,19 @@ class ContinualSAC(SAC):
         if episodes and self.schedule.evaluation_is_due():
             self._evaluate("periodic", episodes)
 
-    def _evaluate(self, phase: str, episodes: int) -> None:
+    def evaluate(self) -> dict[str, Any]:
+        """Evaluate every task with the policy of now, as at a boundary; training and its rows do not know of it.
+
+        Returns:
+            What `outcomes.evaluation_result` says; `train` has the like of the last evaluation under `evaluation`.
+        """
+        self._publish_weights()
+        rows = self._measure("boundary", self.run.settings.evaluation.boundary_episodes)
+        return evaluation_result(rows)
+
+    def _measure(self, phase: str, episodes: int) -> list[dict[str, Any]]:
         settings = self.run.settings.evaluation
-        measured = evaluate_tasks(
+        return evaluate_tasks(
             self.workers,
             self.run.curriculum.tasks,
             episodes=episodes,
@@ -301,6 +314,8 @@ class ContinualSAC(SAC):
             env_steps=settings.eval_env_steps if phase == "boundary" else None,
             has_success=self.run.suite.has_success,
         )
+
+    def _evaluate(self, phase: str, episodes: int) -> None:
         place = {
             "visit": self.visit.number,
             "phase": phase,
@@ -308,7 +323,8 @@ class ContinualSAC(SAC):
             "env_steps": self.env_steps,
             "updates": self.updates,
         }
-        rows = [{**place, **row} for row in measured]
+        rows = [{**place, **row} for row in self._measure(phase, episodes)]
+        self.outcomes.add(rows, boundary=phase == "boundary")
         if self.records:
             for row in rows:
                 self.records.evaluation(row)
@@ -369,7 +385,7 @@ class ContinualSAC(SAC):
         """
         state = super().get_state(components, not_components=not_components, **kwargs)
         if self._check_component(CONTINUAL, components, not_components) and self.schedule.started:
-            state[CONTINUAL] = self.schedule.get_state()
+            state[CONTINUAL] = {**self.schedule.get_state(), "outcomes": self.outcomes.get_state()}
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -390,6 +406,7 @@ class ContinualSAC(SAC):
             )
         super().set_state(state)
         self.schedule.set_state(ours)
+        self.outcomes.set_state(ours["outcomes"])
         self.replay = self._empty_replay()
         self._throughput = Throughput(self.env_steps, self.updates)
         self._place_reported = self._place()
@@ -415,6 +432,9 @@ class NBSP(ContinualSAC):
 
 
 def register() -> None:
-    """Make "ContinualSAC" and "NBSP" known to Ray Tune by name."""
+    """Make "ContinualSAC" and "NBSP" known to Ray Tune by name, as importing this does."""
     register_trainable("ContinualSAC", ContinualSAC)
     register_trainable("NBSP", NBSP)
+
+
+register()

@@ -65,7 +65,9 @@ class ContinualSACConfig(SACConfig):
         resources = {name: getattr(self, name) for name in ResourceSettings.model_fields}
         for name in ("num_cpus_per_env_runner", "num_cpus_for_main_process", "num_gpus_per_learner"):
             resources[name] = float(resources[name])
-        return run_settings(**{**self.given, "seed": self.seed, "resources": ResourceSettings(**resources)})
+        # An arm without a name of its own is called as its method, which a search may choose.
+        arm = {"arm": self.given["method"]} if "method" in self.given else {}
+        return run_settings(**{**arm, **self.given, "seed": self.seed, "resources": ResourceSettings(**resources)})
 
     @classmethod
     def from_settings(cls, settings: RunSettings) -> Self:
@@ -122,7 +124,7 @@ class ContinualSACConfig(SACConfig):
 
     def method(self, name: str, **keys: Any) -> Self:
         """The continual-learning method and its keys (`rllib_nbsp.methods.METHODS`)."""
-        self.given = {**self.given, "method": name, "arm": name, "method_settings": keys}
+        self.given = {**self.given, "method": name, "method_settings": keys}
         return self
 
     def training(self, **keys: Any) -> Self:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ray import tune
 
 from rllib_nbsp import NBSP, ContinualSAC, ContinualSACConfig, NBSPConfig
 from rllib_nbsp.callbacks import ContinualCallback
@@ -238,30 +237,6 @@ def test_a_result_speaks_of_the_visit_that_it_ends_and_holds_no_none() -> None:
     assert [(end["visit"], end["task"]) for end in ends] == [(1, PAIR[0]), (2, PAIR[1]), (3, PAIR[0]), (4, PAIR[1])]
     assert all(end["success_window"] >= 0.0 and end["mean_return"] < 0.0 for end in ends)
     assert None not in {value for result in results for value in result.values() if not isinstance(value, dict | list)}
-
-
-def test_a_configuration_comes_back_from_rllibs_dict_form() -> None:
-    config = short_run(NBSPConfig()).training(skill_frac=0.3).env_runners(num_env_runners=2).debugging(seed=5)
-    for again in (NBSPConfig.from_dict(config.to_dict()), NBSPConfig().update_from_dict(config.to_dict())):
-        assert again.to_dict() == config.to_dict()
-        assert again.settings == config.settings
-    algo = NBSP(config=short_run(NBSPConfig()).curriculum(cycles=1).to_dict())
-    assert algo.train()["visit"] == 1
-    algo.stop()
-
-
-@pytest.mark.slow
-def test_a_configuration_is_a_param_space_of_tune(tmp_path: Path) -> None:
-    results = tune.Tuner(
-        NBSP,
-        param_space=short_run(NBSPConfig()).curriculum(cycles=1),
-        tune_config=tune.TuneConfig(
-            metric="success_window", mode="max", num_samples=2, scheduler=tune.schedulers.ASHAScheduler(grace_period=1)
-        ),
-        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
-    ).fit()
-    assert not results.errors
-    assert results.get_best_result().metrics["done"]
 
 
 def test_unknown_training_keys_name_the_nearest_one() -> None:
