@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.sac import SAC
+from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.tune.registry import register_trainable
 
 from rllib_nbsp.algorithm_config import ContinualSACConfig, NBSPConfig
-from rllib_nbsp.callbacks import ContinualCallback
 from rllib_nbsp.curriculum import Task, Visit
 from rllib_nbsp.learners import Learners
 from rllib_nbsp.methods.agent import VisitData
@@ -182,6 +182,8 @@ class ContinualSAC(SAC):
             successful = [e["episode"] for e in episodes if e[flag]]
             added = self.replay.add(reply["columns"], self.visit.task.index, successful)
             schedule.collected(added, [(e["return"], e[flag]) for e in episodes])
+            if episodes:
+                self._callback("on_episodes_end", visit=self.visit, episodes=episodes)
 
     def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
         """RLlib's hook: see `RolloutWorkers.restore`."""
@@ -300,12 +302,13 @@ class ContinualSAC(SAC):
             What `outcomes.evaluation_result` says; `train` has the like of the last evaluation under `evaluation`.
         """
         self._publish_weights()
-        rows = self._measure("boundary", self.run.settings.evaluation.boundary_episodes)
-        return evaluation_result(rows)
+        return self._measure("boundary", self.run.settings.evaluation.boundary_episodes)[1]
 
-    def _measure(self, phase: str, episodes: int) -> list[dict[str, Any]]:
+    def _measure(self, phase: str, episodes: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Rows of an evaluation, and the same as a result."""
         settings = self.run.settings.evaluation
-        return evaluate_tasks(
+        self._callback("on_evaluate_start", metrics_logger=self.metrics)
+        rows = evaluate_tasks(
             self.workers,
             self.run.curriculum.tasks,
             episodes=episodes,
@@ -314,8 +317,13 @@ class ContinualSAC(SAC):
             env_steps=settings.eval_env_steps if phase == "boundary" else None,
             has_success=self.run.suite.has_success,
         )
+        evaluation = evaluation_result(rows)
+        self._callback("on_evaluate_end", metrics_logger=self.metrics, evaluation_metrics=evaluation)
+        return rows, evaluation
 
     def _evaluate(self, phase: str, episodes: int) -> None:
+        measured, evaluation = self._measure(phase, episodes)
+        self.outcomes.add(evaluation, boundary=phase == "boundary")
         place = {
             "visit": self.visit.number,
             "phase": phase,
@@ -323,8 +331,7 @@ class ContinualSAC(SAC):
             "env_steps": self.env_steps,
             "updates": self.updates,
         }
-        rows = [{**place, **row} for row in self._measure(phase, episodes)]
-        self.outcomes.add(rows, boundary=phase == "boundary")
+        rows = [{**place, **row} for row in measured]
         if self.records:
             for row in rows:
                 self.records.evaluation(row)
@@ -367,10 +374,11 @@ class ContinualSAC(SAC):
             self.metrics.log_value((ENV_RUNNER_RESULTS, "episode_return_mean"), row["mean_return"], window=1)
         self.metrics.log_value((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), added, reduce="lifetime_sum")
 
-    def _callback(self, name: str, **kwargs: Any) -> None:
-        for callback in self.callbacks:
-            if isinstance(callback, ContinualCallback):
-                getattr(callback, name)(algorithm=self, **kwargs)
+    def _callback(self, hook: str, **kwargs: Any) -> None:
+        """Call a hook of `ContinualCallback` or of RLlib's."""
+        having = [callback for callback in self.callbacks if hasattr(callback, hook)]
+        functions = getattr(self.config, f"callbacks_{hook}")
+        make_callback(hook, having, functions, kwargs={"algorithm": self, **kwargs})
 
     def _open_records(self, fresh: bool) -> None:
         if self.run.settings.results_dir:

@@ -31,19 +31,20 @@ class Outcomes:
 
     def __init__(self, curriculum: Curriculum, has_success: bool) -> None:
         self._has_success = has_success
+        self._tasks = [task.name for task in curriculum.tasks]
         self._order = [visit.task.index for visit in curriculum.visits]
         measures = ("success_rate", "mean_return", "episodes")[not has_success :]
         self._last = {
             "env_runners": dict.fromkeys(OVERALL, math.nan),
-            **{task.name: dict.fromkeys(measures, math.nan) for task in curriculum.tasks},
+            **{task: dict.fromkeys(measures, math.nan) for task in self._tasks},
         }
         self._success: list[list[float]] = []  # after each visit, of each task
 
-    def add(self, rows: Sequence[Mapping[str, Any]], *, boundary: bool) -> None:
-        """Take an evaluation of every task, in order; one at a boundary counts in the metrics."""
-        self._last = evaluation_result(rows)
+    def add(self, evaluation: dict[str, Any], *, boundary: bool) -> None:
+        """Take an evaluation, as `evaluation_result` has it; one at a boundary counts in the metrics."""
+        self._last = evaluation
         if boundary and self._has_success:
-            self._success.append([row["success_rate"] for row in rows])
+            self._success.append([evaluation[task]["success_rate"] for task in self._tasks])
 
     def result(self) -> dict[str, Any]:
         """`evaluation`, as `evaluation_result` has it, and, where tasks have success, the metrics of `SO_FAR`."""

@@ -32,6 +32,11 @@ def rows(success: list[float] | np.ndarray | None, tasks: list[str], returns: fl
     ]
 
 
+def evaluated(success: list[float] | np.ndarray | None, tasks: list[str]) -> dict[str, Any]:
+    """The same as a result."""
+    return evaluation_result(rows(success, tasks))
+
+
 def flat(result: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """A result as Tune's loggers see it."""
     inner = {key: value for key, value in result.items() if isinstance(value, dict)}
@@ -41,20 +46,20 @@ def flat(result: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def test_boundaries_give_the_metrics_so_far_by_hand() -> None:
     outcomes = Outcomes(Curriculum(["a", "b"], cycles=2), has_success=True)
-    outcomes.add(rows([1.0, 0.0], ["a", "b"]), boundary=True)
+    outcomes.add(evaluated([1.0, 0.0], ["a", "b"]), boundary=True)
     first = outcomes.result()
     assert (first["asr"], first["fwt"], first["final_success"]) == (1.0, 1.0, 0.5)
     assert math.isnan(first["fm"])  # nothing can be forgotten yet
-    outcomes.add(rows([0.25, 0.5], ["a", "b"]), boundary=True)
+    outcomes.add(evaluated([0.25, 0.5], ["a", "b"]), boundary=True)
     # ASR (1 + (0.25 + 0.5) / 2) / 2, FM 1 - 0.25, FWT (1 + 0.5) / 2, final (0.25 + 0.5) / 2
     assert [outcomes.result()[name] for name in SO_FAR] == pytest.approx([0.6875, 0.75, 0.75, 0.375])
 
 
 def test_a_periodic_evaluation_counts_in_no_metric() -> None:
     outcomes = Outcomes(Curriculum(["a", "b"], cycles=1), has_success=True)
-    outcomes.add(rows([1.0, 0.0], ["a", "b"]), boundary=True)
+    outcomes.add(evaluated([1.0, 0.0], ["a", "b"]), boundary=True)
     before = outcomes.result()
-    outcomes.add(rows([0.0, 0.0], ["a", "b"]), boundary=False)
+    outcomes.add(evaluated([0.0, 0.0], ["a", "b"]), boundary=False)
     after = outcomes.result()
     assert after["evaluation"]["a"]["success_rate"] == 0.0
     assert [after[name] for name in ("asr", "fwt", "final_success")] == [1.0, 1.0, 0.5]
@@ -65,7 +70,7 @@ def test_a_periodic_evaluation_counts_in_no_metric() -> None:
 def test_metrics_of_a_finished_run_are_those_of_its_success_array(success: np.ndarray, tasks: list[str]) -> None:
     outcomes = Outcomes(Curriculum(tasks, cycles=2), has_success=True)
     for after in success:
-        outcomes.add(rows(after, tasks), boundary=True)
+        outcomes.add(evaluated(after, tasks), boundary=True)
     result = outcomes.result()
     assert {name: result[name] for name in metrics.METRICS} == pytest.approx(
         {name: float(metric(success)) for name, metric in metrics.METRICS.items()}
@@ -78,7 +83,7 @@ def test_every_key_is_there_from_the_first_result_on_and_is_nan_until_measured(h
     outcomes = Outcomes(Curriculum(["a", "b"], cycles=1), has_success=has_success)
     keys = flat(outcomes.result())
     assert all(math.isnan(value) for value in keys.values())
-    outcomes.add(rows([1.0, 0.0] if has_success else None, ["a", "b"]), boundary=True)
+    outcomes.add(evaluated([1.0, 0.0] if has_success else None, ["a", "b"]), boundary=True)
     assert flat(outcomes.result()).keys() == keys.keys()
     assert ("evaluation/a/success_rate" in keys) == ("asr" in keys) == has_success
     assert "evaluation/b/mean_return" in keys
@@ -86,15 +91,15 @@ def test_every_key_is_there_from_the_first_result_on_and_is_nan_until_measured(h
 
 def test_a_state_goes_on_where_it_was_taken() -> None:
     outcomes = Outcomes(Curriculum(["a", "b"], cycles=1), has_success=True)
-    outcomes.add(rows([1.0, 0.0], ["a", "b"]), boundary=True)
+    outcomes.add(evaluated([1.0, 0.0], ["a", "b"]), boundary=True)
     other = Outcomes(Curriculum(["a", "b"], cycles=1), has_success=True)
     other.set_state(outcomes.get_state())
     for each in (outcomes, other):
-        each.add(rows([0.5, 1.0], ["a", "b"]), boundary=True)
+        each.add(evaluated([0.5, 1.0], ["a", "b"]), boundary=True)
     assert other.result() == outcomes.result()
 
 
 def test_an_evaluation_has_rllibs_names_over_all_episodes() -> None:
-    evaluated = evaluation_result([*rows([1.0], ["a"], returns=0.0), *rows([0.0], ["b"], returns=4.0)])
-    assert evaluated["env_runners"] == dict(zip(OVERALL, (2.0, -1.0, 5.0, 15.0, 4), strict=True))
-    assert evaluated["b"] == {"success_rate": 0.0, "mean_return": 4.0, "episodes": 2}
+    result = evaluation_result([*rows([1.0], ["a"], returns=0.0), *rows([0.0], ["b"], returns=4.0)])
+    assert result["env_runners"] == dict(zip(OVERALL, (2.0, -1.0, 5.0, 15.0, 4), strict=True))
+    assert result["b"] == {"success_rate": 0.0, "mean_return": 4.0, "episodes": 2}
