@@ -1,9 +1,9 @@
-"""A callback of one's own: how far a visit moves the actor, layer by layer, beside what methods need of callbacks.
+"""A callback of one's own: how far a visit moves the actor, layer by layer.
 
     python examples/own_callback.py                  # prints a line a visit, with one remote rollout worker
 
-Callbacks run in the trial's own process. `SkillNeuronCallback` scores neurons and files D_pre, which NBSP needs: a
-subclass does so too.
+Callbacks run in the trial's own process. `SkillNeuronCallback`, which scores the neurons that NBSP needs, stays beside
+it and acts before it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
 
 from rllib_nbsp import NBSPConfig
-from rllib_nbsp.callbacks import SkillNeuronCallback
+from rllib_nbsp.callbacks import ContinualCallback
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.methods.agent import VisitData
 
 
-class ActorDrift(SkillNeuronCallback):
+class ActorDrift(ContinualCallback):
     """Prints the mean change of the weights of each of the actor's layers over a visit."""
 
     def on_visit_start(self, *, algorithm: Algorithm, visit: Visit) -> None:
@@ -27,8 +27,7 @@ class ActorDrift(SkillNeuronCallback):
         self.before = _weights(algorithm)
 
     def on_visit_end(self, *, algorithm: Algorithm, visit: Visit, data: VisitData) -> None:
-        """What every method needs, then the line."""
-        super().on_visit_end(algorithm=algorithm, visit=visit, data=data)
+        """The line."""
         drift = {name: np.abs(now - self.before[name]).mean() for name, now in _weights(algorithm).items()}
         moved = "  ".join(f"{name} {value:.4f}" for name, value in drift.items())
         print(f"visit {visit.number}, {visit.task.name}: {moved}", flush=True)

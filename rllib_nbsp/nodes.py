@@ -21,8 +21,8 @@ def blind_to(path: Path) -> list[str]:
 
 
 def import_errors(modules: Sequence[str]) -> list[str]:
-    """A line for each node on which one of a run's modules cannot be imported; without Ray there is none to ask."""
-    found = _on_every_node(_import_error, list(modules)) if modules and ray.is_initialized() else []
+    """A line for each node on which one of a run's modules cannot be imported."""
+    found = _on_every_node(_import_error, list(modules)) if modules else []
     return [f"on node {node}: {error}" for node, error in found if error]
 
 

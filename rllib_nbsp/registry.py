@@ -19,6 +19,22 @@ OURS = __name__.partition(".")[0]
 class Registry(UserDict[str, T]):
     """Things of one kind by name; a name that is not among them is an error that says which are.
 
+    Args:
+        kind: what they are, as in "method".
+        things: those that are there from the start.
+    """
+
+    def __init__(self, kind: str, things: dict[str, T]) -> None:
+        self.kind = kind
+        super().__init__(things)
+
+    def __missing__(self, name: str) -> T:
+        raise KeyError(f"unknown {self.kind} {name!r}: {unknown(name, self, f'{self.kind}s')}")
+
+
+class OpenRegistry(Registry[T]):
+    """A registry to which users bring things of their own.
+
     A name is one that was registered, one that an installed package declares as an entry point (of the group
     `rllib_nbsp.methods` or `rllib_nbsp.suites`), or `module:Name`, which is imported when it is asked for.
 
@@ -28,8 +44,7 @@ class Registry(UserDict[str, T]):
     """
 
     def __init__(self, kind: str, checked: Callable[[Any], T]) -> None:
-        super().__init__()
-        self.kind = kind
+        super().__init__(kind, {})
         self.checked = checked
         self.references: dict[str, T] = {}
         self.installed: dict[str, list[EntryPoint]] = {}
@@ -38,9 +53,7 @@ class Registry(UserDict[str, T]):
 
     def __getitem__(self, name: str) -> T:
         thing = self.find(name)
-        if thing is None:
-            raise KeyError(f"unknown {self.kind} {name!r}: {unknown(name, self, f'{self.kind}s')}")
-        return thing
+        return self.__missing__(name) if thing is None else thing
 
     def __iter__(self) -> Iterator[str]:
         return iter({**self.data, **self.installed})

@@ -164,14 +164,14 @@ def test_an_installed_package_names_its_own_by_entry_points(tmp_path, module, mo
 
 
 def test_entry_points_are_read_from_what_is_installed(tmp_path):
-    from rllib_nbsp.registry import Registry
+    from rllib_nbsp.registry import OpenRegistry
 
     folder = tmp_path / "somebodys-1.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys\nVersion: 1.0\n")
     (folder / "entry_points.txt").write_text("[rllib_nbsp.methods]\ntheirs = rllib_nbsp.methods.l2:L2Regularization\n")
     sys.path.append(str(tmp_path))
-    registry: Registry[Any] = Registry("method", lambda thing: thing)
+    registry: OpenRegistry[Any] = OpenRegistry("method", lambda thing: thing)
     assert registry["theirs"].__name__ == "L2Regularization"
 
 

@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.utils import seeding
 
 from rllib_nbsp.plugins import PluginError, misfits
-from rllib_nbsp.registry import Registry, did_you_mean, home
+from rllib_nbsp.registry import OpenRegistry, did_you_mean, home
 from rllib_nbsp.settings import ModelSettings, RunSettings, Settings
 
 Env = gym.Env[Any, Any]
@@ -172,7 +172,7 @@ def _checked(suite: Any) -> Suite:
     return made
 
 
-SUITES: Registry[Suite] = Registry("suite", _checked)
+SUITES: OpenRegistry[Suite] = OpenRegistry("suite", _checked)
 
 
 def register_suite(suite: Suite) -> Suite:

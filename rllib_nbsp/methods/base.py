@@ -18,7 +18,7 @@ from rllib_nbsp.curriculum import Phase, Visit
 from rllib_nbsp.methods.agent import Agent, Batch, VisitData
 from rllib_nbsp.nn.networks import Network
 from rllib_nbsp.plugins import PluginError, misfits
-from rllib_nbsp.registry import Registry, home
+from rllib_nbsp.registry import OpenRegistry, home
 from rllib_nbsp.replay.buffer import ReplayRequest
 from rllib_nbsp.settings import ModelSettings, ReplaySettings, RunSettings, ScoringSettings, Settings
 
@@ -218,7 +218,7 @@ def _checked(method: Any) -> type[ContinualMethod]:
     return method
 
 
-METHODS: Registry[type[ContinualMethod]] = Registry("method", _checked)
+METHODS: OpenRegistry[type[ContinualMethod]] = OpenRegistry("method", _checked)
 
 
 def register_method(name: str, method: type[ContinualMethod]) -> type[ContinualMethod]:

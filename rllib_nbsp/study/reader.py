@@ -17,22 +17,20 @@ from pydantic import ValidationError
 
 from rllib_nbsp.checks import check_run, task_errors
 from rllib_nbsp.envs import SUITES, Suite, suite_of
+from rllib_nbsp.explain import (
+    MAX_NAME_LENGTH,
+    KeyPath,
+    allowed_at,
+    dotted,
+    problem_line,
+    schema_of,
+    show,
+    wrong_values,
+)
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.plugins import PluginError, find_beside, import_plugin
 from rllib_nbsp.registry import unknown
 from rllib_nbsp.settings import ConfigError, Settings
-from rllib_nbsp.study.explain import (
-    MAX_NAME_LENGTH,
-    NAME_WORDS,
-    KeyPath,
-    allowed_at,
-    dotted,
-    hint,
-    input_path,
-    options_at,
-    schema_of,
-    show,
-)
 from rllib_nbsp.study.search import Options, SearchSettings, combinations, draw, sample_label
 from rllib_nbsp.study.study import Arm, CheckedStudy, sections, study_model
 from rllib_nbsp.study.yaml_tree import YamlTree, apply_overrides, read_yaml_file
@@ -152,34 +150,12 @@ class _Reader:
             return model.model_validate(data)
         except ValidationError as error:
             schema = schema_of(model)
-            seen = set()
-            for detail in error.errors(include_url=False):
-                inner = input_path(detail["loc"], schema)
-                if inner not in seen and (only is None or _reaches(only, inner)):
-                    seen.add(inner)
+            for detail, inner in wrong_values(error, schema):
+                if only is None or _reaches(only, inner):
                     place = (*path, *inner) if option is None else (*path, inner[0], option, *inner[1:])
-                    self.problems.append(self._problem(dict(detail), schema, place, inner))
+                    line = problem_line(detail, schema, inner, place, self.tree.data.get("suite"))
+                    self.problems.append(f"{self.tree.place(place)}: {line}")
             return None
-
-    def _problem(self, detail: dict[str, Any], schema: dict[str, Any], path: KeyPath, inner: KeyPath) -> str:
-        """One line; `path` is the value's own, `inner` its part that the schema knows."""
-        place, name = self.tree.place(path), dotted(path)
-        if detail["type"] == "extra_forbidden":
-            if len(inner) == 1 and inner[0] in SUITES and SUITES[str(inner[0])].Config is not None:
-                own = show(self.tree.data.get("suite"))
-                return f"{place}: {name} is the section of suite {name!r}, and the suite is {own}: leave it out"
-            options, _ = options_at(schema, inner[:-1])
-            known = [key for option in options for key in option.get("properties", {})]
-            return f"{place}: unknown key {name!r}: {unknown(str(inner[-1]), known)}"
-        allowed = allowed_at(schema, inner)
-        if detail["type"] == "missing":
-            return f"{place}: {name} is missing; it must be {allowed}"
-        if detail["loc"] and detail["loc"][-1] == "[key]":
-            where = dotted(path[:-1])
-            return f"{place}: {where} has the name {show(inner[-1])}; allowed: names of {NAME_WORDS}"
-        if detail["type"] == "finite_number":
-            allowed += ", finite"
-        return f"{place}: {name} is {show(detail['input'])}; allowed: {allowed}{hint(detail['input'], allowed)}"
 
     # Arms
 
