@@ -74,6 +74,9 @@ def config() -> ContinualSACConfig:
 
 if __name__ == "__main__":
     algo = config().build_algo()
-    while not (result := algo.train())["done"]:
+    done = False
+    while not done:
+        result = algo.train()
         print(result["visit"], result["task"], result["env_steps"], result["success_window"])
+        done = result["done"]
     algo.stop()

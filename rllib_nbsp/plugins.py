@@ -42,7 +42,8 @@ def import_plugin(name: str) -> ModuleType:
                 "PYTHONPATH, and is named as in an import, without .py"
             ) from error
         does = "exits at its import" if isinstance(error, SystemExit) else "fails at its import"
-        raise PluginError(f"plugin {name!r} {does}{_place(error)}: {type(error).__name__}: {error}") from error
+        said = " ".join(str(error).split())
+        raise PluginError(f"plugin {name!r} {does}{_place(error)}: {type(error).__name__}: {said}") from error
 
 
 def _place(error: BaseException) -> str:
@@ -135,8 +136,11 @@ def _takes(theirs: Any, ours: Any) -> bool:
     parameters = _signature(ours).parameters.values()
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     by_name = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+    given = [p for p in positional if p.default is p.empty]
+    given_by_name = {name: p for name, p in by_name.items() if p.default is p.empty}
     try:
         _signature(theirs).bind(*positional, **by_name)
+        _signature(theirs).bind(*given, **given_by_name)
     except TypeError:
         return False
     return True

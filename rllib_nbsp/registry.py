@@ -81,7 +81,9 @@ class OpenRegistry(Registry[T]):
     def problem(self, name: str) -> str:
         """What is wrong with a name, as the end of a line; empty if nothing is."""
         try:
-            return "" if self.find(name) is not None else unknown(name, self, f"{self.kind}s")
+            if self.find(name) is not None:
+                return ""
+            return f"{unknown(name, self, f'{self.kind}s')}; of your own: those that the modules in plugins register"
         except PluginError as error:
             return str(error)
 

@@ -191,6 +191,11 @@ BROKEN = {
         f"{METHOD}\n    def after_step(self, batch, more): ...\nregister_method('mine', Mine)",
         "after_step(self, batch, more) must be after_step(self, batch)",
     ),
+    "asks for what a call may leave out": (
+        SUITE.format(name="own") + "\n    def make_env(self, task, *, seed, training): ...\nregister_suite(Mine())",
+        "make_env(self, task, *, seed, training) must be make_env(self, task, *, seed, training=True)",
+    ),
+    "says it in lines": ("raise ValueError('one\\ntwo')", "ValueError: one two"),
     "lacks a keyword": (
         f"{METHOD}\n    def graph_key(self): ...\nregister_method('mine', Mine)",
         "graph_key(self) must be graph_key(self, *, of_prior)",
