@@ -52,7 +52,7 @@ def search(samples: int, folder: Path, *, optuna: bool) -> tune.ResultGrid:
             scheduler=None if optuna else half,
             search_alg=OptunaSearch(seed=0) if optuna else None,
         ),
-        run_config=tune.RunConfig(name="own_tune", storage_path=str(folder.absolute()), verbose=1),
+        run_config=tune.RunConfig(name="own_tune", storage_path=str(folder.absolute()), verbose=0),
     )
     return tuner.fit()
 

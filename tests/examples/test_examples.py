@@ -31,7 +31,7 @@ def own(tmp_path: Path) -> Path:
 
 def run(folder: Path, *command: str | Path, path: Path | None = None) -> str:
     """What a Python command prints in a folder, which must end well; `path` is on PYTHONPATH beside this package."""
-    search = os.pathsep.join(str(p) for p in (ROOT, path) if p)
+    search = os.pathsep.join(str(p) for p in (ROOT, path, os.environ.get("PYTHONPATH")) if p)
     done = subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=folder,
@@ -72,6 +72,27 @@ def test_a_study_runs_with_what_stands_beside_its_file(name: str, arms: list[str
     rows = study(own, name, "--arms", *arms)
     assert sorted(rows) == arms
     assert all([row["visit"] for row in own_rows] == [1, 1, 2, 2, 3, 3, 4, 4] for own_rows in rows.values())
+
+
+def test_a_method_from_outside_keeps_the_contract_of_ours() -> None:
+    chosen = ("-k", "mas-continuous or mas-discrete or (mas and not mask)")
+    printed = run(
+        ROOT, "-m", "pytest", "-q", "-p", "own_method", "tests/methods/test_contract.py", *chosen, path=EXAMPLES
+    )
+    [passed] = re.findall(r"^(\d+) passed", printed, re.MULTILINE)
+    assert int(passed) >= 17
+
+
+@pytest.mark.parametrize("options", [[], ["--optuna"]], ids=["asha", "optuna"])
+def test_a_search_for_retention_tells_the_best_share_of_skill_neurons(options: list[str], own: Path) -> None:
+    printed = run(own, "own_tune.py", "--samples", "2", *options)
+    samples = re.findall(r"^skill_frac (0\.\d+): visit (\d), .*'reach-right': \d", printed, re.MULTILINE)
+    assert len({share for share, _ in samples}) == 2
+    # Without a scheduler all go to their ends; with ASHA the better one does, and the other has made two visits.
+    visits = sorted(int(visit) for _, visit in samples)
+    assert visits == [4, 4] if options else visits[0] >= 2
+    [best] = re.findall(r"^best: skill_frac (0\.\d+)$", printed, re.MULTILINE)
+    assert best in {share for share, _ in samples}
 
 
 @pytest.fixture
