@@ -1,56 +1,68 @@
-"""The paper's metrics, as pure functions of an array of success rates.
-
-`success[..., visit, task]` holds the success rate (or normalised return) on each distinct task after each visit;
-leading axes, such as seeds, are carried through. `order[visit]` is the column of the task that a visit trained. A cell
-is needed from the first visit of its task on; if a needed cell is NaN, so is the metric, and cells of unseen tasks are
-ignored.
-
-Eq. 8-10 as printed cannot give the paper's tables (the inner sum of Eq. 8 starts at i, Eq. 9 has the sign turned round,
-both ignore the second cycle). Protocols name the readings:
-
-- `nbsp-visits` (default; it fits the printed numbers): i runs over all visits, j over the distinct tasks seen so far,
-  and the task just trained is left out of forgetting.
-- `positions`: every visit counts as a task of its own, so a revisited task counts twice, the one just trained included.
-- `first-cycle`: as `nbsp-visits`, over the first cycle alone.
-"""
+"""The metrics of `rllib_nbsp.metrics` by name, steps to a threshold, and what seeds say together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from analysis.errors import UnknownNameError
+from rllib_nbsp.metrics import (
+    METRICS,
+    PROTOCOLS,
+    FloatArray,
+    IntArray,
+    Order,
+    Protocol,
+    average_success,
+    cycle_length,
+    cyclic_order,
+    final_success,
+    forgetting,
+    forgetting_by_visit,
+    forward_transfer,
+    learning_by_visit,
+    needed_cells,
+    per_cycle,
+    relearn,
+    success_by_visit,
+    visits_of,
+)
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.intp]
-Order = Sequence[int] | IntArray
+__all__ = [
+    "BOOTSTRAP_FROM",
+    "METRICS",
+    "PROTOCOLS",
+    "FloatArray",
+    "IntArray",
+    "Interval",
+    "Order",
+    "Protocol",
+    "average_success",
+    "cycle_length",
+    "cyclic_order",
+    "env_steps_to_threshold",
+    "final_success",
+    "forgetting",
+    "forgetting_by_visit",
+    "forward_transfer",
+    "get_metric",
+    "get_protocol",
+    "interval",
+    "learning_by_visit",
+    "needed_cells",
+    "per_cycle",
+    "relearn",
+    "success_by_visit",
+    "visits_of",
+]
 
 BOOTSTRAP_FROM = 10
 """Seeds from which a percentile bootstrap is used; with fewer it covers far less than it says, and t does not."""
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """One reading of the metrics."""
-
-    name: str
-    metric_k: Literal["visits", "positions", "first_cycle"]
-    description: str
-
-
-PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol("nbsp-visits", "visits", "all visits; distinct tasks seen so far; the current task is not in FM"),
-        Protocol("positions", "positions", "all visits; every earlier visit counts as a task of its own"),
-        Protocol("first-cycle", "first_cycle", "as nbsp-visits, over the first cycle alone"),
-    )
-}
 
 
 def get_protocol(name: str) -> Protocol:
@@ -64,113 +76,6 @@ def get_protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-# Orders of visits
-
-
-def cyclic_order(num_visits: int, num_tasks: int) -> IntArray:
-    """tau(i) = (i - 1) mod K, for visits counted from 1; here column numbers from 0, shape (V,)."""
-    return np.arange(num_visits) % num_tasks
-
-
-def cycle_length(order: Order) -> int:
-    """Visits of one cycle: the smallest number after which the order repeats; V itself if it never does."""
-    order = np.asarray(order)
-    return next(p for p in range(1, len(order) + 1) if np.array_equal(order, np.resize(order[:p], len(order))))
-
-
-def visits_of(order: Order, protocol: str = "nbsp-visits") -> IntArray:
-    """The visits that a protocol counts, as columns of their tasks: all, or those of the first cycle."""
-    visits = np.asarray(order, dtype=np.intp)
-    return visits[: cycle_length(visits)] if get_protocol(protocol).metric_k == "first_cycle" else visits
-
-
-def needed_cells(order: Order, num_tasks: int) -> NDArray[np.bool_]:
-    """Which cells [visit, task] the metrics need: from the first visit of a task on, shape (V, K)."""
-    order = np.asarray(order)
-    trained = order[:, None] == np.arange(num_tasks)
-    return np.logical_or.accumulate(trained, axis=0)
-
-
-# Terms of one visit, whose means are the metrics
-
-
-def success_by_visit(success: ArrayLike, order: Order | None = None, *, protocol: str = "nbsp-visits") -> FloatArray:
-    """Mean success over the tasks seen so far, after each visit (inner mean of Eq. 8), shape (..., V)."""
-    values, visits, columns = _prepare(success, order, protocol)
-    return np.stack([values[..., i, columns(visits[: i + 1])].mean(axis=-1) for i in range(len(visits))], axis=-1)
-
-
-def forgetting_by_visit(success: ArrayLike, order: Order | None = None, *, protocol: str = "nbsp-visits") -> FloatArray:
-    """Mean over earlier tasks of (best success since first learned - success now), after each visit.
-
-    The inner part of Eq. 9 with its sign mended. Negative where a task is better than ever before; NaN at visits
-    without an earlier task, such as the first.
-
-    Returns:
-        Shape (..., V).
-    """
-    values, visits, _ = _prepare(success, order, protocol)
-    terms = np.full(values.shape[:-1], np.nan)
-    for i, earlier in enumerate(_forgettable(visits, protocol)):
-        if len(earlier):
-            drops = [values[..., _first(visits, j) : i, j].max(axis=-1) - values[..., i, j] for j in earlier]
-            terms[..., i] = np.mean(drops, axis=0)
-    return terms
-
-
-def learning_by_visit(success: ArrayLike, order: Order | None = None, *, protocol: str = "nbsp-visits") -> FloatArray:
-    """Success on the task just trained, after each visit (the terms of Eq. 10), shape (..., V)."""
-    values, visits, _ = _prepare(success, order, protocol)
-    return values[..., np.arange(len(visits)), visits]
-
-
-# The metrics
-
-
-def average_success(success: ArrayLike, order: Order | None = None, *, protocol: str = "nbsp-visits") -> FloatArray:
-    """ASR (Eq. 8; AR of Eq. 12 on returns): mean over visits of the mean success on the tasks seen so far.
-
-    Args:
-        success: success rates, shape (..., V, K).
-        order: column of the task of each visit, shape (V,); None: `cyclic_order`.
-        protocol: a name in `PROTOCOLS`.
-
-    Returns:
-        One value per seed, shape (...); NaN where a needed cell is missing.
-
-    Raises:
-        ValueError: if the shapes do not fit.
-        UnknownNameError: if there is no such protocol.
-    """
-    return success_by_visit(success, order, protocol=protocol).mean(axis=-1)
-
-
-def forgetting(success: ArrayLike, order: Order | None = None, *, protocol: str = "nbsp-visits") -> FloatArray:
-    """FM (Eq. 9): mean over visits of how much earlier tasks lost since their best; arguments of `average_success`.
-
-    Not clipped, so it may be negative. NaN also where nothing can be forgotten: one task, or one visit.
-    """
-    _, visits, _ = _prepare(success, order, protocol)
-    defined = [i for i, earlier in enumerate(_forgettable(visits, protocol)) if len(earlier)]
-    return _mean_over(forgetting_by_visit(success, order, protocol=protocol), defined)
-
-
-def forward_transfer(success: ArrayLike, order: Order | None = None, *, protocol: str = "nbsp-visits") -> FloatArray:
-    """FWT (Eq. 10): mean success on the task just trained; arguments of `average_success`.
-
-    The paper's name for what is elsewhere called learning accuracy: it measures plasticity, not transfer.
-    """
-    return learning_by_visit(success, order, protocol=protocol).mean(axis=-1)
-
-
-METRICS: dict[str, Callable[..., FloatArray]] = {
-    "asr": average_success,
-    "fm": forgetting,
-    "fwt": forward_transfer,
-}
-"""The metrics of the paper's tables, in its order."""
-
-
 def get_metric(name: str) -> Callable[..., FloatArray]:
     """The metric function of that name.
 
@@ -180,46 +85,6 @@ def get_metric(name: str) -> Callable[..., FloatArray]:
     if name not in METRICS:
         raise UnknownNameError("metric", name, METRICS)
     return METRICS[name]
-
-
-# Beyond the paper's three
-
-
-def per_cycle(success: ArrayLike, order: Order | None = None) -> dict[str, FloatArray]:
-    """The three metrics of each cycle: the means of the visits' terms over that cycle's visits.
-
-    Returns:
-        For each name in `METRICS` an array of shape (..., C). Forgetting leaves out visits without an earlier task.
-    """
-    _, visits, _ = _prepare(success, order, "nbsp-visits")
-    cycle = cycle_length(visits)
-    forgettable = _forgettable(visits, "nbsp-visits")
-    terms = {
-        "asr": success_by_visit(success, order),
-        "fm": forgetting_by_visit(success, order),
-        "fwt": learning_by_visit(success, order),
-    }
-    values: dict[str, list[FloatArray]] = {name: [] for name in terms}
-    for start in range(0, len(visits), cycle):
-        inside = list(range(start, min(start + cycle, len(visits))))
-        for name, term in terms.items():
-            counted = [i for i in inside if len(forgettable[i])] if name == "fm" else inside
-            values[name].append(_mean_over(term, counted))
-    return {name: np.stack(cycles, axis=-1) for name, cycles in values.items()}
-
-
-def final_success(success: ArrayLike) -> FloatArray:
-    """Mean success over all tasks after the last visit, shape (...)."""
-    values, _, _ = _prepare(success, None, "nbsp-visits")
-    return values[..., -1, :].mean(axis=-1)
-
-
-def relearn(success: ArrayLike, order: Order | None = None) -> FloatArray:
-    """Success on a task before it is trained again: mean over revisits, shape (...); NaN if there are none."""
-    values, visits, _ = _prepare(success, order, "nbsp-visits")
-    revisits = [i for i in range(1, len(visits)) if visits[i] in visits[:i]]
-    before = values[..., [i - 1 for i in revisits], visits[revisits]]
-    return _mean_over(before, list(range(len(revisits))))
 
 
 def env_steps_to_threshold(env_steps: ArrayLike, success: ArrayLike, threshold: float = 0.9) -> float:
@@ -277,37 +142,3 @@ def interval(values: ArrayLike, rng: np.random.Generator | None = None, *, level
     means = rng.choice(finite, size=(10_000, n)).mean(axis=1)
     low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
     return Interval(mean, float(low), float(high), n, "bootstrap")
-
-
-def _prepare(
-    success: ArrayLike, order: Order | None, protocol: str
-) -> tuple[FloatArray, IntArray, Callable[[IntArray], IntArray]]:
-    """Checked values and order, cut to the protocol's visits, and its way to turn seen visits into columns."""
-    values = np.asarray(success, dtype=float)
-    if values.ndim < 2 or 0 in values.shape[-2:]:
-        raise ValueError(f"success must have shape (..., visits, tasks) with at least one of each, got {values.shape}")
-    num_visits, num_tasks = values.shape[-2:]
-    visits = cyclic_order(num_visits, num_tasks) if order is None else np.asarray(order, dtype=np.intp)
-    if visits.shape != (num_visits,):
-        raise ValueError(f"order must name the task of each of the {num_visits} visits, got shape {visits.shape}")
-    if visits.min() < 0 or visits.max() >= num_tasks:
-        raise ValueError(f"order must hold columns in [0, {num_tasks}), got {visits.tolist()}")
-    visits = visits_of(visits, protocol)
-    positions = get_protocol(protocol).metric_k == "positions"
-    return values[..., : len(visits), :], visits, (lambda seen: seen) if positions else np.unique
-
-
-def _forgettable(visits: IntArray, protocol: str) -> list[IntArray]:
-    """For each visit, the columns over which forgetting is averaged."""
-    if get_protocol(protocol).metric_k == "positions":
-        return [visits[:i] for i in range(len(visits))]
-    return [np.setdiff1d(visits[:i], visits[i]) for i in range(len(visits))]
-
-
-def _first(visits: IntArray, task: int) -> int:
-    return int(np.flatnonzero(visits == task)[0])
-
-
-def _mean_over(terms: FloatArray, visits: list[int]) -> FloatArray:
-    """Mean over the given visits; NaN, without a warning, if there are none."""
-    return terms[..., visits].mean(axis=-1) if visits else np.full(terms.shape[:-1], np.nan)

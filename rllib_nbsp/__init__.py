@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["NBSP", "ContinualSAC", "ContinualSACConfig", "NBSPConfig", "__version__", "register"]
+__all__ = [
+    "NBSP",
+    "ContinualSAC",
+    "ContinualSACConfig",
+    "NBSPConfig",
+    "__version__",
+    "register",
+    "register_method",
+    "register_suite",
+    "runtime_env",
+]
 
 if TYPE_CHECKING:
     from rllib_nbsp.algorithm import NBSP, ContinualSAC, register
     from rllib_nbsp.algorithm_config import ContinualSACConfig, NBSPConfig
+    from rllib_nbsp.envs import register_suite
+    from rllib_nbsp.methods import register_method
+    from rllib_nbsp.plugins import runtime_env
+
+_HOMES = {"register_method": "methods", "register_suite": "envs", "runtime_env": "plugins"}
 
 
 def __getattr__(name: str) -> Any:
     # Ray takes seconds to import; the parts that do not need it must not wait for it.
     if name in __all__:
-        from rllib_nbsp import algorithm
-
-        return getattr(algorithm, name)
+        return getattr(importlib.import_module(f"rllib_nbsp.{_HOMES.get(name, 'algorithm')}"), name)
     raise AttributeError(f"module 'rllib_nbsp' has no attribute {name!r}")

@@ -11,17 +11,18 @@ import numpy as np
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.sac import SAC
+from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.tune.registry import register_trainable
 
 from rllib_nbsp.algorithm_config import ContinualSACConfig, NBSPConfig
-from rllib_nbsp.callbacks import ContinualCallback
 from rllib_nbsp.curriculum import Task, Visit
 from rllib_nbsp.learners import Learners
 from rllib_nbsp.methods.agent import VisitData
 from rllib_nbsp.nn.neurons import NeuronScores
+from rllib_nbsp.outcomes import Outcomes, evaluation_result
 from rllib_nbsp.records import TrialFolder
 from rllib_nbsp.replay.buffer import TaskReplayBuffer
 from rllib_nbsp.run import ResolvedRun
@@ -49,6 +50,7 @@ class ContinualSAC(SAC):
         run: what the settings come to.
         schedule: where the run is.
         replay: D and D_pre.
+        outcomes: what was measured so far.
         workers, learners: who samples, and who learns.
         records: the trial's result folder, once the run has begun, if it has one.
     """
@@ -66,6 +68,7 @@ class ContinualSAC(SAC):
         self.run = ResolvedRun(self.config.settings, self.spaces[DEFAULT_MODULE_ID])
         self.schedule = self.run.schedule()
         self.replay = self._empty_replay()
+        self.outcomes = Outcomes(self.run.curriculum, self.run.suite.has_success)
         self.records: TrialFolder | None = None
         resources = self.run.settings.resources
         self.workers = RolloutWorkers(self.env_runner_group, self.learner_group, resources.sample_timeout_s)
@@ -149,14 +152,14 @@ class ContinualSAC(SAC):
             self._finish_phase()
 
     def step(self) -> dict[str, Any]:
-        """One iteration; the result has our progress at its top level and ends the trial by itself.
+        """One iteration; the result has our progress and what was measured at its top level; it ends the trial.
 
         It speaks of the visit that the iteration was part of, also if that ended with it.
         """
         result = super().step()
         # Where tasks have no success there is no such number; Tune would take None for one.
         result.update({key: value for key, value in self._place_reported.items() if value is not None})
-        result["done"] = self.done
+        result.update(self.outcomes.result(), done=self.done)
         return result
 
     def _collect(self) -> None:
@@ -179,6 +182,8 @@ class ContinualSAC(SAC):
             successful = [e["episode"] for e in episodes if e[flag]]
             added = self.replay.add(reply["columns"], self.visit.task.index, successful)
             schedule.collected(added, [(e["return"], e[flag]) for e in episodes])
+            if episodes:
+                self._callback("on_episodes_end", visit=self.visit, episodes=episodes)
 
     def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
         """RLlib's hook: see `RolloutWorkers.restore`."""
@@ -290,9 +295,20 @@ class ContinualSAC(SAC):
         if episodes and self.schedule.evaluation_is_due():
             self._evaluate("periodic", episodes)
 
-    def _evaluate(self, phase: str, episodes: int) -> None:
+    def evaluate(self) -> dict[str, Any]:
+        """Evaluate every task with the policy of now, as at a boundary; training and its rows do not know of it.
+
+        Returns:
+            What `outcomes.evaluation_result` says; `train` has the like of the last evaluation under `evaluation`.
+        """
+        self._publish_weights()
+        return self._measure("boundary", self.run.settings.evaluation.boundary_episodes)[1]
+
+    def _measure(self, phase: str, episodes: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Rows of an evaluation, and the same as a result."""
         settings = self.run.settings.evaluation
-        measured = evaluate_tasks(
+        self._callback("on_evaluate_start", metrics_logger=self.metrics)
+        rows = evaluate_tasks(
             self.workers,
             self.run.curriculum.tasks,
             episodes=episodes,
@@ -301,6 +317,13 @@ class ContinualSAC(SAC):
             env_steps=settings.eval_env_steps if phase == "boundary" else None,
             has_success=self.run.suite.has_success,
         )
+        evaluation = evaluation_result(rows)
+        self._callback("on_evaluate_end", metrics_logger=self.metrics, evaluation_metrics=evaluation)
+        return rows, evaluation
+
+    def _evaluate(self, phase: str, episodes: int) -> None:
+        measured, evaluation = self._measure(phase, episodes)
+        self.outcomes.add(evaluation, boundary=phase == "boundary")
         place = {
             "visit": self.visit.number,
             "phase": phase,
@@ -351,10 +374,11 @@ class ContinualSAC(SAC):
             self.metrics.log_value((ENV_RUNNER_RESULTS, "episode_return_mean"), row["mean_return"], window=1)
         self.metrics.log_value((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), added, reduce="lifetime_sum")
 
-    def _callback(self, name: str, **kwargs: Any) -> None:
-        for callback in self.callbacks:
-            if isinstance(callback, ContinualCallback):
-                getattr(callback, name)(algorithm=self, **kwargs)
+    def _callback(self, hook: str, **kwargs: Any) -> None:
+        """Call a hook of `ContinualCallback` or of RLlib's."""
+        having = [callback for callback in self.callbacks if hasattr(callback, hook)]
+        functions = getattr(self.config, f"callbacks_{hook}")
+        make_callback(hook, having, functions, kwargs={"algorithm": self, **kwargs})
 
     def _open_records(self, fresh: bool) -> None:
         if self.run.settings.results_dir:
@@ -369,7 +393,7 @@ class ContinualSAC(SAC):
         """
         state = super().get_state(components, not_components=not_components, **kwargs)
         if self._check_component(CONTINUAL, components, not_components) and self.schedule.started:
-            state[CONTINUAL] = self.schedule.get_state()
+            state[CONTINUAL] = {**self.schedule.get_state(), "outcomes": self.outcomes.get_state()}
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -390,6 +414,7 @@ class ContinualSAC(SAC):
             )
         super().set_state(state)
         self.schedule.set_state(ours)
+        self.outcomes.set_state(ours["outcomes"])
         self.replay = self._empty_replay()
         self._throughput = Throughput(self.env_steps, self.updates)
         self._place_reported = self._place()
@@ -415,6 +440,9 @@ class NBSP(ContinualSAC):
 
 
 def register() -> None:
-    """Make "ContinualSAC" and "NBSP" known to Ray Tune by name."""
+    """Make "ContinualSAC" and "NBSP" known to Ray Tune by name, as importing this does."""
     register_trainable("ContinualSAC", ContinualSAC)
     register_trainable("NBSP", NBSP)
+
+
+register()

@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
-import difflib
+import functools
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from pydantic import ValidationError
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.utils import force_list
+from ray.rllib.utils.from_config import NotProvided
 
-from rllib_nbsp.callbacks import ContinualCallback, SkillNeuronCallback
+from rllib_nbsp.callbacks import (
+    CALLED,
+    HOOKS,
+    ContinualCallback,
+    SkillNeuronCallback,
+    is_scoring,
+    never_called,
+    why_never,
+)
 from rllib_nbsp.checks import check_run, check_tasks
+from rllib_nbsp.envs import SUITES, with_suite_section
+from rllib_nbsp.explain import problem_line, schema_of, show, wrong_values
 from rllib_nbsp.methods import METHODS
-from rllib_nbsp.run import ResolvedRun, run_settings
+from rllib_nbsp.plugins import PluginError, import_plugins
+from rllib_nbsp.registry import OpenRegistry, unknown
+from rllib_nbsp.rllib_surface import foreign_keys, without_effect
+from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 from rllib_nbsp.sac.module import ContinualSACModule, DiscreteSACModule
 from rllib_nbsp.sampling.env_runner import ContinualEnvRunner
-from rllib_nbsp.settings import ReplaySettings, ResourceSettings, RunSettings, TrainingSettings
+from rllib_nbsp.settings import (
+    ConfigError,
+    ReplaySettings,
+    ResourceSettings,
+    RunSettings,
+    Settings,
+    TrainingSettings,
+)
+
+Function = Callable[..., None]
 
 
 class ContinualSACConfig(SACConfig):
@@ -27,8 +52,9 @@ class ContinualSACConfig(SACConfig):
 
     Resources, seed and callbacks are set as in RLlib (`.env_runners()`, `.learners()`, `.resources()`, `.debugging()`,
     `.callbacks()`); the rest by `.curriculum()`, `.suite()`, `.method()`, `.training()`, `.visit()`, `.replay()`,
-    `.networks()`, `.boundary()`, `.evaluation()` and `.results()`. Values are checked when the configuration is
-    validated.
+    `.networks()`, `.boundary()`, `.evaluation()` and `.results()`, in any order. Values are checked, together and with
+    the words that a YAML file gets, when the configuration is validated; what of RLlib's own would have no effect is
+    refused then, with our name for it (`rllib_nbsp.rllib_surface`).
     """
 
     algorithm: ClassVar[str] = "rllib_nbsp.algorithm:ContinualSAC"
@@ -40,6 +66,8 @@ class ContinualSACConfig(SACConfig):
         resources = ResourceSettings()
         self.env_runner_cls = ContinualEnvRunner
         self.callbacks_class = [SkillNeuronCallback]
+        for hook in HOOKS:
+            setattr(self, f"callbacks_{hook}", None)
         self.torch_threads = resources.torch_threads
         self.seed = RunSettings.model_fields["seed"].default
         for name in ResourceSettings.model_fields:
@@ -60,33 +88,72 @@ class ContinualSACConfig(SACConfig):
         """The run, validated, with every default filled in.
 
         Raises:
-            pydantic.ValidationError: naming each key that is wrong.
+            ConfigError: with a line for each key that is wrong.
         """
+        values = self._values()
+        evaluation = values.get("evaluation", {})
+        foreign = foreign_keys("evaluation", evaluation)
+        values["evaluation"] = {key: value for key, value in evaluation.items() if key not in foreign}
+        try:
+            import_plugins(values.get("plugins"))
+        except PluginError as error:  # what other keys may be hangs on it
+            raise ConfigError([f"plugins: {error}"]) from error
+        unknown_suite = self._unknown("suite", SUITES)
+        problems = [*foreign.values(), *self._unknown("method", METHODS), *unknown_suite]
+        suite = values.get("suite")
+        run, wrong = _validated(with_suite_section(RunSettings, None if unknown_suite else suite), values, suite)
+        problems += [*wrong, *self._wrong_method_keys()]
+        if problems:
+            raise ConfigError(problems)
+        assert run is not None
+        return run
+
+    def _values(self) -> dict[str, Any]:
+        """A run as a YAML file would state it: what was given, under the names of `RunSettings`."""
         resources = {name: getattr(self, name) for name in ResourceSettings.model_fields}
         for name in ("num_cpus_per_env_runner", "num_cpus_for_main_process", "num_gpus_per_learner"):
-            resources[name] = float(resources[name])
-        return run_settings(**{**self.given, "seed": self.seed, "resources": ResourceSettings(**resources)})
+            if isinstance(resources[name], int):
+                resources[name] = float(resources[name])
+        # An arm without a name of its own is called as its method, which a search may choose.
+        arm = {"arm": self.given["method"]} if "method" in self.given else {}
+        return {**arm, **self.given, "seed": self.seed, "resources": resources}
+
+    def _unknown(self, kind: str, known: OpenRegistry[Any]) -> list[str]:
+        """A line if no method or suite has the name that was given; one of another type is told with the others."""
+        name = self.given.get(kind)
+        problem = known.problem(name) if isinstance(name, str) else ""
+        return [f"{kind} is {show(name)}: {problem}"] if problem else []
+
+    def _wrong_method_keys(self) -> list[str]:
+        """What is wrong with the keys of the method, or with those of `training()` that nothing else has."""
+        method, given = self.given.get("method", "sac"), self.given.get("method_settings", {})
+        if not isinstance(method, str) or METHODS.problem(method):
+            return []
+        config = METHODS[method].Config
+        known = [*config.model_fields, *TrainingSettings.model_fields, *_REPLAY]
+        others = [key for key in given if key not in config.model_fields]
+        words = {key: f"unknown key {key!r} for method {method!r}: {unknown(key, known)}" for key in others}
+        problems = [*{**words, **foreign_keys("training", others)}.values()]
+        return problems + _validated(config, {key: value for key, value in given.items() if key not in others})[1]
 
     @classmethod
     def from_settings(cls, settings: RunSettings) -> Self:
         """The configuration of one trial of a study."""
-        return cls()._take(settings)
+        return cls()._take(settings.model_dump())
 
-    def _take(self, settings: RunSettings) -> Self:
-        self.given = settings.model_dump(exclude={"seed", "resources"})
-        self.seed = settings.seed
-        for name in ResourceSettings.model_fields:
-            setattr(self, name, getattr(settings.resources, name))
+    def _take(self, run: Mapping[str, Any]) -> Self:
+        self.given = {key: value for key, value in run.items() if key not in ("seed", "resources")}
+        self.seed = run.get("seed", self.seed)
+        for name, value in run.get("resources", {}).items():
+            setattr(self, name, value)
         return self
 
     def update_from_dict(self, config_dict: Mapping[str, Any]) -> Self:
         """RLlib's, with a whole trial under the key `run`, as Tune hands it over."""
         rest = dict(config_dict)
         run = rest.pop("run", None)
-        if run is not None and "seed" in run:
-            self._take(run_settings(**run))
-        elif run is not None:
-            self.given = dict(run)
+        if run is not None:
+            self._take(run)
         # RLlib would hand these to `training` and `evaluation`, whose keys are ours.
         own = ("model", "optimizer", "replay_buffer_config")
         for key in [key for key in rest if key in own or key.startswith("evaluation_")]:
@@ -110,41 +177,48 @@ class ContinualSACConfig(SACConfig):
         warmup_env_steps: int | None = None,
     ) -> Self:
         """The tasks, how often they cycle, and how long a visit lasts at most."""
-        given = {"suite": suite, "tasks": tasks and list(tasks), "cycles": cycles, "sequence": sequence}
+        given = {
+            "suite": suite,
+            "tasks": list(tasks) if isinstance(tasks, tuple) else tasks,
+            "cycles": cycles,
+            "sequence": sequence,
+        }
         self.given = {**self.given, **{key: value for key, value in given.items() if value is not None}}
         visit = {"max_env_steps": visit_env_steps, "warmup_env_steps": warmup_env_steps}
         return self._section("visit", {key: value for key, value in visit.items() if value is not None})
 
-    def suite(self, name: str, **keys: Any) -> Self:
-        """The suite and the keys of its own section, if it has one (`rllib_nbsp.envs.SUITES`)."""
-        self.given = {**self.given, "suite": name}
-        return self._section(name, keys) if keys else self
-
-    def method(self, name: str, **keys: Any) -> Self:
-        """The continual-learning method and its keys (`rllib_nbsp.methods.METHODS`)."""
-        self.given = {**self.given, "method": name, "arm": name, "method_settings": keys}
-        return self
-
-    def training(self, **keys: Any) -> Self:
-        """Keys of the `training` section, of the method, and of `replay` with the prefix `replay_`.
+    def plugins(self, *modules: str) -> Self:
+        """Modules of the user's own, imported here and in every process of the run, that register methods and suites.
 
         Raises:
-            TypeError: for a key that none of them has.
+            PluginError: if one cannot be imported.
         """
-        replay = {f"replay_{name}": name for name in ReplaySettings.model_fields}
-        method = METHODS[self.given.get("method", "sac")].Config.model_fields
-        known = [*TrainingSettings.model_fields, *method, *replay]
+        import_plugins(modules)
+        self.given = {**self.given, "plugins": list(modules)}
+        return self
+
+    def suite(self, name: str, **keys: Any) -> Self:
+        """The suite and the keys of its own section, if it has one (`rllib_nbsp.envs.SUITES`), or `module:Suite`."""
+        self.given = {**self.given, "suite": name}
+        return self._section(SUITES[name].name if ":" in name else name, keys) if keys else self
+
+    def method(self, name: str, **keys: Any) -> Self:
+        """The continual-learning method and its keys (`rllib_nbsp.methods.METHODS`), or `module:Method`.
+
+        Keys that were given before stay; one that the method does not have is refused when the run is checked.
+        """
+        self.given = {**self.given, "method": name}
+        return self._section("method_settings", keys)
+
+    def training(self, **keys: Any) -> Self:
+        """Keys of the `training` section, of `replay` with the prefix `replay_`, and of the method."""
         for key, value in keys.items():
             if key in TrainingSettings.model_fields:
                 self._section("training", {key: value})
-            elif key in method:
-                self._section("method_settings", {key: value})
-            elif key in replay:
-                self._section("replay", {replay[key]: value})
+            elif key in _REPLAY:
+                self._section("replay", {_REPLAY[key]: value})
             else:
-                close = difflib.get_close_matches(key, known, 1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise TypeError(f"training(): unknown key {key!r}{hint} Known: {', '.join(known)}")
+                self._section("method_settings", {key: value})
         return self
 
     def visit(self, **keys: Any) -> Self:
@@ -174,32 +248,99 @@ class ContinualSACConfig(SACConfig):
 
     # RLlib's side
 
+    def callbacks(self, callbacks_class: Any = NotProvided, **functions: Function | list[Function]) -> Self:
+        """RLlib's, beside `SkillNeuronCallback`, which goes on scoring neurons and filing D_pre before the others act.
+
+        It is replaced by a subclass of it, or by a `ContinualCallback` that says `scores_neurons` or `files_prior`.
+
+        Args:
+            callbacks_class: a class or a list of classes.
+            functions: by the name of a hook, of RLlib's (`callbacks.CALLED`) or of `ContinualCallback`.
+        """
+        for name in HOOKS:
+            if name in functions:
+                setattr(self, f"callbacks_{name}", functions.pop(name))
+        super().callbacks(callbacks_class, **functions)
+        if callbacks_class is not NotProvided and not any(map(is_scoring, self._callback_classes())):
+            self.callbacks_class = [SkillNeuronCallback, *force_list(self.callbacks_class)]
+        return self
+
+    def _callback_classes(self) -> list[type]:
+        """The classes of the callbacks.
+
+        Raises:
+            ConfigError: for something else, of which nothing can be known before a run.
+        """
+        given = force_list(self.callbacks_class)
+        classes: list[Any] = [
+            callback.func if isinstance(callback, functools.partial) else callback for callback in given
+        ]
+        if wrong := [callback for callback in classes if not isinstance(callback, type)]:
+            raise ConfigError([f"callbacks() was given {show(wrong[0])}; allowed: classes of callbacks"])
+        return classes
+
     def validate(self) -> None:
         """Check everything that can be checked before a process starts.
 
         Raises:
-            ValueError: listing every problem, one a line.
+            ConfigError: listing every problem, one a line.
         """
-        settings = self.settings
-        errors = [*check_tasks(settings), *check_run(settings)]
-        if errors:
-            raise ValueError("\n".join(errors))
-        run = self.resolved()
-        self._check_callbacks(run)
-        self.gamma = run.training.gamma
+        problems = [*without_effect(self), *self._wrong_classes()]
+        try:
+            settings = self.settings
+        except ConfigError as error:
+            raise ConfigError([*error.problems, *problems]) from None
+        problems += [*check_tasks(settings), *check_run(settings)]
+        if not problems:
+            problems += [*self._missing_callbacks(self.resolved()), *self._known_here_alone(settings)]
+        if problems:
+            raise ConfigError(problems)
         super().validate()
 
-    def _check_callbacks(self, run: ResolvedRun) -> None:
-        given = self.callbacks_class if isinstance(self.callbacks_class, list) else [self.callbacks_class]
+    def _wrong_classes(self) -> list[str]:
+        """Parts of RLlib's in place of ours, and hooks that would never be called."""
+        problems = []
+        for name, ours in (("env_runner_cls", ContinualEnvRunner), ("_learner_class", ContinualSACTorchLearner)):
+            given = getattr(self, name)
+            if given is not None and not (isinstance(given, type) and issubclass(given, ours)):
+                written = name.removeprefix("_")
+                problems.append(f"{written} is {show(given)}; allowed: subclasses of {ours.__name__}")
+        hooks = {f"{c.__name__}.{hook}": hook for c in self._callback_classes() for hook in never_called(c)}
+        functions = [
+            name for name in vars(self) if name.startswith("callbacks_on_") and getattr(self, name) is not None
+        ]
+        own = [name.removeprefix("callbacks_") for name in functions]
+        hooks |= {f"{hook}=": hook for hook in own if hook not in (*HOOKS, *CALLED)}
+        return problems + [
+            f"callbacks(): nothing calls {written}: {why_never(hook)}" for written, hook in hooks.items()
+        ]
+
+    def _known_here_alone(self, settings: RunSettings) -> list[str]:
+        """What remote workers and Learners, which are processes of their own, would not know without a plugin."""
+        remote = settings.resources.num_env_runners + settings.resources.num_learners
+        here = {
+            "method": METHODS.is_of_this_process(settings.method),
+            "suite": SUITES.is_of_this_process(settings.suite),
+        }
+        return [
+            f"{key} {getattr(settings, key)!r} is registered in this process alone, and remote workers and Learners do "
+            "not know it: name the module that registers it, .plugins('my_module')"
+            for key, alone in here.items()
+            if alone and remote and not settings.plugins
+        ]
+
+    def _missing_callbacks(self, run: ResolvedRun) -> list[str]:
+        """What the method needs of callbacks and has not."""
+        given = self._callback_classes()
         ours = [callback for callback in given if issubclass(callback, ContinualCallback)]
         needs = {"scores_neurons": run.scoring is not None, "files_prior": run.replay_request.needs_store}
-        for need, needed in needs.items():
-            if needed and not any(getattr(callback, need) for callback in ours):
-                names = ", ".join(callback.__name__ for callback in given) or "none"
-                raise ValueError(
-                    f"method {run.settings.method!r} needs a ContinualCallback with {need} = True, such as "
-                    f"SkillNeuronCallback; callbacks() was given {names}"
-                )
+        names = ", ".join(callback.__name__ for callback in given) or "none"
+        return [
+            f"method {run.settings.method!r} needs a ContinualCallback with {need} = True, such as "
+            f"SkillNeuronCallback; callbacks() was given {names}"
+            for need, needed in needs.items()
+            if needed and not any(getattr(callback, need) for callback in ours)
+        ]
 
     def get_evaluation_config_object(self) -> AlgorithmConfig:
         """RLlib wants one; evaluation is ours and needs no other configuration."""
@@ -238,3 +379,15 @@ class NBSPConfig(ContinualSACConfig):
 def to_algorithm_config(settings: RunSettings) -> ContinualSACConfig:
     """The RLlib configuration of a run."""
     return ContinualSACConfig.from_settings(settings)
+
+
+_REPLAY = {f"replay_{name}": name for name in ReplaySettings.model_fields}
+
+
+def _validated(model: type[Settings], values: Mapping[str, Any], suite: object = None) -> tuple[Any, list[str]]:
+    """The model of these values, or None, and a line for each wrong one."""
+    try:
+        return model.model_validate(values), []
+    except ValidationError as error:
+        schema = schema_of(model)
+        return None, [problem_line(detail, schema, at, at, suite) for detail, at in wrong_values(error, schema)]

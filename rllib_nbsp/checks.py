@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rllib_nbsp.envs import SUITES, suite_of
+from collections.abc import Sequence
+
+from rllib_nbsp.envs import SUITES, Suite, suite_of
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.settings import RunSettings
@@ -10,16 +12,27 @@ from rllib_nbsp.settings import RunSettings
 
 def check_tasks(settings: RunSettings) -> list[str]:
     """Whether the suite, what it needs and its tasks exist, one line each."""
-    if settings.suite not in SUITES:
-        return [f"suite is {settings.suite!r}; known suites: {', '.join(sorted(SUITES))}"]
+    if problem := SUITES.problem(settings.suite):
+        return [f"suite is {settings.suite!r}: {problem}"]
     suite = suite_of(settings)
-    return suite.check_section() or suite.check_tasks(settings.tasks)
+    return suite.check_section() or task_errors(suite, settings.tasks)
+
+
+def task_errors(suite: Suite, tasks: Sequence[str]) -> list[str]:
+    """What a suite, whose section is right, says of a sequence; an environment of each task may be built for it."""
+    errors = suite.check_tasks(tasks)
+    if tasks and not errors:
+        try:
+            suite.spaces(tasks)
+        except (ValueError, ImportError) as error:
+            return [str(error)]
+    return errors
 
 
 def check_run(settings: RunSettings) -> list[str]:
     """What the sections get wrong together, one line each; single values are checked by their models."""
-    if settings.method not in METHODS:
-        return [f"method is {settings.method!r}; known methods: {', '.join(sorted(METHODS))}"]
+    if problem := METHODS.problem(settings.method):
+        return [f"method is {settings.method!r}: {problem}"]
     run = ResolvedRun(settings)
     learners = run.num_learners
     errors = run.method.check(run.keys, settings)
@@ -55,7 +68,7 @@ def check_run(settings: RunSettings) -> list[str]:
             f"{settings.visit.max_env_steps}, or the task is never learned"
         )
     errors += [*_check_replay(run), *_check_schedule(settings), *_check_success(run)]
-    if settings.suite in SUITES:
+    if not SUITES.problem(settings.suite):
         errors += run.suite.check(settings, run.model)
     return errors
 
@@ -113,7 +126,7 @@ def _check_replay(run: ResolvedRun) -> list[str]:
 def _check_success(run: ResolvedRun) -> list[str]:
     """What needs a success that the suite's tasks do not have."""
     settings = run.settings
-    if settings.suite not in SUITES or run.suite.has_success:
+    if SUITES.problem(settings.suite) or run.suite.has_success:
         return []
     errors = []
     if settings.visit.early_stop is not None:

@@ -17,6 +17,7 @@ from rllib_nbsp.envs import ActionSpace, Suite, suite_of, with_suite_section
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
 from rllib_nbsp.nn.networks import NETWORKS, Network, sac_shapes
+from rllib_nbsp.plugins import import_plugins
 from rllib_nbsp.replay.buffer import ReplayRequest
 from rllib_nbsp.replay.stores import RowSpec
 from rllib_nbsp.schedule import VisitSchedule
@@ -27,11 +28,13 @@ Spaces = tuple[Box, ActionSpace]
 
 
 def run_settings(**values: Any) -> RunSettings:
-    """A run's settings, with the section of its suite if that has one.
+    """A run's settings, with the section of its suite if that has one. Imports the run's plugins.
 
     Raises:
+        PluginError: if a plugin cannot be used.
         pydantic.ValidationError: naming each key that is wrong.
     """
+    import_plugins(values.get("plugins"))
     return with_suite_section(RunSettings, values.get("suite"))(**values)
 
 
@@ -106,6 +109,12 @@ class ResolvedRun:
         """Whether the Learner replays its updates (`sac/graphs.py`)."""
         can = self.num_learners == 1 and self.method.no_graph(self.keys) is None
         return can and self.settings.resources.graphs != "off"
+
+    @property
+    def modules(self) -> list[str]:
+        """Modules besides this package that every process of the run imports."""
+        named = [name.partition(":")[0] for name in (self.settings.method, self.settings.suite) if ":" in name]
+        return [*self.settings.plugins, *named, *self.suite.modules(self.settings.tasks)]
 
     # The tasks
 

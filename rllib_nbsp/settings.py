@@ -211,6 +211,9 @@ class CommonSettings(Settings):
     """
 
     experiment: str = "experiment"
+    plugins: list[str] = []
+    """Modules of the user's own that register methods and suites, imported in every process of a run. They are
+    installed, or stand beside the study's file or on PYTHONPATH and go along to other machines."""
     suite: str
     cycles: Annotated[int, Field(ge=1, le=10_000)] = 2
     score_all_methods: ScoringSettings | None = None
@@ -252,8 +255,8 @@ class RunSettings(CommonSettings):
         return int(learned * self.training.updates_per_env_step)
 
 
-# Where a run is filed and on what it runs do not change what it computes.
-NOT_HASHED = {"experiment", "sequence", "arm", "seed", "results_dir", "resources"}
+# Where a run is filed, on what it runs and where names come from do not change what it computes.
+NOT_HASHED = {"experiment", "plugins", "sequence", "arm", "seed", "results_dir", "resources"}
 
 
 ADDED: dict[str, dict[str, Any]] = {"training": {"tf32": False}}

@@ -30,7 +30,7 @@ def test_defaults_fit_together(method):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (run("ewcc"), "method is 'ewcc'; known methods: "),
+        (run("ewcc"), "method is 'ewcc': did you mean 'ewc'? known methods: "),
         (run(training={"batch_size": 255}, resources={"num_learners": 2}), "training.batch_size is 255"),
         (
             run(visit={"max_env_steps": 500, "warmup_env_steps": 500, "early_stop": None}),

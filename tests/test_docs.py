@@ -12,7 +12,7 @@ from rllib_nbsp.envs import with_suite_section
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.settings import CommonSettings, Settings
 
-FOLDERS = ("analysis", "benchmarks", "docs", "rllib_nbsp", "tests", "tune_configs")
+FOLDERS = ("analysis", "benchmarks", "docs", "examples", "rllib_nbsp", "tests", "tune_configs")
 ENDINGS = (".py", ".md", ".yaml", ".toml", ".j2")
 TEXTS = {
     path: path.read_text()

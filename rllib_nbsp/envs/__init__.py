@@ -3,50 +3,34 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import pkgutil
 from typing import Any, TypeVar
 
 from pydantic import create_model
 
-from rllib_nbsp.envs.atari import AtariSuite
 from rllib_nbsp.envs.base import (
+    SUITES,
     ActionSpace,
     EnvironmentContractError,
     EnvironmentFailure,
     NonFiniteObservation,
     NonFiniteReward,
     Suite,
+    register_suite,
 )
-from rllib_nbsp.envs.gymnasium import GymnasiumSuite
-from rllib_nbsp.envs.metaworld import MetaWorldSuite
-from rllib_nbsp.envs.offset import OffsetSuite
-from rllib_nbsp.envs.point_mass import PointMassSuite
-from rllib_nbsp.registry import Registry
 from rllib_nbsp.settings import CommonSettings, Settings
 
 Common = TypeVar("Common", bound=CommonSettings)
 
-SUITES: Registry[Suite] = Registry(
-    "suite",
-    {
-        suite.name: suite
-        for suite in (MetaWorldSuite(), AtariSuite(), PointMassSuite(), GymnasiumSuite(), OffsetSuite())
-    },
-)
-
-
-def register_suite(suite: Suite) -> Suite:
-    """Make a suite known by its name, and its section a part of every run's settings.
-
-    Raises:
-        ValueError: if another suite has that name.
-    """
-    return SUITES.register(suite.name, suite)
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
 
 
 def with_suite_section(model: type[Common], suite: object) -> type[Common]:
     """A model of settings with the section that the suite of that name has, if it has one."""
-    section = SUITES[suite].Config if isinstance(suite, str) and suite in SUITES else None
-    return model if section is None else _extended(model, str(suite), section)
+    found = SUITES.find(suite) if isinstance(suite, str) else None
+    return model if found is None or found.Config is None else _extended(model, found.name, found.Config)
 
 
 @functools.cache

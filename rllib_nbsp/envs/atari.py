@@ -26,7 +26,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from pydantic import Field
 
-from rllib_nbsp.envs.base import ActionSpace, Env, Suite
+from rllib_nbsp.envs.base import ActionSpace, Env, Suite, register_suite
 from rllib_nbsp.nn.networks import conv_features
 from rllib_nbsp.registry import did_you_mean
 from rllib_nbsp.settings import ModelSettings, RunSettings, Settings
@@ -276,3 +276,6 @@ def _quiet() -> None:
     from ale_py import ALEInterface, LoggerMode
 
     ALEInterface.setLoggerMode(LoggerMode.Error)  # a banner for each environment otherwise
+
+
+register_suite(AtariSuite())

@@ -11,7 +11,8 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from gymnasium.utils import seeding
 
-from rllib_nbsp.registry import did_you_mean
+from rllib_nbsp.plugins import PluginError, misfits
+from rllib_nbsp.registry import OpenRegistry, did_you_mean, home
 from rllib_nbsp.settings import ModelSettings, RunSettings, Settings
 
 Env = gym.Env[Any, Any]
@@ -68,6 +69,10 @@ class Suite(ABC):
     def task_spaces(self, task: str) -> tuple[Box, ActionSpace]:
         """Observation and action space of one task."""
 
+    def modules(self, tasks: Sequence[str]) -> list[str]:
+        """Names of modules that these tasks are imported from; a run takes them along to other machines."""
+        return []
+
     def check_section(self) -> list[str]:
         """What its section gets wrong, whatever the tasks, one line each that begins with a key."""
         return []
@@ -79,7 +84,10 @@ class Suite(ABC):
         """
         names = self.task_names()
         if names is None:
-            return []
+            return [
+                f"tasks: suite {self.name!r} takes any name and checks none: it needs check_tasks(self, tasks) of its "
+                "own, or task_names() as a list"
+            ]
         return [
             f"tasks[{i}]: unknown {self.name} task {task!r}{did_you_mean(task, names)}"
             for i, task in enumerate(tasks)
@@ -145,3 +153,39 @@ def _difference(a: ActionSpace, b: ActionSpace) -> str:
     dim = np.unravel_index(np.flatnonzero((a.low != b.low) | (a.high != b.high))[0], a.shape)
     index = [int(i) for i in dim]
     return f"bounds [{a.low[dim]}, {a.high[dim]}] against [{b.low[dim]}, {b.high[dim]}] at index {index}"
+
+
+def _checked(suite: Any) -> Suite:
+    cls = suite if isinstance(suite, type) else type(suite)
+    if not issubclass(cls, Suite):
+        raise PluginError(f"a suite is a subclass of Suite, or an object of one, got {suite!r}")
+    wrong = misfits(cls, Suite)
+    name = getattr(cls, "name", None)
+    if not isinstance(name, str) or not name.isidentifier():
+        wrong.append(f"name is {name!r}; it must be text as a section's key has it")
+    config: Any = cls.Config
+    if config is not None:
+        if not isinstance(config, type) or not issubclass(config, Settings):
+            wrong.append(f"Config is {config!r}; it must be a subclass of Settings, or None")
+        elif cls.configured is Suite.configured:
+            wrong.append("it has a Config and no configured(self, settings), so that nothing reads its section")
+        if name in RunSettings.model_fields:
+            wrong.append(f"name is {name!r}, and a run has a key of that name; its section needs another")
+    if wrong:
+        raise PluginError(f"suite {home(cls)}: {'; '.join(wrong)}")
+    made: Suite = cls() if cls is suite else suite
+    return made
+
+
+SUITES: OpenRegistry[Suite] = OpenRegistry("suite", _checked)
+
+
+def register_suite(suite: Suite) -> Suite:
+    """Make a suite known by its name, and its section a part of every run's settings.
+
+    Called in the module that defines it, which `plugins` then names.
+
+    Raises:
+        PluginError: if another suite has that name, or it lacks what a suite must have.
+    """
+    return SUITES.register(suite.name, suite)

@@ -2,25 +2,30 @@
 
 A task is `ENV_ID`, whose environment reports `info["success"]` or `info["is_success"]` at every step, or
 `ENV_ID@return>=X`, which is solved at the last step of an episode whose return reached X. `ENV_ID` may be
-`module:EnvId`, gymnasium's own way to import the module that registers the environment.
+`module:EnvId`, gymnasium's own way to import the module that registers the environment, and takes keyword arguments as
+a call does, `Pendulum-v1(g=5.0)@return>=-300`: each a plain Python value.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from rllib_nbsp.envs.base import ActionSpace, Env, EnvironmentContractError, Suite
+from rllib_nbsp.envs.base import ActionSpace, Env, EnvironmentContractError, Suite, register_suite
 from rllib_nbsp.registry import did_you_mean
 
 GOAL_MARK = "@return>="
+TASK = re.compile(r"(?P<id>[^(@]*)(?P<call>\(.*\))?(?P<goal>@.*)?", re.DOTALL)
+FORM = f"ENV_ID, ENV_ID(key=value, ...), or either with {GOAL_MARK}X after it"
 
 
 @dataclass(frozen=True)
@@ -29,24 +34,20 @@ class GymnasiumTask:
 
     env_id: str
     return_goal: float | None
+    kwargs: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, task: str) -> GymnasiumTask:
-        """Split `ENV_ID@return>=X`.
+        """Split `ENV_ID(key=value)@return>=X`.
 
         Raises:
-            ValueError: if what follows the id is not a return goal.
+            ValueError: if arguments or goal are malformed.
         """
-        env_id, mark, goal = task.partition("@")
-        if not mark:
-            return cls(env_id, None)
-        try:
-            return_goal = float((mark + goal).removeprefix(GOAL_MARK))
-        except ValueError:
-            return_goal = math.nan
-        if not math.isfinite(return_goal):
-            raise ValueError(f"{mark + goal!r} is not a goal; write ENV_ID or ENV_ID{GOAL_MARK}X with a number X")
-        return cls(env_id, return_goal)
+        parts = TASK.fullmatch(task)
+        if parts is None:
+            raise ValueError(f"is not of the form {FORM}")
+        return_goal = None if parts["goal"] is None else _return_goal(parts["goal"])
+        return cls(parts["id"], return_goal, _kwargs(parts["call"] or "()"))
 
     def spec(self) -> gym.envs.registration.EnvSpec:
         """The environment's registration, after importing the module that the id names.
@@ -64,9 +65,34 @@ class GymnasiumTask:
             spec = gym.spec(name)
         except gym.error.Error as error:
             raise ValueError(f"no such environment is registered{did_you_mean(name, gym.registry)}") from error
-        if spec.max_episode_steps is None:
+        if self.kwargs.get("max_episode_steps", spec.max_episode_steps) in (None, -1):  # -1 is gymnasium's for none
             raise ValueError(f"environment {name!r} has no time limit; register it with max_episode_steps")
         return spec
+
+
+def _return_goal(text: str) -> float:
+    try:
+        goal = float(text.removeprefix(GOAL_MARK))
+    except ValueError:
+        goal = math.nan
+    if not math.isfinite(goal):
+        raise ValueError(f"{text!r} is not a goal; write ENV_ID or ENV_ID{GOAL_MARK}X with a number X")
+    return goal
+
+
+def _kwargs(call: str) -> dict[str, Any]:
+    try:
+        tree = ast.parse(f"env{call}", mode="eval").body
+        if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Name) or tree.args:
+            raise ValueError("something else than one call with keywords")
+        kwargs = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in tree.keywords if keyword.arg}
+        if len(kwargs) < len(tree.keywords):
+            raise ValueError("a keyword is given twice, or unpacked")
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(
+            f"{call!r} are no keyword arguments; write ENV_ID(key=value, other='text') with plain Python values"
+        ) from error
+    return kwargs
 
 
 class GymnasiumTaskEnv(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
@@ -170,6 +196,11 @@ class GymnasiumSuite(Suite):
                 errors.append(f"tasks[{i}]: gymnasium task {task!r}: {error}")
         return errors
 
+    def modules(self, tasks: Sequence[str]) -> list[str]:
+        """Those that the ids name."""
+        modules = (GymnasiumTask.parse(task).env_id.rpartition(":")[0] for task in tasks)
+        return [module for module in dict.fromkeys(modules) if module]
+
     def make_env(self, task: str, *, seed: int, training: bool = True) -> Env:
         """Build an environment whose actions are [-1, 1], or 0 ... n - 1.
 
@@ -180,7 +211,7 @@ class GymnasiumSuite(Suite):
         parsed = GymnasiumTask.parse(task)
         parsed.spec()
         try:
-            env: Env = gym.make(parsed.env_id, disable_env_checker=True)
+            env: Env = gym.make(parsed.env_id, disable_env_checker=True, **parsed.kwargs)
         except Exception as error:  # whatever the constructor of a user's environment raises
             raise ValueError(f"gymnasium task {task!r}: cannot be built: {type(error).__name__}: {error}") from error
         obs_space, act_space = env.observation_space, env.action_space
@@ -228,3 +259,6 @@ class GymnasiumSuite(Suite):
             return obs_space, Box(-1.0, 1.0, act_space.shape, np.float32)
         finally:
             env.close()
+
+
+register_suite(GymnasiumSuite())

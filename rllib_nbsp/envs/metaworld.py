@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from gymnasium.utils import seeding
 
-from rllib_nbsp.envs.base import Env, Suite
+from rllib_nbsp.envs.base import Env, Suite, register_suite
 from rllib_nbsp.seeding import kept_global_streams
 
 # Meta-World's own bounds on the goal part differ from task to task, so that no two tasks would have one space.
@@ -95,3 +95,6 @@ class MetaWorldSuite(Suite):
     def task_spaces(self, task: str) -> tuple[Box, Box]:
         """The same for every task, and known without building it."""
         return OBSERVATION_SPACE, ACTION_SPACE
+
+
+register_suite(MetaWorldSuite())

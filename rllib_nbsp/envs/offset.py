@@ -21,7 +21,7 @@ from gymnasium.spaces import Box
 from pydantic import Field
 
 from rllib_nbsp.envs.atari import AtariSuite
-from rllib_nbsp.envs.base import ActionSpace, Env, Suite
+from rllib_nbsp.envs.base import ActionSpace, Env, Suite, register_suite
 from rllib_nbsp.envs.gymnasium import GymnasiumSuite
 from rllib_nbsp.envs.metaworld import MetaWorldSuite
 from rllib_nbsp.envs.point_mass import PointMassSuite
@@ -183,3 +183,6 @@ def _show(offset: np.ndarray) -> str:
 
 def _is_built_in(task: str) -> bool:
     return task == PLAIN or DRAWN.fullmatch(task) is not None
+
+
+register_suite(OffsetSuite())

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from gymnasium.utils import seeding
 
-from rllib_nbsp.envs.base import Env, Suite
+from rllib_nbsp.envs.base import Env, Suite, register_suite
 
 HORIZON = 50
 DRAG = 0.5  # Share of the velocity that is left after a step.
@@ -89,3 +89,6 @@ class PointMassSuite(Suite):
     def task_spaces(self, task: str) -> tuple[Box, Box]:
         """The same for every task."""
         return OBSERVATION_SPACE, ACTION_SPACE
+
+
+register_suite(PointMassSuite())

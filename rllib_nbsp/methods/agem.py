@@ -22,7 +22,7 @@ from torch import Tensor
 
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.methods.agent import Agent, Batch, VisitData
-from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings, register_method
 from rllib_nbsp.nn.networks import NETWORKS
 from rllib_nbsp.replay.buffer import ReplayRequest
 from rllib_nbsp.settings import PositiveInt, ReplaySettings, RunSettings
@@ -122,3 +122,6 @@ def project(gradients: list[Tensor], reference: list[Tensor]) -> Tensor:
 
 def _dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
     return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()
+
+
+register_method("agem", AveragedGradientEpisodicMemory)

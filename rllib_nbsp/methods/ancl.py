@@ -25,7 +25,7 @@ from torch import Tensor
 
 from rllib_nbsp.curriculum import Phase, Visit
 from rllib_nbsp.methods.agent import Agent, Batch, Twin, VisitData
-from rllib_nbsp.methods.base import ContinualMethod
+from rllib_nbsp.methods.base import ContinualMethod, register_method
 from rllib_nbsp.methods.parts.consolidation import FisherEstimate, FisherSettings, Merge, PerWeight, QuadraticPull
 from rllib_nbsp.settings import NonNegativeFloat, PositiveInt, ReplaySettings, RunSettings
 
@@ -180,3 +180,6 @@ class AuxiliaryNetworks(ContinualMethod):
             twin, estimate = self.companion = self._new_companion()
             twin.set_state(state["twin"])
             estimate.set_state(state["estimate"])
+
+
+register_method("ancl", AuxiliaryNetworks)

@@ -17,6 +17,8 @@ from torch import Tensor
 from rllib_nbsp.curriculum import Phase, Visit
 from rllib_nbsp.methods.agent import Agent, Batch, VisitData
 from rllib_nbsp.nn.networks import Network
+from rllib_nbsp.plugins import PluginError, misfits
+from rllib_nbsp.registry import OpenRegistry, home
 from rllib_nbsp.replay.buffer import ReplayRequest
 from rllib_nbsp.settings import ModelSettings, ReplaySettings, RunSettings, ScoringSettings, Settings
 
@@ -202,3 +204,30 @@ class ContinualMethod:
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Take back what `get_state` gave."""
+
+
+def _checked(method: Any) -> type[ContinualMethod]:
+    if not isinstance(method, type) or not issubclass(method, ContinualMethod):
+        raise PluginError(f"a method is a subclass of ContinualMethod, got {method!r}")
+    wrong = misfits(method, ContinualMethod)
+    config: Any = method.Config
+    if not isinstance(config, type) or not issubclass(config, MethodSettings):
+        wrong.append(f"Config is {config!r}; it must be a subclass of MethodSettings")
+    if wrong:
+        raise PluginError(f"method {home(method)}: {'; '.join(wrong)}")
+    return method
+
+
+METHODS: OpenRegistry[type[ContinualMethod]] = OpenRegistry("method", _checked)
+
+
+def register_method(name: str, method: type[ContinualMethod]) -> type[ContinualMethod]:
+    """Make a method known by a name. Called in the module that defines it, which `plugins` then names.
+
+    Raises:
+        PluginError: if another method has that name, or its class lacks what a method must have.
+    """
+    return METHODS.register(name, method)
+
+
+register_method("sac", ContinualMethod)

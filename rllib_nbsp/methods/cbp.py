@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.methods.agent import Agent, Batch, VisitData
-from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings, register_method
 from rllib_nbsp.methods.parts.braking import rows_of
 from rllib_nbsp.methods.parts.recycling import Init, Recycler
 from rllib_nbsp.nn.networks import Network, crelu
@@ -232,3 +232,6 @@ class Outlet:
 
 def _all_but_inputs(x: Tensor) -> tuple[int, ...]:
     return (0, *range(2, x.dim()))
+
+
+register_method("cbp", ContinualBackpropagation)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.methods.agent import Agent, Batch, VisitData
-from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings, register_method
 from rllib_nbsp.nn.losses import squashed_gaussian
 from rllib_nbsp.settings import NonNegativeFloat, PositiveInt, ReplaySettings
 
@@ -141,3 +141,6 @@ def categorical_kl(kept: Tensor, current: Tensor) -> Tensor:
 def _parts(columns: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     for start in range(0, len(columns["obs"]), ROWS_PER_PASS):
         yield {key: column[start : start + ROWS_PER_PASS] for key, column in columns.items()}
+
+
+register_method("cloning", BehaviouralCloning)

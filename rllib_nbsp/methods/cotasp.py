@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from rllib_nbsp.curriculum import Phase, Visit
 from rllib_nbsp.methods.agent import Agent, Batch, VisitData
-from rllib_nbsp.methods.base import Acting, ContinualMethod, MethodSettings
+from rllib_nbsp.methods.base import Acting, ContinualMethod, MethodSettings, register_method
 from rllib_nbsp.methods.parts.dictionary import Dictionary, sparse_code
 from rllib_nbsp.methods.parts.texts import EMBEDDING_SIZE, check_embeddings, name_embedding, read_embeddings
 from rllib_nbsp.nn.losses import squashed_gaussian
@@ -381,3 +381,6 @@ def _mask_or_drop(param: Tensor, mask: Tensor | None) -> None:
         param.grad = None
     elif param.grad is not None:
         param.grad.mul_(mask)
+
+
+register_method("cotasp", SparsePrompting)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings, register_method
 from rllib_nbsp.settings import ModelSettings, RunSettings
 
 
@@ -51,3 +51,6 @@ class ConcatenatedReLU(ContinualMethod):
             overrides["hidden"] = [width // 2 for width in model.hidden]
             overrides["conv"] = [[channels // 2, kernel, stride] for channels, kernel, stride in model.conv]
         return overrides
+
+
+register_method("crelu", ConcatenatedReLU)

@@ -14,6 +14,7 @@ Differences from the source:
 from __future__ import annotations
 
 from rllib_nbsp.methods.agent import VisitData
+from rllib_nbsp.methods.base import register_method
 from rllib_nbsp.methods.parts.consolidation import (
     FisherEstimate,
     FisherSettings,
@@ -46,3 +47,6 @@ class ElasticWeightConsolidation(PulledMethod):
         estimate = FisherEstimate(self.agent, self.config, mean_space=self.config.mean_space)
         estimate.add_visit(data)
         return estimate.mean()
+
+
+register_method("ewc", ElasticWeightConsolidation)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 
 from rllib_nbsp.methods.agent import VisitData
+from rllib_nbsp.methods.base import register_method
 from rllib_nbsp.methods.parts.consolidation import PerWeight, PulledMethod, PulledSettings
 from rllib_nbsp.settings import NonNegativeFloat
 
@@ -33,3 +34,6 @@ class L2Regularization(PulledMethod):
         """1 for each."""
         networks = {name: self.agent.networks[name] for name in self.config.protected}
         return {name: [torch.ones_like(p) for p in network.parameters()] for name, network in networks.items()}
+
+
+register_method("l2", L2Regularization)

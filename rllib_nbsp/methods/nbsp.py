@@ -24,7 +24,7 @@ from torch import Tensor
 
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.methods.agent import Agent, Batch, VisitData
-from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings, register_method
 from rllib_nbsp.methods.parts.braking import Brake, rows_of
 from rllib_nbsp.nn.networks import Network
 from rllib_nbsp.nn.neurons import LayerStatistics, NeuronScores, select_top, skill_mask
@@ -384,3 +384,6 @@ def _combine(a: NeuronMasks, b: NeuronMasks, how: Any) -> NeuronMasks:
 
 def _to(stats: LayerStatistics, device: torch.device) -> LayerStatistics:
     return LayerStatistics(**{key: value.to(device) for key, value in vars(stats).items()})
+
+
+register_method("nbsp", NeuronLevelBalance)

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.methods.agent import Agent, Batch, VisitData
-from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings, register_method
 from rllib_nbsp.methods.parts.braking import Brake
 from rllib_nbsp.settings import PositiveFloat, ReplaySettings, RunSettings
 
@@ -180,3 +180,6 @@ class NeuronPlasticityControl(ContinualMethod):
         self.importance, self.consolidated = tensor(state["importance"]), tensor(state["consolidated"])
         self.visits = state["visits"]
         self._brake(tensor(state["multiplier"]))
+
+
+register_method("npc", NeuronPlasticityControl)

@@ -29,7 +29,7 @@ from torch.func import functional_call
 
 from rllib_nbsp.curriculum import Phase, Visit
 from rllib_nbsp.methods.agent import Agent, Batch, VisitData
-from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings, register_method
 from rllib_nbsp.nn.networks import FAN_IN_UNIFORM, Network
 from rllib_nbsp.settings import NonNegativeInt, PositiveFloat, ReplaySettings, RunSettings
 
@@ -213,3 +213,6 @@ class PackNet(ContinualMethod):
     def set_state(self, state: dict[str, Any]) -> None:
         self.visit, self.freezes_biases = state["visit"], state["freezes_biases"]
         self.latest = {int(task): visit for task, visit in state["latest"].items()}
+
+
+register_method("packnet", PackNet)

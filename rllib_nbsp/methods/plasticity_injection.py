@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.methods.agent import VisitData
-from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings, register_method
 from rllib_nbsp.nn.networks import FAN_IN_UNIFORM, Network, pixels
 from rllib_nbsp.settings import NonNegativeInt, PositiveInt, RunSettings
 
@@ -243,3 +243,6 @@ class PlasticityInjection(ContinualMethod):
 
     def metrics(self) -> dict[str, float]:
         return {"injections": float(max(network.active for network in self._networks.values()))}
+
+
+register_method("plasticity_injection", PlasticityInjection)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.methods.agent import Agent, Batch, VisitData
-from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings, register_method
 from rllib_nbsp.methods.parts.recycling import Recycler
 from rllib_nbsp.nn.networks import activities
 from rllib_nbsp.settings import Frac, PositiveInt, ReplaySettings, RunSettings
@@ -116,3 +116,6 @@ class DormantNeuronRecycling(ContinualMethod):
         self.updates = state["updates"]
         self.recycled_frac = state["recycled_frac"]
         self.recycler.set_state(state["recycler"])
+
+
+register_method("redo", DormantNeuronRecycling)

@@ -33,16 +33,32 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
     """A `Sampler` behind RLlib's `EnvRunner`, in the driver's process or as a remote actor.
 
     `config` is a `ContinualSACConfig`. No environment is built before a request needs it.
+
+    A remote worker that cannot be built answers with its error: to `get_spaces`, from which RLlib makes the local
+    worker, and to every request. RLlib itself would only log it, and then miss the worker's spaces.
     """
 
-    def __init__(self, *, config: Any, **kwargs: Any) -> None:
+    def __init__(self, *, config: Any, spaces: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(config=config, **kwargs)
+        if spaces and "failure" in spaces:
+            raise spaces["failure"]
         self.worker_index: int = kwargs.get("worker_index") or 0
+        self.weights_seq_no = 0
+        self._failure: Exception | None = None
+        try:
+            self._build(config)
+        except Exception as error:
+            if self.worker_index == 0:
+                raise
+            asked = f"start with suite {config.given.get('suite')!r}, tasks {config.given.get('tasks')}"
+            hint = "a worker is a process of its own, and what your program registers must be in a module: module:EnvId"
+            self._failure = self._told(asked, error, f" ({hint})")
+
+    def _build(self, config: Any) -> None:
         self.run: ResolvedRun = config.resolved()
         if self.worker_index > 0:
             # A process of its own; the local worker's is the Learner's too.
             torch.set_num_threads(self.run.settings.resources.torch_threads)
-        self.weights_seq_no = 0
         self.make_module()
         self.make_env()
 
@@ -92,15 +108,20 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
 
         RLlib would only log it in the worker and start the worker anew, for the same error to come again.
         """
+        if self._failure:
+            return {"worker_index": self.worker_index, "failure": self._failure}
         try:
             return getattr(self, request)(**kwargs)
         except Exception as error:
             logger.exception("rollout worker %d: %s of %s", self.worker_index, request, kwargs)
-            # The driver can read types of ours alone; those of an environment's library may need more than a message.
-            kind = type(error) if isinstance(error, EnvironmentFailure) else RuntimeError
-            what = str(error) if isinstance(error, EnvironmentFailure) else f"{type(error).__name__}: {error}"
-            failure = kind(f"rollout worker {self.worker_index}, {request}: {what}")
-            return {"worker_index": self.worker_index, "failure": failure}
+            return {"worker_index": self.worker_index, "failure": self._told(request, error)}
+
+    def _told(self, request: str, error: Exception, hint: str = "") -> Exception:
+        """An error as the driver can read it: of a type of ours, since those of an environment's library may need more
+        than a message."""
+        ours = isinstance(error, EnvironmentFailure)
+        kind, what = (type(error), str(error)) if ours else (RuntimeError, f"{type(error).__name__}: {error}")
+        return kind(f"rollout worker {self.worker_index}, {request}: {what}{hint}")
 
     def _reply(self, task: str, version: int, episodes: list[EpisodeSummary], **rest: Any) -> dict[str, Any]:
         return {
@@ -134,13 +155,15 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
         spec = self.config.get_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
         self.module = spec.build()
 
-    def get_spaces(self) -> dict[str, tuple[Any, Any]]:
+    def get_spaces(self) -> dict[str, Any]:
         """The tasks' common spaces, under each of the names that RLlib asks for."""
+        if self._failure:
+            return {"failure": self._failure}
         return dict.fromkeys((INPUT_ENV_SPACES, INPUT_ENV_SINGLE_SPACES, DEFAULT_MODULE_ID), self.run.spaces)
 
     def assert_healthy(self) -> None:
-        """The constructor ran to its end."""
-        assert self.module and self._sampler
+        """The constructor ran to its end, or its error is told by `get_spaces`."""
+        assert self._failure or (self.module and self._sampler)
 
     def get_state(
         self,
@@ -165,7 +188,7 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
 
         It is lower after going back to an older checkpoint; RLlib's own runner would keep its newer weights.
         """
-        if COMPONENT_RL_MODULE in state:
+        if COMPONENT_RL_MODULE in state and not self._failure:
             weights = state[COMPONENT_RL_MODULE]
             if isinstance(weights, ray.ObjectRef):
                 weights = ray.get(weights)

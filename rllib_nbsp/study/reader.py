@@ -15,23 +15,22 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rllib_nbsp.checks import check_run
+from rllib_nbsp.checks import check_run, task_errors
 from rllib_nbsp.envs import SUITES, Suite, suite_of
-from rllib_nbsp.methods import METHODS
-from rllib_nbsp.settings import ConfigError, Settings
-from rllib_nbsp.study.explain import (
+from rllib_nbsp.explain import (
     MAX_NAME_LENGTH,
-    NAME_WORDS,
     KeyPath,
     allowed_at,
     dotted,
-    hint,
-    input_path,
-    options_at,
+    problem_line,
     schema_of,
     show,
-    unknown,
+    wrong_values,
 )
+from rllib_nbsp.methods import METHODS
+from rllib_nbsp.plugins import PluginError, find_beside, import_plugin
+from rllib_nbsp.registry import unknown
+from rllib_nbsp.settings import ConfigError, Settings
 from rllib_nbsp.study.search import Options, SearchSettings, combinations, draw, sample_label
 from rllib_nbsp.study.study import Arm, CheckedStudy, sections, study_model
 from rllib_nbsp.study.yaml_tree import YamlTree, apply_overrides, read_yaml_file
@@ -54,10 +53,13 @@ def load_study(
         sequences, arms: which of the file's to run; None runs all.
         seeds: in place of the file's.
 
+    Modules beside the file can be imported from then on, by its `plugins` and other names of modules.
+
     Raises:
         ConfigError: listing every problem.
     """
     tree, text = read_yaml_file(Path(path))
+    find_beside(Path(path).parent)
     apply_overrides(tree, overrides)
     if seeds is not None:
         tree.set(["seeds"], list(seeds), "--seeds")
@@ -70,8 +72,28 @@ class _Reader:
     def __init__(self, tree: YamlTree) -> None:
         self.tree = tree
         self.problems: list[str] = []
+        self._import_plugins()
         self.sections = sections(tree.data.get("suite"))
         self.searches: dict[str, int] = {}
+
+    def _import_plugins(self) -> None:
+        """Before all else: what the other keys may be hangs on them.
+
+        Raises:
+            ConfigError: if one cannot be used.
+        """
+        names = self.tree.data.get("plugins")
+        for i, name in enumerate(names if isinstance(names, list) else ()):
+            try:
+                if isinstance(name, str):
+                    import_plugin(name)
+            except PluginError as error:
+                self._refuse(("plugins", i), f"is {show(name)}: {error}")
+        suite = self.tree.data.get("suite")
+        if not self.problems and isinstance(suite, str) and ":" in suite and (problem := SUITES.problem(suite)):
+            self._refuse(("suite",), f"is {show(suite)}: {problem}")
+        if self.problems:
+            raise ConfigError(self.problems)
 
     def study(
         self, path: Path, text: str, sequence_names: Sequence[str] | None, arm_names: Sequence[str] | None
@@ -128,34 +150,12 @@ class _Reader:
             return model.model_validate(data)
         except ValidationError as error:
             schema = schema_of(model)
-            seen = set()
-            for detail in error.errors(include_url=False):
-                inner = input_path(detail["loc"], schema)
-                if inner not in seen and (only is None or _reaches(only, inner)):
-                    seen.add(inner)
+            for detail, inner in wrong_values(error, schema):
+                if only is None or _reaches(only, inner):
                     place = (*path, *inner) if option is None else (*path, inner[0], option, *inner[1:])
-                    self.problems.append(self._problem(dict(detail), schema, place, inner))
+                    line = problem_line(detail, schema, inner, place, self.tree.data.get("suite"))
+                    self.problems.append(f"{self.tree.place(place)}: {line}")
             return None
-
-    def _problem(self, detail: dict[str, Any], schema: dict[str, Any], path: KeyPath, inner: KeyPath) -> str:
-        """One line; `path` is the value's own, `inner` its part that the schema knows."""
-        place, name = self.tree.place(path), dotted(path)
-        if detail["type"] == "extra_forbidden":
-            if len(inner) == 1 and inner[0] in SUITES and SUITES[str(inner[0])].Config is not None:
-                own = show(self.tree.data.get("suite"))
-                return f"{place}: {name} is the section of suite {name!r}, and the suite is {own}: leave it out"
-            options, _ = options_at(schema, inner[:-1])
-            known = [key for option in options for key in option.get("properties", {})]
-            return f"{place}: unknown key {name!r}: {unknown(str(inner[-1]), known)}"
-        allowed = allowed_at(schema, inner)
-        if detail["type"] == "missing":
-            return f"{place}: {name} is missing; it must be {allowed}"
-        if detail["loc"] and detail["loc"][-1] == "[key]":
-            where = dotted(path[:-1])
-            return f"{place}: {where} has the name {show(inner[-1])}; allowed: names of {NAME_WORDS}"
-        if detail["type"] == "finite_number":
-            allowed += ", finite"
-        return f"{place}: {name} is {show(detail['input'])}; allowed: {allowed}{hint(detail['input'], allowed)}"
 
     # Arms
 
@@ -170,12 +170,11 @@ class _Reader:
     def _arm(self, label: str, origin: str, raw: dict[str, Any]) -> Arm | None:
         path: KeyPath = ("arms", origin)
         method = raw.get("method")
-        if not isinstance(method, str) or method not in METHODS:
-            place, name = self.tree.place((*path, "method")), dotted((*path, "method"))
-            if "method" in raw:
-                self.problems.append(f"{place}: {name} is {show(method)}: {unknown(str(method), METHODS, 'methods')}")
-            else:
-                self.problems.append(f"{place}: {name} is missing; known methods: {', '.join(sorted(METHODS))}")
+        if "method" not in raw:
+            self._refuse((*path, "method"), f"is missing; known methods: {', '.join(sorted(METHODS))}")
+            return None
+        if not isinstance(method, str) or METHODS.problem(method):
+            self._refuse((*path, "method"), f"is {show(method)}: {METHODS.problem(str(method))}")
             return None
         before = len(self.problems)
         keys = {key: value for key, value in raw.items() if key != "method" and key not in self.sections}
@@ -295,17 +294,19 @@ class _Reader:
 
     def _check_tasks(self) -> None:
         suite = self.tree.data.get("suite")
-        if isinstance(suite, str) and suite not in SUITES:
-            place = self.tree.place(("suite",))
-            self.problems.append(f"{place}: suite is {suite!r}: {unknown(suite, SUITES, 'suites')}")
-        configured = self._configured(SUITES[suite]) if isinstance(suite, str) and suite in SUITES else None
+        configured = None
+        if isinstance(suite, str):
+            if problem := SUITES.problem(suite):
+                self._refuse(("suite",), f"is {suite!r}: {problem}")
+            else:
+                configured = self._configured(SUITES[suite])
         for name, tasks in self._mapping("sequences").items():
             if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
                 continue
             self._check_repeats(name, tasks)
             if configured is not None:
                 place = self.tree.place(("sequences", name))
-                self.problems += [f"{place}: sequences.{name}: {error}" for error in _task_errors(configured, tasks)]
+                self.problems += [f"{place}: sequences.{name}: {error}" for error in task_errors(configured, tasks)]
 
     def _configured(self, suite: Suite) -> Suite | None:
         """The suite under the file's settings for it; None if these are wrong, which is told; tasks must wait."""
@@ -355,7 +356,7 @@ class _Reader:
                     path: KeyPath = ("arms", arm.origin, suite.name)
                     self.problems += [
                         f"{self.tree.place(path)}: {dotted(path)}: sequences.{sequence}: {error}"
-                        for error in (() if errors else _task_errors(suite, settings.tasks))
+                        for error in (() if errors else task_errors(suite, settings.tasks))
                     ]
 
     def _placed(self, line: str, arm: Arm) -> str:
@@ -375,17 +376,6 @@ class _Reader:
 def _key_of(line: str) -> tuple[str, ...]:
     """The key with which a line begins."""
     return tuple(line.split(" ", 1)[0].rstrip(":").split("."))
-
-
-def _task_errors(suite: Suite, tasks: Sequence[str]) -> list[str]:
-    """What a suite, whose section is right, says of a sequence."""
-    errors = suite.check_tasks(tasks)
-    if tasks and not errors:
-        try:
-            suite.spaces(tasks)
-        except (ValueError, ImportError) as error:
-            return [str(error)]
-    return errors
 
 
 def _select(arms: Sequence[Arm], labels: Iterable[str]) -> list[Arm]:

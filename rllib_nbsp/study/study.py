@@ -10,9 +10,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from rllib_nbsp.envs import suite_of, with_suite_section
+from rllib_nbsp.explain import NAME_PATTERN, NAME_WORDS, show
 from rllib_nbsp.run import run_settings
 from rllib_nbsp.settings import CommonSettings, ConfigError, RunSettings, Seed, Settings
-from rllib_nbsp.study.explain import NAME_PATTERN, NAME_WORDS, show
 from rllib_nbsp.study.search import SearchSettings
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]

@@ -19,12 +19,12 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
-import rllib_nbsp
 from rllib_nbsp.algorithm import ContinualSAC
-from rllib_nbsp.run import run_settings
+from rllib_nbsp.nodes import blind_to, import_errors
+from rllib_nbsp.plugins import runtime_env, sources
+from rllib_nbsp.run import ResolvedRun, run_settings
 from rllib_nbsp.settings import RunSettings
 from rllib_nbsp.study.display import LiveDisplay, trial_label
 from rllib_nbsp.study.errors import PreflightError
@@ -33,7 +33,6 @@ from rllib_nbsp.study.plan import local_resources, make_plan
 from rllib_nbsp.study.stop_signal import StopSignal
 
 MAX_FAILURES = 3
-SHARED_FOLDER_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 10.0
 
 
@@ -73,12 +72,15 @@ def run_study(
     if plan.problems:
         raise PreflightError(plan.problems, 4)
     trial_times = plan.trial_seconds()
-    with ray_session(address, max(trial.resources.torch_threads for trial in trials), stop) as nodes:
+    modules = list(dict.fromkeys(module for trial in trials for module in ResolvedRun(trial).modules))
+    with ray_session(address, max(trial.resources.torch_threads for trial in trials), modules, stop) as nodes:
         if address is not None:
             plan = plan.on(nodes, f"the cluster at {address}")
             problems = plan.problems or check_shared(folder)
             if problems:
                 raise PreflightError(problems, 4)
+        if problems := import_errors(modules):
+            raise PreflightError(problems, 4)
         seconds = study_seconds(trial_times, plan.concurrent)
         console.print(f"{len(trials)} trials, {plan.concurrent} at once, at most {duration(seconds)}", highlight=False)
         on_start()
@@ -92,8 +94,12 @@ def run_study(
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None, torch_threads: int, stop: StopSignal) -> Iterator[list[dict[str, float]]]:
+def ray_session(
+    address: str | None, torch_threads: int, modules: Sequence[str], stop: StopSignal
+) -> Iterator[list[dict[str, float]]]:
     """Start Ray on this machine, or join a cluster to which the package then travels; yields what each node has.
+
+    The modules, plugins and the like, go to every process that Ray starts.
 
     Raises:
         PreflightError: if there is no cluster at the address.
@@ -104,12 +110,12 @@ def ray_session(address: str | None, torch_threads: int, stop: StopSignal) -> It
     try:
         if address is None:
             # "local": a cluster that happens to run on this machine is not joined unasked
-            ray.init(address="local", num_cpus=int(local_resources()["CPU"]), **quiet)
+            beside: dict[str, Any] = {"py_modules": sources(modules)} if sources(modules) else {}
+            ray.init(address="local", num_cpus=int(local_resources()["CPU"]), runtime_env=beside, **quiet)
         else:
             _check_reachable(address)
-            package = str(Path(rllib_nbsp.__file__).parent)
-            runtime_env = {"py_modules": [package], "env_vars": threads}
-            ray.init(address=address, runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
+            travels = {**runtime_env(*modules), "env_vars": threads}
+            ray.init(address=address, runtime_env=travels, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
         raise PreflightError([f"--address {address or 'local'}: {str(error).splitlines()[0]}"], 4) from error
     try:
@@ -142,27 +148,15 @@ def _protect_token() -> None:
 
 def check_shared(folder: Path) -> list[str]:
     """A line if some nodes do not see the result folder, to which the trials write their rows themselves."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
     marker = folder / f".shared-{uuid.uuid4().hex}"
     marker.touch()
     try:
-        seen = {
-            node["NodeManagerHostname"]: _exists.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(str(marker))
-            for node in nodes
-        }
-        blind = [host for host, there in seen.items() if not ray.get(there, timeout=SHARED_FOLDER_TIMEOUT_S)]
+        blind = blind_to(marker)
     finally:
         marker.unlink()
     if not blind:
         return []
     return [f"--results-dir: {folder} is not shared with {', '.join(blind)}; use a folder that all nodes see"]
-
-
-@ray.remote(num_cpus=0)
-def _exists(path: str) -> bool:
-    return os.path.exists(path)
 
 
 def run_trials(trials: Sequence[RunSettings], folder: Path, max_concurrent: int | None, console: Console) -> Outcome:

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
+from rllib_nbsp.explain import KeyPath
 from rllib_nbsp.registry import did_you_mean
 from rllib_nbsp.settings import ConfigError
-from rllib_nbsp.study.explain import KeyPath
 
 MAX_BYTES = 1_000_000
 MAX_VALUES = 10_000

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from ray import tune
 
 from rllib_nbsp import NBSP, ContinualSAC, ContinualSACConfig, NBSPConfig
-from rllib_nbsp.callbacks import ContinualCallback
 from rllib_nbsp.nn.networks import NETWORKS
 from rllib_nbsp.schedule import EXTRA
 from tests.algorithm.conftest import PAIR, finish, rows_of, same, weights
@@ -199,71 +196,9 @@ def test_a_network_of_its_own_for_acting_changes_nothing(monkeypatch: pytest.Mon
     assert same(weights(one), weights(two))
 
 
-# What is refused
-
-
-def test_a_method_that_needs_scores_is_refused_without_the_callback() -> None:
-    config = short_run(NBSPConfig()).callbacks([])
-    with pytest.raises(ValueError, match="SkillNeuronCallback"):
-        config.build_algo()
-
-
-@pytest.mark.parametrize(
-    ("config", "need"),
-    [
-        (NBSPConfig, "scores_neurons"),
-        (lambda: NBSPConfig().training(skill_frac=0.0), "files_prior"),
-        (lambda: ContinualSACConfig().method("ewc", with_replay=True), "files_prior"),
-    ],
-)
-def test_a_callback_that_does_not_do_what_the_method_needs_is_refused_by_name(config: Any, need: str) -> None:
-    class Nothing(ContinualCallback):
-        pass
-
-    with pytest.raises(ValueError, match=f"with {need} = True.*was given Nothing"):
-        short_run(config()).callbacks(Nothing).build_algo()
-
-
-def test_a_callback_of_ones_own_takes_the_place_of_ours() -> None:
-    class Forgets(ContinualCallback):
-        scores_neurons = files_prior = True
-
-    with pytest.raises(RuntimeError, match="needs the neurons' scores"):
-        finish(short_run(NBSPConfig()).callbacks(Forgets))
-
-
 def test_a_result_speaks_of_the_visit_that_it_ends_and_holds_no_none() -> None:
     _, results = finish(short_run(NBSPConfig()))
     ends = [result for result in results if result["visit_env_steps"] == result["visit_max_env_steps"]]
     assert [(end["visit"], end["task"]) for end in ends] == [(1, PAIR[0]), (2, PAIR[1]), (3, PAIR[0]), (4, PAIR[1])]
     assert all(end["success_window"] >= 0.0 and end["mean_return"] < 0.0 for end in ends)
     assert None not in {value for result in results for value in result.values() if not isinstance(value, dict | list)}
-
-
-def test_a_configuration_comes_back_from_rllibs_dict_form() -> None:
-    config = short_run(NBSPConfig()).training(skill_frac=0.3).env_runners(num_env_runners=2).debugging(seed=5)
-    for again in (NBSPConfig.from_dict(config.to_dict()), NBSPConfig().update_from_dict(config.to_dict())):
-        assert again.to_dict() == config.to_dict()
-        assert again.settings == config.settings
-    algo = NBSP(config=short_run(NBSPConfig()).curriculum(cycles=1).to_dict())
-    assert algo.train()["visit"] == 1
-    algo.stop()
-
-
-@pytest.mark.slow
-def test_a_configuration_is_a_param_space_of_tune(tmp_path: Path) -> None:
-    results = tune.Tuner(
-        NBSP,
-        param_space=short_run(NBSPConfig()).curriculum(cycles=1),
-        tune_config=tune.TuneConfig(
-            metric="success_window", mode="max", num_samples=2, scheduler=tune.schedulers.ASHAScheduler(grace_period=1)
-        ),
-        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
-    ).fit()
-    assert not results.errors
-    assert results.get_best_result().metrics["done"]
-
-
-def test_unknown_training_keys_name_the_nearest_one() -> None:
-    with pytest.raises(TypeError, match="did you mean 'skill_frac'"):
-        NBSPConfig().training(skil_frac=0.3)

@@ -18,6 +18,7 @@ from rllib_nbsp.methods import METHODS
 from rllib_nbsp.methods.agent import VisitData
 from rllib_nbsp.methods.base import Acting, ContinualMethod, MethodSettings
 from rllib_nbsp.nn.networks import NETWORKS
+from rllib_nbsp.plugins import import_plugins
 from rllib_nbsp.replay.buffer import ReplayRequest
 from rllib_nbsp.settings import BoundarySettings, ModelSettings, ReplaySettings, ScoringSettings, TrainingSettings
 from tests.methods.contract import (
@@ -192,8 +193,9 @@ RANKS_TIMEOUT_S = 560
 """Two processes take every method of both kinds through two visits: half a minute on a quiet machine."""
 
 
-def learn_on_rank(rank: int, folder: str, runs: list[tuple[str, str]]) -> None:
+def learn_on_rank(rank: int, folder: str, runs: list[tuple[str, str]], modules: list[str]) -> None:
     """One of two processes: these methods through two visits, each rank on its own shard of every batch."""
+    import_plugins(modules)
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     METHODS.update(PROBES)
@@ -220,10 +222,11 @@ def two_learners(
         if isinstance(item, pytest.Function) and item.path == request.path and "two_learners" in item.fixturenames
     }
     runs = [run for run in SEVERAL if run in selected]
+    modules = [ALL[method].__module__ for method, _ in runs]
     folder = tmp_path_factory.mktemp("two_learners")
     context = multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=learn_on_rank, args=(rank, str(folder), runs), daemon=True) for rank in range(2)
+        context.Process(target=learn_on_rank, args=(rank, str(folder), runs, modules), daemon=True) for rank in range(2)
     ]
     try:
         for process in processes:

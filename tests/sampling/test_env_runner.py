@@ -7,7 +7,9 @@ import signal
 import time
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
+import pytest
 import ray
 import torch
 from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
@@ -139,3 +141,37 @@ def test_an_idle_killed_env_runner_brings_no_wrong_task_transition(ray_session):
         result = algo.train()
     assert result["fault_tolerance"]["num_remote_worker_restarts"] == 0
     algo.stop()
+
+
+def test_a_remote_worker_that_cannot_be_built_answers_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(self: Any) -> Any:
+        raise KeyError("unknown suite 'mine'")
+
+    monkeypatch.setattr(ContinualSACConfig, "resolved", missing)
+    with pytest.raises(KeyError, match="unknown suite"):
+        make_runner(0)
+    runner = make_runner(3)
+    runner.assert_healthy()
+    runner.set_state({COMPONENT_RL_MODULE: {}, WEIGHTS_SEQ_NO: 1})
+    answer = runner.answer("sample", task=RIGHT, version=1, num_vector_steps=4)
+    assert str(answer["failure"]).startswith("rollout worker 3, start with suite 'point_mass', tasks ['reach-left', ")
+    assert "KeyError: \"unknown suite 'mine'\"" in str(answer["failure"])
+    with pytest.raises(RuntimeError, match=r"rollout worker 3, start with .*KeyError"):
+        ContinualEnvRunner(config=make_config(), worker_index=0, spaces=runner.get_spaces())
+
+
+def test_a_task_that_only_the_users_own_process_knows_is_told_by_the_algorithm(ray_session: None) -> None:
+    class Scripted(gym.Env[np.ndarray, np.ndarray]):
+        observation_space = action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+
+        def reset(self, *, seed: Any = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+            return np.zeros(2, np.float32), {}
+
+        def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+            return np.zeros(2, np.float32), 0.0, False, False, {"is_success": False}
+
+    gym.register("Scripted-v0", entry_point=Scripted, max_episode_steps=10)
+    config = make_config(num_env_runners=1, num_cpus_per_env_runner=0.5)
+    config.curriculum(suite="gymnasium", tasks=["Scripted-v0"])
+    with pytest.raises(RuntimeError, match=r"rollout worker 1, start with .*Scripted-v0.*module:EnvId"):
+        config.build_algo()

@@ -6,10 +6,13 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rllib_nbsp.registry import did_you_mean
+from pydantic import ValidationError
+
+from rllib_nbsp.envs import SUITES
+from rllib_nbsp.registry import unknown
 from rllib_nbsp.settings import Settings
 
 MAX_NAME_LENGTH = 64
@@ -65,6 +68,43 @@ def input_path(loc: Sequence[str | int], schema: Schema) -> KeyPath:
     return (*known, rest[0]) if rest and any(option.get("type") == "object" for option in options) else known
 
 
+def wrong_values(error: ValidationError, schema: Schema) -> Iterator[tuple[Mapping[str, Any], KeyPath]]:
+    """What pydantic found, once for each value, with the value's path in the schema."""
+    seen = set()
+    for detail in error.errors(include_url=False):
+        path = input_path(detail["loc"], schema)
+        if path not in seen:
+            seen.add(path)
+            yield detail, path
+
+
+def problem_line(detail: Mapping[str, Any], schema: Schema, inner: KeyPath, path: KeyPath, suite: object) -> str:
+    """A line about a value, without its place.
+
+    Args:
+        detail: what pydantic found.
+        schema: of the model.
+        inner: the value's path in the schema.
+        path: the value's path as the user wrote it.
+        suite: that of the run or study.
+    """
+    name = dotted(path)
+    if detail["type"] == "extra_forbidden":
+        if len(inner) == 1 and inner[0] in SUITES and SUITES[str(inner[0])].Config is not None:
+            return f"{name} is the section of suite {name!r}, and the suite is {show(suite)}: leave it out"
+        options, _ = options_at(schema, inner[:-1])
+        known = [key for option in options for key in option.get("properties", {})]
+        return f"unknown key {name!r}: {unknown(str(inner[-1]), known)}"
+    allowed = allowed_at(schema, inner)
+    if detail["type"] == "missing":
+        return f"{name} is missing; it must be {allowed}"
+    if detail["loc"] and detail["loc"][-1] == "[key]":
+        return f"{dotted(path[:-1])} has the name {show(inner[-1])}; allowed: names of {NAME_WORDS}"
+    if detail["type"] == "finite_number":
+        allowed += ", finite"
+    return f"{name} is {show(detail['input'])}; allowed: {allowed}{hint(detail['input'], allowed)}"
+
+
 def allowed_at(schema: Schema, path: KeyPath) -> str:
     """What may stand at a path."""
     return " or ".join(_describe(option, schema) for option in options_at(schema, path)[0])
@@ -98,12 +138,6 @@ def _range(option: Schema) -> str:
     words = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {option[key]:.12g}" for key, sign in words.items() if key in option]
     return f" {' and '.join(bounds)}" if bounds else ""
-
-
-def unknown(name: str, known: Iterable[str], kind: str = "keys") -> str:
-    """The end of a line about an unknown name: the nearest known ones, and all."""
-    known = sorted(known)
-    return f"{did_you_mean(name, known).removeprefix('; ')} known {kind}: {', '.join(known) or 'none'}".strip()
 
 
 def dotted(path: KeyPath) -> str:
