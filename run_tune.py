@@ -80,6 +80,7 @@ def _run(study: CheckedStudy, folder: Path, options: argparse.Namespace, stop: S
             folder,
             address=options.address,
             max_concurrent=options.max_concurrent,
+            loggers=study.settings.loggers,
             stop=stop,
             console=console,
             on_start=describe,

@@ -159,7 +159,7 @@ class ContinualSAC(SAC):
         result = super().step()
         # Where tasks have no success there is no such number; Tune would take None for one.
         result.update({key: value for key, value in self._place_reported.items() if value is not None})
-        result.update(self.outcomes.result(), done=self.done)
+        result.update(self.outcomes.result(), done=self.done, timesteps_total=self.env_steps)
         return result
 
     def _collect(self) -> None:

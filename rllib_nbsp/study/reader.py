@@ -7,6 +7,7 @@ here knows Ray, so that a mistake is told in a second.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,7 +33,7 @@ from rllib_nbsp.plugins import PluginError, find_beside, import_plugin
 from rllib_nbsp.registry import unknown
 from rllib_nbsp.settings import ConfigError, Settings
 from rllib_nbsp.study.search import Options, SearchSettings, combinations, draw, sample_label
-from rllib_nbsp.study.study import Arm, CheckedStudy, sections, study_model
+from rllib_nbsp.study.study import EXTRAS, Arm, CheckedStudy, sections, study_model
 from rllib_nbsp.study.yaml_tree import YamlTree, apply_overrides, read_yaml_file
 
 
@@ -103,6 +104,7 @@ class _Reader:
         self._check_search()
         self._check_tasks()
         self._check_seeds()
+        self._check_loggers()
         sequences = self._mapping("sequences")
         chosen_sequences = self._choose("--sequences", sequence_names, sequences)
         labels = dict.fromkeys([*self._mapping("arms"), *(arm.label for arm in arms)])
@@ -343,6 +345,12 @@ class _Reader:
             for seed, count in counts.items()
             if count > 1
         ]
+
+    def _check_loggers(self) -> None:
+        loggers = self.tree.data.get("loggers")
+        for i, name in enumerate(loggers if isinstance(loggers, list) else ()):
+            if name in EXTRAS and importlib.util.find_spec(name) is None:
+                self._refuse(("loggers", i), f"is {name!r}, which is not installed: pip install 'rllib-nbsp[{name}]'")
 
     def _check_runs(self, study: CheckedStudy) -> None:
         for sequence in study.sequences:

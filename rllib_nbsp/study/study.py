@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,9 @@ from rllib_nbsp.settings import CommonSettings, ConfigError, RunSettings, Seed, 
 from rllib_nbsp.study.search import SearchSettings
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+LoggerName = Literal["tensorboard", "csv", "wandb", "mlflow"]
+EXTRAS = ("wandb", "mlflow")
+"""Loggers that are packages of their own, which `pip install rllib-nbsp[NAME]` brings."""
 
 
 class StudySettings(CommonSettings):
@@ -29,6 +32,9 @@ class StudySettings(CommonSettings):
     """Method configurations by label: `method`, the method's own keys, and changes of the sections. Under `search` an
     arm lists values for some of these keys, and stands for as many arms as are drawn from them."""
     search: SearchSettings = SearchSettings()
+    loggers: list[LoggerName] = Field(["tensorboard", "csv"])
+    """What logs the iterations of each trial, beside the rows, under `_tune`. `wandb` is offline unless `WANDB_MODE`
+    says otherwise; `mlflow` writes files unless `MLFLOW_TRACKING_URI` names a server."""
     allow_repeats: bool = False
     """Let a sequence visit the same task twice in a row."""
 

@@ -29,6 +29,7 @@ from rllib_nbsp.settings import RunSettings
 from rllib_nbsp.study.display import LiveDisplay, trial_label
 from rllib_nbsp.study.errors import PreflightError
 from rllib_nbsp.study.estimate import duration, study_seconds
+from rllib_nbsp.study.loggers import make_loggers, where_logged
 from rllib_nbsp.study.plan import local_resources, make_plan
 from rllib_nbsp.study.stop_signal import StopSignal
 
@@ -57,13 +58,15 @@ def run_study(
     *,
     address: str | None,
     max_concurrent: int | None,
+    loggers: Sequence[str],
     stop: StopSignal,
     console: Console,
     on_start: Callable[[], None],
 ) -> Outcome:
     """Plan, start Ray, run the trials to their ends, and say how it went.
 
-    SIGTERM and Ctrl-C stop all trials; the study can then be resumed. `on_start` is called when everything is checked.
+    SIGTERM and Ctrl-C stop all trials; the study can then be resumed. `loggers` are names of `study.LoggerName`.
+    `on_start` is called when everything is checked.
 
     Raises:
         PreflightError: if the study cannot run here; `on_start` was not called then.
@@ -71,6 +74,7 @@ def run_study(
     plan = make_plan(trials, address is not None, max_concurrent, folder)
     if plan.problems:
         raise PreflightError(plan.problems, 4)
+    logging_to = make_loggers(loggers, folder, console)
     trial_times = plan.trial_seconds()
     modules = list(dict.fromkeys(module for trial in trials for module in ResolvedRun(trial).modules))
     with ray_session(address, max(trial.resources.torch_threads for trial in trials), modules, stop) as nodes:
@@ -84,7 +88,9 @@ def run_study(
         seconds = study_seconds(trial_times, plan.concurrent)
         console.print(f"{len(trials)} trials, {plan.concurrent} at once, at most {duration(seconds)}", highlight=False)
         on_start()
-        outcome = run_trials(trials, folder, max_concurrent, console)
+        outcome = run_trials(trials, folder, max_concurrent, logging_to, console)
+    for line in where_logged(loggers, folder):
+        console.print(f"logged: {line}", markup=False, highlight=False, soft_wrap=True)
     for label, error in outcome.failed.items():
         console.print(f"failed: {label}: {error}", markup=False, highlight=False, soft_wrap=True)
     if not outcome.stopped and not outcome.failed:
@@ -159,7 +165,13 @@ def check_shared(folder: Path) -> list[str]:
     return [f"--results-dir: {folder} is not shared with {', '.join(blind)}; use a folder that all nodes see"]
 
 
-def run_trials(trials: Sequence[RunSettings], folder: Path, max_concurrent: int | None, console: Console) -> Outcome:
+def run_trials(
+    trials: Sequence[RunSettings],
+    folder: Path,
+    max_concurrent: int | None,
+    loggers: Sequence[tune.Callback],
+    console: Console,
+) -> Outcome:
     """Run trials to their ends; SIGTERM and Ctrl-C stop all of them, and the study can then be resumed."""
     start = time.monotonic()
     with LiveDisplay(trials, console) as display:
@@ -177,7 +189,7 @@ def run_trials(trials: Sequence[RunSettings], folder: Path, max_concurrent: int 
                 storage_path=str(folder / "_tune"),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-                callbacks=[display],
+                callbacks=[display, *loggers],
                 verbose=0,
             ),
         )

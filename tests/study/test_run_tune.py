@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -292,6 +293,20 @@ def test_a_study_ends_with_its_table_its_report_and_the_next_command(finished: t
     assert "times the estimate" in printed
     assert printed.splitlines()[-1].startswith("one more seed: python run_tune.py ")
     assert printed.splitlines()[-1].endswith("--seeds 1 --resume")
+
+
+def test_a_study_logs_evaluation_success_for_tensorboard_and_as_csv(finished: tuple[Path, str]) -> None:
+    folder, printed = finished
+    logs = [path.parent for path in folder.glob("_tune/*/*/progress.csv")]
+    assert len(logs) == 2
+    for log in logs:
+        with open(log / "progress.csv", newline="") as file:
+            last = list(csv.DictReader(file))[-1]
+        assert float(last["evaluation/reach-left/success_rate"]) in (0.0, 0.5, 1.0)
+        assert 0.0 <= float(last["asr"]) <= 1.0
+        (events,) = log.glob("events.out.tfevents.*")
+        assert b"evaluation/reach-right/success_rate" in events.read_bytes()
+    assert f"logged: tensorboard --logdir {folder / '_tune'}\n" in printed
 
 
 def test_starting_a_finished_study_again_is_refused(
