@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -17,22 +18,26 @@ from rich.console import Console
 
 from rllib_nbsp.settings import ConfigError
 from rllib_nbsp.study.errors import PreflightError
-from rllib_nbsp.study.folder import open_trials, study_folder, study_lock, write_study
+from rllib_nbsp.study.folder import check_home, open_trials, planned_trials, study_folder, study_lock, write_study
 from rllib_nbsp.study.reader import load_study
 from rllib_nbsp.study.stop_signal import StopSignal
 from rllib_nbsp.study.study import CheckedStudy, safe_name
+
+MOST_SEEDS = 10_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
     options, stop = _parser().parse_args(argv), StopSignal()
+    seeds = None if options.seeds is None else [seed for several in options.seeds for seed in several]
     stop.install()
     resources = ("num_env_runners", "num_learners", "num_gpus_per_learner")
     given = [f"resources.{key}={getattr(options, key)}" for key in resources if getattr(options, key) is not None]
     try:
+        check_home()
         study = load_study(
-            options.config, [*given, *options.set], sequences=options.sequences, arms=options.arms, seeds=options.seeds
+            options.config, [*given, *options.set], sequences=options.sequences, arms=options.arms, seeds=seeds
         )
         name = safe_name("--name", study.settings.experiment if options.name is None else options.name)
         folder = study_folder(options.results_dir, name, options.resume)
@@ -97,7 +102,9 @@ def _run(study: CheckedStudy, folder: Path, options: argparse.Namespace, stop: S
 def _report(study: CheckedStudy, folder: Path, argv: Sequence[str]) -> int:
     from analysis.__main__ import main as analysis
 
-    code = analysis(["report", str(folder)])
+    # What was asked for is there; of what else the folder should hold in the end, a part may still be to come.
+    partly = ["--allow-partial"] if len(study.trials()) < planned_trials(folder) else []
+    code = analysis(["report", str(folder), *partly])
     more = shlex.join(["python", "run_tune.py", *_with_seed(argv, max(study.seeds) + 1)])
     print(f"one more seed: {more}")
     return code
@@ -122,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     add("config", nargs="?", default="tune_configs/quickstart.yaml", metavar="CONFIG", help="default: %(default)s")
     add("--sequences", nargs="+", metavar="NAME", help="only these task sequences of the file")
     add("--arms", nargs="+", metavar="NAME", help="only these arms of the file")
-    add("--seeds", nargs="+", type=int, metavar="N", help="in place of the file's seeds")
+    add("--seeds", nargs="+", type=_seeds, metavar="N", help="in place of the file's seeds: 3, or 0-4")
     add("--name", help="folder under --results-dir; default: the file's experiment")
     add("--results-dir", default="results", metavar="DIR", help="default: %(default)s")
     add("--resume", action="store_true", help="skip finished trials, run the others from their start")
@@ -135,6 +142,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--dry-run", action="store_true", help="print trials, resources, memory, disk and time, and run nothing")
     add("--debug", action="store_true", help="tracebacks in place of one-line errors")
     return parser
+
+
+def _seeds(text: str) -> list[int]:
+    """A seed, or `A-B` for those from A to B."""
+    if not (match := re.fullmatch(r"(-?\d+)|(\d+)-(\d+)", text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor A-B with two of them")
+    if match[1]:
+        return [int(match[1])]
+    first, last = int(match[2]), int(match[3])
+    if not first <= last < first + MOST_SEEDS:
+        raise argparse.ArgumentTypeError(f"{text!r} must go up, and over at most {MOST_SEEDS} seeds")
+    return list(range(first, last + 1))
 
 
 def _positive(text: str) -> int:

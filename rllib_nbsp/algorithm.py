@@ -382,7 +382,12 @@ class ContinualSAC(SAC):
 
     def _open_records(self, fresh: bool) -> None:
         if self.run.settings.results_dir:
-            self.records = TrialFolder(Path(self.run.settings.results_dir), self.run.settings, fresh=fresh)
+            self.records = TrialFolder(
+                Path(self.run.settings.results_dir),
+                self.run.settings,
+                fresh=fresh,
+                environments=self.run.suite.environments(self.run.settings.tasks),
+            )
 
     # State
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rllib_nbsp.settings import RunSettings, config_hash
 
 WRITTEN = ("*.jsonl", "neurons/*.npz", "weights/*.npz", "cost.json")
 """What a trial adds to as it goes."""
+ENVIRONMENTS = "environments.json"
 PACKAGES = ("ray", "torch", "numpy", "gymnasium", "metaworld", "mujoco")
 
 
@@ -30,10 +32,18 @@ class TrialFolder:
     Args:
         path: the folder, made if it does not exist.
         settings: the trial's.
+        environments: what `Suite.environments` says of the tasks.
         fresh: the trial starts; what an unfinished one left here is renamed to `*.stale`. Otherwise rows are added.
     """
 
-    def __init__(self, path: Path, settings: RunSettings, *, fresh: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: RunSettings,
+        *,
+        fresh: bool,
+        environments: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         self.path = path
         self.config_hash = config_hash(settings)
         path.mkdir(parents=True, exist_ok=True)
@@ -50,6 +60,8 @@ class TrialFolder:
         }
         (path / "config.yaml").write_text(resolved_yaml(settings))
         (path / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n")
+        if environments:
+            (path / ENVIRONMENTS).write_text(json.dumps(environments, indent=1) + "\n")
         self._status(done=False)
 
     def evaluation(self, row: dict[str, Any]) -> None:

@@ -162,7 +162,7 @@ class EvaluationSettings(Settings):
     """0 switches periodic evaluation off."""
     periodic_env_steps: PositiveInt | None = None
     """None: every twentieth of `visit.max_env_steps`."""
-    num_envs: PositiveInt = 5
+    num_envs: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Environments of one task that are evaluated side by side."""
     deterministic: bool = True
     success: Literal["any", "final"] = "any"
@@ -176,7 +176,7 @@ class ResourceSettings(Settings):
 
     num_env_runners: Count = 0
     """Remote rollout workers; 0 samples inside the trial's own process."""
-    num_envs_per_env_runner: PositiveInt = 4
+    num_envs_per_env_runner: Annotated[int, Field(ge=1, le=10_000)] = 4
     num_cpus_per_env_runner: NonNegativeFloat = 1.0
     custom_resources_per_env_runner: dict[str, NonNegativeFloat] = {}
     """Ray resources that pin rollout workers to nodes, such as {"rollout": 1}."""

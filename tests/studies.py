@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from rllib_nbsp.settings import RunSettings, config_hash
 from rllib_nbsp.study.reader import load_study
 from rllib_nbsp.study.study import CheckedStudy
 
+TIMEOUT_S = 240
 TINY: dict[str, Any] = {
     "experiment": "tiny",
     "suite": "point_mass",
@@ -48,3 +51,13 @@ def leave(run: RunSettings, *, done: bool) -> None:
     (path / "evaluations.jsonl").write_text("{}\n")
     (path / "config.yaml").write_text(resolved_yaml(run))
     (path / "status.json").write_text(json.dumps({"done": done, "config_hash": config_hash(run)}))
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """The command line that runs a study."""
+    return [sys.executable, "run_tune.py", *map(str, arguments)]
+
+
+def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run it."""
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=TIMEOUT_S)

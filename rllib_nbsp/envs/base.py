@@ -19,6 +19,13 @@ Env = gym.Env[Any, Any]
 ActionSpace = Box | Discrete[Any]
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a real number, as Python's or as an array without dimensions."""
+    if isinstance(value, float | int):
+        return True
+    return isinstance(value, np.ndarray | np.generic) and value.shape == () and value.dtype.kind in "biuf"
+
+
 class EnvironmentFailure(RuntimeError):
     """An environment cannot go on; the message names its task, sub-environment and step."""
 
@@ -72,6 +79,13 @@ class Suite(ABC):
     def modules(self, tasks: Sequence[str]) -> list[str]:
         """Names of modules that these tasks are imported from; a run takes them along to other machines."""
         return []
+
+    def environments(self, tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """By task, what its environment is made from beside what the settings say, as JSON knows it.
+
+        It is filed with a run's results, and seeds are averaged only if it is the same.
+        """
+        return {}
 
     def check_section(self) -> list[str]:
         """What its section gets wrong, whatever the tasks, one line each that begins with a key."""

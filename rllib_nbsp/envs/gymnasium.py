@@ -9,18 +9,23 @@ a call does, `Pendulum-v1(g=5.0)@return>=-300`: each a plain Python value.
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
+import importlib.metadata
+import json
 import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from rllib_nbsp.envs.base import ActionSpace, Env, EnvironmentContractError, Suite, register_suite
+from rllib_nbsp.envs.base import ActionSpace, Env, EnvironmentContractError, Suite, is_number, register_suite
 from rllib_nbsp.registry import did_you_mean
 
 GOAL_MARK = "@return>="
@@ -59,7 +64,7 @@ class GymnasiumTask:
         try:
             if module:
                 importlib.import_module(module)
-        except Exception as error:  # whatever a user's module raises
+        except (Exception, SystemExit) as error:  # whatever a user's module does
             raise ValueError(f"cannot import {module!r}: {type(error).__name__}: {error}") from error
         try:
             spec = gym.spec(name)
@@ -128,7 +133,7 @@ class GymnasiumTaskEnv(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         obs, reward, terminated, truncated, info = step
         if self._return_goal is not None:
             # As the rows have it, so that the success and the return beside it are of one sum.
-            self._return += float(np.float32(reward)) if np.ndim(reward) == 0 and reward is not None else math.nan
+            self._return += float(np.float32(reward)) if is_number(reward) else math.nan
             success: Any = (terminated or truncated) and self._return >= self._return_goal
         elif "success" in info or "is_success" in info:
             success = info.get("success", info.get("is_success"))
@@ -167,13 +172,32 @@ class WithinBounds(gym.ActionWrapper[np.ndarray, np.ndarray, np.ndarray]):
         return np.clip(within.astype(self._low.dtype), self._low, self._high)
 
 
+def _registration(spec: gym.envs.registration.EnvSpec) -> dict[str, Any]:
+    """What a registration says, and the code behind it: the version of what is installed, or a file's SHA-256."""
+    entry: Any = spec.entry_point
+    maker = gym.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+    module = sys.modules.get(getattr(maker, "__module__", ""))
+    top = module.__name__.partition(".")[0] if module else ""
+    try:
+        code = importlib.metadata.version(top) if top else None
+    except importlib.metadata.PackageNotFoundError:
+        file = getattr(module, "__file__", None)
+        code = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12] if file else None
+    return {
+        "entry_point": f"{getattr(maker, '__module__', '')}:{getattr(maker, '__qualname__', repr(maker))}",
+        "kwargs": json.loads(json.dumps(spec.kwargs, default=repr)),
+        "max_episode_steps": spec.max_episode_steps,
+        "code": code,
+    }
+
+
 def _check_reports_success(env: Env, task: str) -> None:
     try:
         env.reset()
         env.step(env.action_space.sample())
     except EnvironmentContractError as error:
         raise ValueError(f"gymnasium task {task!r}: {error}") from error
-    except Exception as error:  # whatever a user's environment raises
+    except (Exception, SystemExit) as error:  # whatever a user's environment does
         raise ValueError(f"gymnasium task {task!r}: fails at a first step: {type(error).__name__}: {error}") from error
 
 
@@ -201,6 +225,10 @@ class GymnasiumSuite(Suite):
         modules = (GymnasiumTask.parse(task).env_id.rpartition(":")[0] for task in tasks)
         return [module for module in dict.fromkeys(modules) if module]
 
+    def environments(self, tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """How each is registered, and which code that is."""
+        return {task: _registration(GymnasiumTask.parse(task).spec()) for task in dict.fromkeys(tasks)}
+
     def make_env(self, task: str, *, seed: int, training: bool = True) -> Env:
         """Build an environment whose actions are [-1, 1], or 0 ... n - 1.
 
@@ -212,7 +240,7 @@ class GymnasiumSuite(Suite):
         parsed.spec()
         try:
             env: Env = gym.make(parsed.env_id, disable_env_checker=True, **parsed.kwargs)
-        except Exception as error:  # whatever the constructor of a user's environment raises
+        except (Exception, SystemExit) as error:  # whatever the constructor of a user's environment does
             raise ValueError(f"gymnasium task {task!r}: cannot be built: {type(error).__name__}: {error}") from error
         obs_space, act_space = env.observation_space, env.action_space
         if not isinstance(obs_space, Box) or len(obs_space.shape) != 1 or not obs_space.shape[0]:

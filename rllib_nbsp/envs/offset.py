@@ -138,6 +138,10 @@ class OffsetSuite(Suite):
             offset = np.array(self.settings.offsets[task])
         return offset.astype(np.float32)
 
+    def environments(self, tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """What the base's suite says of it, for every task."""
+        return dict.fromkeys(tasks, self._suite.environments([self._base]).get(self._base, {}))
+
     def make_env(self, task: str, *, seed: int, training: bool = True) -> Env:
         """Build the base environment and move its observations."""
         return OffsetEnv(self._suite.make_env(self._base, seed=seed, training=training), self.offset(task))

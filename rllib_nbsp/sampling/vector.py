@@ -21,6 +21,7 @@ from rllib_nbsp.envs.base import (
     NonFiniteObservation,
     NonFiniteReward,
     Suite,
+    is_number,
 )
 from rllib_nbsp.seeding import seed_global_streams
 
@@ -29,7 +30,6 @@ MAX_ABORTED = 10  # episodes of one sub-environment that failures cut, with none
 MAX_RESET_RETRIES = 3
 RESET_BACKOFF_S = 0.1  # doubles with every retry
 
-_NUMBERS = (float, int, np.floating, np.integer)
 _BOOLS = (bool, np.bool_)
 
 logger = logging.getLogger(__name__)
@@ -213,7 +213,7 @@ class EnvVector:
             # A copy: what an environment does with its action must not reach the row that is learned from.
             obs, reward, terminated, truncated, info = self._taken(self._envs[e].step(action.copy()))
             self._check_observation(obs)
-            if not _is_number(reward):
+            if not is_number(reward):
                 raise EnvironmentContractError(f"the reward must be a number, got {_kind(reward)}")
             if not (isinstance(terminated, _BOOLS) and isinstance(truncated, _BOOLS)):
                 raise EnvironmentContractError(
@@ -335,13 +335,6 @@ class EnvVector:
 
     def _place(self, e: int) -> str:
         return f"{self.suite.name} task {self.task!r}, sub-environment {e}, episode step {self._episode_step[e]}"
-
-
-def _is_number(value: Any) -> bool:
-    """Whether it is a real number, as Python's or as an array without dimensions."""
-    if isinstance(value, _NUMBERS):
-        return True
-    return isinstance(value, np.ndarray | np.generic) and value.shape == () and value.dtype.kind in "biuf"
 
 
 def _own_return(info: Mapping[str, Any]) -> float | None:

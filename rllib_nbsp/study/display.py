@@ -64,7 +64,10 @@ class LiveDisplay(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Tune's hook."""
-        self._set(trial, "done" if result["done"] else "running", *_cells(result))
+        if "failure" in result:
+            self._set(trial, "failed")
+        else:
+            self._set(trial, "done" if result["done"] else "running", *_cells(result))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune's hook."""

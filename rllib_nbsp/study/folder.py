@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from rllib_nbsp.envs import suite_of
+from rllib_nbsp.records import ENVIRONMENTS
 from rllib_nbsp.settings import NOT_HASHED, RunSettings, config_hash
 from rllib_nbsp.study.errors import PreflightError
 from rllib_nbsp.study.study import Arm, CheckedStudy
@@ -42,6 +45,18 @@ def study_folder(root: str, name: str, resume: bool) -> Path:
     if resume and not (folder / "study.yaml").is_file():
         raise PreflightError([f"--resume: there is no study in {folder}; leave --resume out to start it"], 2)
     return folder
+
+
+def check_home() -> None:
+    """Whether this user has a home folder, as a container's arbitrary user id may not; Ray keeps its token there.
+
+    Raises:
+        PreflightError: if none is set or known.
+    """
+    try:
+        Path.home()
+    except RuntimeError as error:
+        raise PreflightError([f"user id {os.getuid()} has no home folder; set HOME to one"], 4) from error
 
 
 @contextlib.contextmanager
@@ -136,6 +151,12 @@ def _check_unchanged(
             continue
         trial = study.trial(sequence, arms[label], study.seeds[0])
         averaged = path.parent in averaged_with
+        if averaged and (changed := _environment_changes(path, trial)):
+            problems[path.parent] = (
+                f"--resume: {path} has results of another environment ({changed}), and seeds are averaged; put it "
+                "back, or use another --name"
+            )
+            continue
         if status["config_hash"] in (None, config_hash(trial)) or not (averaged or status["done"]):
             continue
         changes = _changes(path, trial, () if averaged else _own_keys(arms[label], earlier))
@@ -145,6 +166,19 @@ def _check_unchanged(
             )
     if problems:
         raise PreflightError(problems.values(), 3)
+
+
+def _environment_changes(path: Path, trial: RunSettings) -> str:
+    """How the environments of a finished trial differ from what its tasks' names stand for now."""
+    try:
+        before = json.loads((path / ENVIRONMENTS).read_text(encoding="utf-8"))
+    except FileNotFoundError:  # of a suite that says nothing, or of an earlier version
+        return ""
+    except (OSError, ValueError) as error:
+        return f"which one is not known: {error}"
+    was, now = _flat(before), _flat(suite_of(trial).environments(trial.tasks))
+    differing = [key for key in dict.fromkeys([*now, *was]) if was.get(key) != now.get(key)]
+    return ", ".join(f"{key} {_was(was, key)} and {_is(now, key)}" for key in differing)
 
 
 def _own_keys(arm: Arm, earlier: Mapping[str, Any]) -> list[str]:
@@ -222,6 +256,12 @@ def write_study(study: CheckedStudy, overrides: Sequence[str], folder: Path, res
     temporary = folder / "study.yaml.tmp"
     temporary.write_text(yaml.dump(content, Dumper=_Dumper, sort_keys=False), encoding="utf-8")
     os.replace(temporary, folder / "study.yaml")
+
+
+def planned_trials(folder: Path) -> int:
+    """How many trials `study.yaml` says that the folder should hold in the end."""
+    content = _earlier_study(folder)
+    return math.prod(len(content[key]) for key in ("sequences", "arms", "seeds"))
 
 
 def _searches(study: CheckedStudy, earlier: Mapping[str, Any]) -> dict[str, Any]:

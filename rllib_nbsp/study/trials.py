@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from ray import tune
 from rich.console import Console
 
 from rllib_nbsp.algorithm import ContinualSAC
+from rllib_nbsp.envs import EnvironmentFailure
 from rllib_nbsp.nodes import blind_to, import_errors
 from rllib_nbsp.plugins import runtime_env, sources
 from rllib_nbsp.run import ResolvedRun, run_settings
@@ -34,6 +36,9 @@ from rllib_nbsp.study.plan import local_resources, make_plan
 from rllib_nbsp.study.stop_signal import StopSignal
 
 MAX_FAILURES = 3
+WILL_COME_AGAIN = (EnvironmentFailure, FloatingPointError)
+FAILURE = "failure"
+"""In a trial's last result, the error that ended it."""
 CONNECT_TIMEOUT_S = 10.0
 
 
@@ -148,8 +153,8 @@ def _check_reachable(address: str) -> None:
 
 def _protect_token() -> None:
     """Ray writes its authentication token readable by everybody."""
-    with contextlib.suppress(OSError):
-        (Path.home() / ".ray" / "auth_token").chmod(0o600)
+    with contextlib.suppress(OSError, RuntimeError):
+        Path("~/.ray/auth_token").expanduser().chmod(0o600)
 
 
 def check_shared(folder: Path) -> list[str]:
@@ -165,6 +170,24 @@ def check_shared(folder: Path) -> list[str]:
     return [f"--results-dir: {folder} is not shared with {', '.join(blind)}; use a folder that all nodes see"]
 
 
+class StudyTrial(ContinualSAC):
+    """A run as a trial of a study: an error that would come again ends it.
+
+    Tune starts a trial that fails anew, from its first step and with the same seed: what an environment or the
+    arithmetic did then, they do again. What may pass, such as a process that was lost, still fails for Tune.
+    """
+
+    def step(self) -> dict[str, Any]:
+        """RLlib's hook; the result of a failed trial says so under `FAILURE`."""
+        try:
+            return super().step()
+        except WILL_COME_AGAIN as error:
+            if self.run.settings.results_dir:
+                text = "".join(traceback.format_exception(error))
+                (Path(self.run.settings.results_dir) / "error.txt").write_text(text, encoding="utf-8")
+            return {"done": True, FAILURE: f"{type(error).__name__}: {error}"}
+
+
 def run_trials(
     trials: Sequence[RunSettings],
     folder: Path,
@@ -176,7 +199,7 @@ def run_trials(
     start = time.monotonic()
     with LiveDisplay(trials, console) as display:
         tuner = tune.Tuner(
-            ContinualSAC,
+            StudyTrial,
             param_space={"run": tune.grid_search([trial.model_dump() for trial in trials])},
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=max_concurrent,
@@ -199,6 +222,9 @@ def run_trials(
         if result.error is not None and result.config is not None:
             lines = str(result.error).strip().splitlines()
             failed[trial_label(run_settings(**result.config["run"]))] = f"{lines[-1]} ({result.path}/error.txt)"
+        elif FAILURE in (result.metrics or {}) and result.config is not None:
+            trial = run_settings(**result.config["run"])
+            failed[trial_label(trial)] = f"{result.metrics[FAILURE]} ({trial.results_dir}/error.txt)"
     stopped = any(result.error is None and not (result.metrics or {}).get("done") for result in results)
     return Outcome(failed, stopped, time.monotonic() - start)
 

@@ -10,7 +10,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,17 +27,7 @@ from rllib_nbsp.study.estimate import Speed, duration, study_seconds, trial_seco
 from rllib_nbsp.study.folder import study_lock
 from rllib_nbsp.study.plan import make_plan, trial_bundles
 from rllib_nbsp.study.reader import load_study
-from tests.studies import TINY, tiny_study, write_config
-
-TIMEOUT_S = 240
-
-
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "run_tune.py", *map(str, arguments)]
-
-
-def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=TIMEOUT_S)
+from tests.studies import TINY, call, command, tiny_study, write_config
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,126 @@
+"""What will come again is not tried again, and seeds of two environments are not averaged."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import run_tune
+from rllib_nbsp.envs import suite_of
+from rllib_nbsp.records import TrialFolder
+from rllib_nbsp.sampling.vector import MAX_ABORTED
+from rllib_nbsp.study.errors import PreflightError
+from rllib_nbsp.study.folder import check_home, open_trials, planned_trials, write_study
+from rllib_nbsp.study.reader import load_study
+from tests.studies import TINY, call
+
+ENVIRONMENT = """
+import pathlib, sys
+import gymnasium as gym, numpy as np
+from gymnasium.spaces import Box
+
+class Line(gym.Env):
+    observation_space, action_space = Box(-np.inf, np.inf, (2,), np.float32), Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, goal):
+        self.goal, self.built = goal, pathlib.Path(__file__).with_suffix(".built")
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        if self.goal < 0 and self.steps == 3 and "default_worker" in sys.argv[0]:  # a trial, not the plan before it
+            with open(self.built, "a") as file:
+                file.write("x")
+            raise ZeroDivisionError("a mistake in the third step")
+        return np.zeros(2, np.float32), 0.0, False, False, {"is_success": False}
+
+gym.register("Line-v0", entry_point=Line, max_episode_steps=10, kwargs={"goal": GOAL})
+"""
+
+
+def write_environment(folder: Path, name: str, goal: float) -> Path:
+    (folder / f"{name}.py").write_text(ENVIRONMENT.replace("GOAL", str(goal)))
+    config = {**TINY, "suite": "gymnasium", "sequences": {"lines": [f"{name}:Line-v0"]}, "cycles": 1}
+    config["arms"] = {"sac": {"method": "sac"}}
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return path
+
+
+def test_an_environments_own_error_ends_its_trial_at_the_first_time(tmp_path: Path) -> None:
+    config = write_environment(tmp_path, "failing_lines", -1.0)
+    done = call(config, "--results-dir", tmp_path / "results")
+    assert done.returncode == 1, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("failed: ")]
+    assert "EnvironmentFailure: gymnasium task 'failing_lines:Line-v0', sub-environment 0, episode step 2" in line
+    assert "ZeroDivisionError: a mistake in the third step" in line
+    trial = tmp_path / "results" / "tiny" / "lines" / "sac" / "seed_0"
+    assert "a mistake in the third step" in (trial / "error.txt").read_text()
+    assert not json.loads((trial / "status.json").read_text())["done"]
+    # Two environments, one of which had its limit of failures: one attempt at the trial.
+    assert len((tmp_path / "failing_lines.built").read_text()) <= 2 * (MAX_ABORTED + 1)
+    assert not list(trial.glob("*.stale"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [(("1.0", "0.5"), "kwargs.goal was 1.0 and is 0.5"), (("0.0, F", "0.1, F"), "code was")]
+)
+def test_a_seed_of_another_environment_is_not_averaged(change, said, tmp_path, monkeypatch):
+    name = f"changing_lines_{said.partition(' ')[0].replace('.', '_')}"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = write_environment(tmp_path, name, 1.0)
+    study = load_study(str(path))
+    trials = study.trials(tmp_path / "results")
+    folder = Path(str(trials[0].results_dir))
+    folder.mkdir(parents=True)
+    environments = suite_of(trials[0]).environments(trials[0].tasks)
+    TrialFolder(folder, trials[0], fresh=True, environments=environments).finish()
+    write_study(study, [], tmp_path / "results", resume=False)
+    again = load_study(str(path), seeds=[1])
+    assert len(open_trials(again, again.trials(tmp_path / "results"), tmp_path / "results", resume=True)) == 1
+
+    module = sys.modules.pop(name)
+    Path(str(module.__file__)).write_text(Path(str(module.__file__)).read_text().replace(*change))
+    with pytest.raises(PreflightError) as caught:
+        open_trials(again, again.trials(tmp_path / "results"), tmp_path / "results", resume=True)
+    (problem,) = caught.value.problems
+    assert f"has results of another environment ({name}:Line-v0." in problem and said in problem
+
+
+@pytest.mark.parametrize(
+    ("given", "seeds"), [(["0-4"], [0, 1, 2, 3, 4]), (["3"], [3]), (["7", "1-2", "9"], [7, 1, 2, 9]), (["5-5"], [5])]
+)
+def test_seeds_may_be_ranges(given, seeds):
+    options = run_tune._parser().parse_args(["--seeds", *given])
+    assert [seed for several in options.seeds for seed in several] == seeds
+
+
+@pytest.mark.parametrize("given", ["4-0", "a", "0-", "-", "1.5", "0-10000000000"])
+def test_what_is_no_range_of_seeds_is_refused(given, capsys):
+    with pytest.raises(SystemExit):
+        run_tune._parser().parse_args(["--seeds", given])
+    assert given in capsys.readouterr().err
+
+
+def test_a_study_knows_how_many_trials_it_should_hold(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY, sort_keys=False))
+    write_study(load_study(str(path), seeds=[0, 1]), [], tmp_path, resume=False)
+    assert planned_trials(tmp_path) == 4
+    write_study(load_study(str(path), arms=["sac"], seeds=[2]), [], tmp_path, resume=True)
+    assert planned_trials(tmp_path) == 6
+
+
+def test_a_user_without_a_home_is_told_so(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with pytest.raises(PreflightError, match="no home folder; set HOME to one"):
+        check_home()
