@@ -37,8 +37,8 @@ from rllib_nbsp.study.stop_signal import StopSignal
 
 MAX_FAILURES = 3
 WILL_COME_AGAIN = (EnvironmentFailure, FloatingPointError)
-FAILURE = "failure"
-"""In a trial's last result, the error that ended it."""
+FAILURE, LABEL = "failure", "trial_label"
+"""In a trial's last result, the error that ended it, and which one it was."""
 CONNECT_TIMEOUT_S = 10.0
 
 
@@ -182,10 +182,10 @@ class StudyTrial(ContinualSAC):
         try:
             return super().step()
         except WILL_COME_AGAIN as error:
-            if self.run.settings.results_dir:
-                text = "".join(traceback.format_exception(error))
-                (Path(self.run.settings.results_dir) / "error.txt").write_text(text, encoding="utf-8")
-            return {"done": True, FAILURE: f"{type(error).__name__}: {error}"}
+            file = Path(str(self.run.settings.results_dir)) / "error.txt"  # a trial of a study always has a folder
+            file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            failure = f"{type(error).__name__}: {error} ({file})"
+            return {"done": True, FAILURE: failure, LABEL: trial_label(self.run.settings)}
 
 
 def run_trials(
@@ -222,9 +222,8 @@ def run_trials(
         if result.error is not None and result.config is not None:
             lines = str(result.error).strip().splitlines()
             failed[trial_label(run_settings(**result.config["run"]))] = f"{lines[-1]} ({result.path}/error.txt)"
-        elif FAILURE in (result.metrics or {}) and result.config is not None:
-            trial = run_settings(**result.config["run"])
-            failed[trial_label(trial)] = f"{result.metrics[FAILURE]} ({trial.results_dir}/error.txt)"
+        elif result.metrics and FAILURE in result.metrics:
+            failed[result.metrics[LABEL]] = result.metrics[FAILURE]
     stopped = any(result.error is None and not (result.metrics or {}).get("done") for result in results)
     return Outcome(failed, stopped, time.monotonic() - start)
 
