@@ -52,6 +52,7 @@ def collect_notes(
         )
     notes += _unequal_budgets(results, values)
     notes += _mixed_versions(results)
+    notes += _survived_faults(results)
     notes += _last_update_rows(results)
     if comparison is not None:
         notes += _paper_notes(results, comparison, protocol)
@@ -145,6 +146,19 @@ def _mixed_versions(results: Results) -> list[str]:
         if len(found) > 1:
             mixed.append(f"{name} {' and '.join(found)}")
     return [f"Runs were made with different versions: {'; '.join(mixed)}."] if mixed else []
+
+
+def _survived_faults(results: Results) -> list[str]:
+    """Runs in which environments were built anew or workers did not answer."""
+    notes = []
+    for run, rows in results.training.groupby(["sequence", "arm", "seed"], sort=False):
+        rebuilt, lost = (rows[name].max() for name in ("rebuilt_envs", "lost_fragments"))
+        if rebuilt > 0 or lost > 0:
+            label = "{}/{}/seed_{}".format(*run)
+            notes.append(
+                f"{label}: {rebuilt:.0f} environments were built anew and {lost:.0f} fragments lost."
+            )
+    return notes
 
 
 def _last_update_rows(results: Results) -> list[str]:

@@ -55,6 +55,8 @@ TRAINING_COLUMNS: dict[str, str] = {
     "alpha_loss_prior": "loss of the temperature on them",
     "entropy_prior": "entropy of the policy on them",
     "q_mean_prior": "mean action value in them",
+    "rebuilt_envs": "environments that failed and were built anew since the start of the run",
+    "lost_fragments": "fragments asked of rollout workers that did not answer, since the start of the run",
     "alpha": "SAC's temperature at the row's end",
     "env_steps_per_s": "speed of the interval",
     "updates_per_s": "speed of the interval",

@@ -178,6 +178,7 @@ class ContinualSAC(SAC):
         for reply in sorted(self.workers.collect(request), key=lambda r: r["worker_index"]):
             if (reply["task"], reply["version"]) != (self.visit.task.name, schedule.version):
                 continue  # asked before the visit began, or by a worker that restarted in between
+            schedule.faults["rebuilt_envs"] += reply["rebuilt"]
             episodes = reply["episodes"]
             successful = [e["episode"] for e in episodes if e[flag]]
             added = self.replay.add(reply["columns"], self.visit.task.index, successful)
@@ -363,6 +364,7 @@ class ContinualSAC(SAC):
         row = {
             **self._place_reported,
             "prior_size": self.replay.prior_size,
+            **self.schedule.faults,
             "wall_s": self._throughput.wall_s,
             **learner,
         }

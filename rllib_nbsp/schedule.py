@@ -15,6 +15,7 @@ from rllib_nbsp.settings import VisitSettings
 
 ROUNDING = 1e-6  # ten steps of 0.1 updates each are one update, also in binary
 EXTRA = ("scoring_env_steps", "auxiliary_env_steps", "auxiliary_updates")
+FAULTS = ("rebuilt_envs", "lost_fragments")
 
 
 class VisitProgress:
@@ -88,6 +89,8 @@ class VisitSchedule:
         progress: how far the visit, or its last phase that collects, is.
         env_steps, updates: of the whole run.
         extra: by the names of `EXTRA`, what was done beside the visits' main phases.
+        faults: by the names of `FAULTS`, what was survived: environments that were built anew, and fragments of workers
+            that did not answer.
         version: of sampling; raised whenever running episodes must not go on.
     """
 
@@ -111,6 +114,7 @@ class VisitSchedule:
         self.started = self.done = False
         self.env_steps = self.updates = 0
         self.extra = dict.fromkeys(EXTRA, 0)
+        self.faults = dict.fromkeys(FAULTS, 0)
         self.version = 0
         self.progress = VisitProgress(settings, warmup=True)
         self._phases: list[Phase] = []
@@ -217,6 +221,7 @@ class VisitSchedule:
             "env_steps": self.env_steps,
             "updates": self.updates,
             "extra": dict(self.extra),
+            "faults": dict(self.faults),
             "version": self.version,
             "next_evaluation": self._next_evaluation,
             "done": self.done,
@@ -236,6 +241,6 @@ class VisitSchedule:
         self._updates_due = 0.0
         self._phase_updates = state["phase_updates"]
         self.env_steps, self.updates = state["env_steps"], state["updates"]
-        self.extra = dict(state["extra"])
+        self.extra, self.faults = dict(state["extra"]), dict(state["faults"])
         self.version = state["version"] + 1
         self._next_evaluation = state["next_evaluation"]

@@ -73,7 +73,10 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
         random_actions: bool = False,
         act_as: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """`Sampler.sample` as a reply: `task`, `version`, `worker_index`, `weights_seq_no`, `columns`, `episodes`."""
+        """`Sampler.sample` as a reply: `task`, `version`, `worker_index`, `weights_seq_no`, `columns`, `episodes`.
+
+        And `rebuilt`, how many of this process's environments were built anew since the last such reply.
+        """
         columns, episodes = self._sampler.sample(
             task=task,
             version=version,
@@ -85,7 +88,7 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
         self.num_env_steps_sampled_lifetime += num_env_steps
         self._steps_since_metrics += num_env_steps
         self._episodes_since_metrics += len(episodes)
-        return self._reply(task, version, episodes, columns=columns)
+        return self._reply(task, version, episodes, columns=columns, rebuilt=self._sampler.take_rebuilt())
 
     def evaluate(
         self, *, task: str, version: int, episode_indices: Sequence[int], explore: bool = False

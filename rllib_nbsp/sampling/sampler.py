@@ -309,6 +309,14 @@ class Sampler:
         kept = ("obs", "actions", "rewards", "success", "episode")
         return {name: rows[name] for name in kept} | ({} if stacks is None else {"obs": stacks.sealed()}), episodes
 
+    def take_rebuilt(self) -> int:
+        """How many environments were built anew since the last time."""
+        rebuilt = 0
+        for vector in self._vectors.values():
+            rebuilt += vector.rebuilt
+            vector.rebuilt = 0
+        return rebuilt
+
     def close(self) -> None:
         """Close all environments."""
         for vector in self._vectors.values():
