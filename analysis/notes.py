@@ -155,9 +155,7 @@ def _survived_faults(results: Results) -> list[str]:
         rebuilt, lost = (rows[name].max() for name in ("rebuilt_envs", "lost_fragments"))
         if rebuilt > 0 or lost > 0:
             label = "{}/{}/seed_{}".format(*run)
-            notes.append(
-                f"{label}: {rebuilt:.0f} environments were built anew and {lost:.0f} fragments lost."
-            )
+            notes.append(f"{label}: {rebuilt:.0f} environments were built anew and {lost:.0f} fragments lost.")
     return notes
 
 

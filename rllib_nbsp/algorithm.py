@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.tune.registry import register_trainable
+from ray.tune.result import TRIAL_INFO
 
 from rllib_nbsp.algorithm_config import ContinualSACConfig, NBSPConfig
 from rllib_nbsp.curriculum import Task, Visit
@@ -23,12 +23,12 @@ from rllib_nbsp.learners import Learners
 from rllib_nbsp.methods.agent import VisitData
 from rllib_nbsp.nn.neurons import NeuronScores
 from rllib_nbsp.outcomes import Outcomes, evaluation_result
-from rllib_nbsp.records import TrialFolder
+from rllib_nbsp.records import TrialFolder, open_records
 from rllib_nbsp.replay.buffer import TaskReplayBuffer
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.sac.learner import CONTINUAL
 from rllib_nbsp.sampling.evaluation import evaluate_tasks
-from rllib_nbsp.sampling.rollout_workers import RolloutWorkers
+from rllib_nbsp.sampling.rollout_workers import RolloutWorkers, starting
 from rllib_nbsp.sampling.scoring import labelled_rollout
 from rllib_nbsp.seeding import numpy_generator
 from rllib_nbsp.settings import ScoringSettings
@@ -64,7 +64,8 @@ class ContinualSAC(SAC):
 
     def setup(self, config: AlgorithmConfig) -> None:
         """Build workers and Learners, then what a run needs besides."""
-        super().setup(config)
+        with starting():
+            super().setup(config)
         self.run = ResolvedRun(self.config.settings, self.spaces[DEFAULT_MODULE_ID])
         self.schedule = self.run.schedule()
         self.replay = self._empty_replay()
@@ -85,7 +86,7 @@ class ContinualSAC(SAC):
         """Tune's hook: become another trial. It spares the seconds that a new process takes to import Ray and torch."""
         trial_info = self._trial_info
         self.cleanup()
-        SAC.__init__(self, config=new_config, storage=self._storage)
+        SAC.__init__(self, config={**new_config, TRIAL_INFO: trial_info}, storage=self._storage)
         self._trial_info = trial_info  # which is no part of a configuration
         return True
 
@@ -383,13 +384,9 @@ class ContinualSAC(SAC):
         make_callback(hook, having, functions, kwargs={"algorithm": self, **kwargs})
 
     def _open_records(self, fresh: bool) -> None:
-        if self.run.settings.results_dir:
-            self.records = TrialFolder(
-                Path(self.run.settings.results_dir),
-                self.run.settings,
-                fresh=fresh,
-                environments=self.run.suite.environments(self.run.settings.tasks),
-            )
+        search_trial = self.config.trial_id if self.config.shares_results_dir else None
+        environments = self.run.suite.environments(self.run.settings.tasks)
+        self.records = open_records(self.run.settings, search_trial, environments, fresh=fresh)
 
     # State
 

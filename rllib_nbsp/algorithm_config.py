@@ -14,6 +14,7 @@ from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils import force_list
 from ray.rllib.utils.from_config import NotProvided
+from ray.tune.result import TRIAL_INFO
 
 from rllib_nbsp.callbacks import (
     CALLED,
@@ -63,6 +64,8 @@ class ContinualSACConfig(SACConfig):
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class or pkgutil.resolve_name(self.algorithm))
         self.given: dict[str, Any] = {}
+        self.shares_results_dir = False
+        self.trial_id: str | None = None  # Tune's
         resources = ResourceSettings()
         self.env_runner_cls = ContinualEnvRunner
         self.callbacks_class = [SkillNeuronCallback]
@@ -143,6 +146,7 @@ class ContinualSACConfig(SACConfig):
 
     def _take(self, run: Mapping[str, Any]) -> Self:
         self.given = {key: value for key, value in run.items() if key not in ("seed", "resources")}
+        self.shares_results_dir = False
         self.seed = run.get("seed", self.seed)
         for name, value in run.get("resources", {}).items():
             setattr(self, name, value)
@@ -152,6 +156,9 @@ class ContinualSACConfig(SACConfig):
         """RLlib's, with a whole trial under the key `run`, as Tune hands it over."""
         rest = dict(config_dict)
         run = rest.pop("run", None)
+        rest.pop("trial_id", None)  # of the trial that the dict came from
+        if trial := rest.get(TRIAL_INFO):
+            self.trial_id = trial.trial_id
         if run is not None:
             self._take(run)
         # RLlib would hand these to `training` and `evaluation`, whose keys are ours.
@@ -242,7 +249,11 @@ class ContinualSACConfig(SACConfig):
         return self._section("evaluation", keys)
 
     def results(self, results_dir: str | Path, **names: str) -> Self:
-        """The trial's own result folder, and the names `experiment` and `arm` in its rows."""
+        """The run's own result folder, and the names `experiment` and `arm` in its rows.
+
+        Trials of a search share it: as a trial of Tune's, a run is filed below it, in `SEQUENCE/ARM-TRIAL/seed_N`.
+        """
+        self.shares_results_dir = True
         self.given = {**self.given, "results_dir": str(Path(results_dir).absolute()), **names}
         return self
 

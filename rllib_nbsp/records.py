@@ -116,6 +116,30 @@ class TrialFolder:
         os.replace(temporary, self.path / name)
 
 
+def open_records(
+    settings: RunSettings,
+    search_trial: str | None,
+    environments: Mapping[str, Mapping[str, Any]],
+    *,
+    fresh: bool,
+) -> TrialFolder | None:
+    """The folder of a run, if it has one.
+
+    Args:
+        settings: the run's.
+        search_trial: the name of a trial whose search has one folder for all of them: the run is filed below it, as an
+            arm of its own.
+        environments, fresh: as of `TrialFolder`.
+    """
+    if settings.results_dir is None:
+        return None
+    folder = Path(settings.results_dir)
+    if search_trial is not None:
+        settings = settings.model_copy(update={"arm": f"{settings.arm}-{search_trial}"})
+        folder = folder / settings.sequence / settings.arm / f"seed_{settings.seed}"
+    return TrialFolder(folder, settings, fresh=fresh, environments=environments)
+
+
 def _unused(old: Path) -> Path:
     """`NAME.stale`, or `NAME.2.stale` and so on: a trial that starts for the third time loses nothing either."""
     names = (old.with_name(f"{old.name}{count}.stale") for count in ("", *(f".{n}" for n in range(2, 1000))))

@@ -28,6 +28,7 @@ def ray_session() -> None:
     import ray
 
     if not ray.is_initialized():
+        # "local": a cluster that happens to run on this machine is not joined
         ray.init(
             address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=150 * 2**20
         )

@@ -6,9 +6,11 @@ fragments, so it revives them there, and without waiting as long as others answe
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray
@@ -24,6 +26,35 @@ PING_INTERVAL_S = 0.5
 Reply = dict[str, Any]
 
 logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """While RLlib builds the workers: it logs why none could start, and fails when it asks one for its spaces.
+
+    Raises:
+        RuntimeError: with what kept them from starting.
+    """
+    try:
+        yield
+    except IndexError as error:
+        if traceback.extract_tb(error.__traceback__)[-1].name != "get_spaces":
+            raise
+        raise RuntimeError(f"no rollout worker could be started: {_why_not()}") from error
+
+
+def _why_not() -> str:
+    """What a worker process says that imports this package and does nothing."""
+    try:
+        ray.get(ray.remote(num_cpus=0)(_nothing).remote())
+    except Exception as error:  # of whatever is missing there
+        reasons = [line for line in str(error).splitlines() if "Error: " in line]
+        return (reasons or str(error).splitlines())[-1].strip()
+    return "RLlib's log says why"
+
+
+def _nothing() -> None:
+    """Imported by name."""
 
 
 class RolloutWorkers:

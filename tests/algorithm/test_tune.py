@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray import tune
+from ray.tune.result import TRIAL_INFO
 
+from analysis import load_evaluations
 from rllib_nbsp import NBSP, ContinualSACConfig, NBSPConfig
-from tests.algorithm.conftest import finish
+from tests.algorithm.conftest import finish, rows_of
 from tests.tiny import short_run
 
 
@@ -54,6 +57,18 @@ def test_a_method_is_chosen_by_a_search_and_names_its_arm(tmp_path: Path) -> Non
     assert config.results(tmp_path, arm="mine").from_dict(variants[0].to_dict()).settings.arm == "sac"
 
 
+def test_a_trial_of_a_search_files_its_rows_below_the_searchs_folder(tmp_path: Path) -> None:
+    config = short_run(NBSPConfig(), tmp_path).curriculum(cycles=1)
+    algo = NBSP(config={**config.to_dict(), TRIAL_INFO: SimpleNamespace(trial_id="t1")})
+    algo.train()
+    algo._trial_info = SimpleNamespace(trial_id="t2")  # as Tune has it with `reuse_actors`
+    algo.reset_config(config.to_dict())
+    algo.train()
+    algo.stop()
+    folders = [tmp_path / "sequence" / f"nbsp-{name}" / "seed_0" for name in ("t1", "t2")]
+    assert [rows_of(folder, "training.jsonl")[0]["arm"] for folder in folders] == ["nbsp-t1", "nbsp-t2"]
+
+
 def test_a_result_carries_what_a_search_for_retention_needs() -> None:
     _, results = finish(short_run(NBSPConfig()).curriculum(cycles=1))
     first, last = results[0], results[-1]
@@ -71,6 +86,7 @@ def test_tune_searches_inside_a_configuration(tmp_path: Path, name: Any) -> None
         .training(skill_frac=tune.grid_search([0.1, 0.3]), actor_lr=tune.loguniform(1e-4, 1e-3))
         .replay(interval=tune.choice([2, 3]))
         .debugging(seed=tune.randint(0, 100))
+        .results(tmp_path / "rows", arm="mine")
     )
     results = fit(config, tmp_path, name)
     assert not results.errors
@@ -79,6 +95,8 @@ def test_tune_searches_inside_a_configuration(tmp_path: Path, name: Any) -> None
     assert all(1e-4 <= chosen["training"]["actor_lr"] <= 1e-3 for chosen in given)
     assert all(chosen["replay"]["interval"] in (2, 3) for chosen in given)
     assert results.get_best_result().metrics["done"]
+    arms = {f"mine-{result.metrics['trial_id']}" for result in results}
+    assert set(load_evaluations(tmp_path / "rows")["arm"]) == arms
     assert results.get_dataframe()["evaluation/reach-left/success_rate"].between(0, 1).all()
 
 

@@ -18,7 +18,7 @@ from rllib_nbsp import ContinualSAC, ContinualSACConfig
 from rllib_nbsp.envs import NonFiniteReward
 from rllib_nbsp.envs.point_mass import PointMassEnv
 from rllib_nbsp.sampling.evaluation import evaluate_tasks
-from rllib_nbsp.sampling.rollout_workers import HUNG_TIMEOUTS, STALLED_TIMEOUTS, RolloutWorkers
+from rllib_nbsp.sampling.rollout_workers import HUNG_TIMEOUTS, STALLED_TIMEOUTS, RolloutWorkers, starting
 from rllib_nbsp.sampling.vector import EnvVector
 from tests.tiny import short_run
 
@@ -238,3 +238,13 @@ def test_a_lost_node_costs_a_fragment_and_not_the_run():
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def test_workers_that_cannot_start_say_why_and_other_errors_stay_as_they_are(ray_session: None) -> None:
+    def get_spaces() -> Any:
+        return [][0]
+
+    with pytest.raises(RuntimeError, match="no rollout worker could be started: "), starting():
+        get_spaces()
+    with pytest.raises(IndexError), starting():
+        print([][0])
