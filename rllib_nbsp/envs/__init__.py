@@ -9,15 +9,12 @@ from typing import Any, TypeVar
 
 from pydantic import create_model
 
-from rllib_nbsp.envs.base import (
-    SUITES,
-    ActionSpace,
+from rllib_nbsp.envs.base import SUITES, ActionSpace, Suite, register_suite
+from rllib_nbsp.envs.contract import (
     EnvironmentContractError,
     EnvironmentFailure,
     NonFiniteObservation,
     NonFiniteReward,
-    Suite,
-    register_suite,
 )
 from rllib_nbsp.settings import CommonSettings, Settings
 

@@ -11,35 +11,13 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from gymnasium.utils import seeding
 
+from rllib_nbsp.envs.contract import checked_success
 from rllib_nbsp.plugins import PluginError, misfits
 from rllib_nbsp.registry import OpenRegistry, did_you_mean, home
 from rllib_nbsp.settings import ModelSettings, RunSettings, Settings
 
 Env = gym.Env[Any, Any]
 ActionSpace = Box | Discrete[Any]
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a real number, as Python's or as an array without dimensions."""
-    if isinstance(value, float | int):
-        return True
-    return isinstance(value, np.ndarray | np.generic) and value.shape == () and value.dtype.kind in "biuf"
-
-
-class EnvironmentFailure(RuntimeError):
-    """An environment cannot go on; the message names its task, sub-environment and step."""
-
-
-class NonFiniteObservation(EnvironmentFailure):
-    """An environment returned an observation with NaN or an infinity."""
-
-
-class NonFiniteReward(EnvironmentFailure):
-    """An environment returned a reward of NaN or infinity."""
-
-
-class EnvironmentContractError(EnvironmentFailure):
-    """An environment returned something of the wrong shape or type: a defect that building it anew will not mend."""
 
 
 class Suite(ABC):
@@ -131,14 +109,7 @@ class Suite(ABC):
         Raises:
             EnvironmentContractError: if the environment does not say.
         """
-        if "success" not in info:
-            keys = sorted(map(str, info))
-            raise EnvironmentContractError(f"the environment reports no info['success'] (got keys {keys})")
-        try:
-            return float(info["success"]) > 0.0
-        except (TypeError, ValueError) as error:
-            told = info["success"]
-            raise EnvironmentContractError(f"info['success'] must be a bool or a number, got {told!r}") from error
+        return checked_success(info)
 
     def spaces(self, tasks: Sequence[str]) -> tuple[Box, ActionSpace]:
         """The observation and action space that all of `tasks` share.

@@ -9,13 +9,15 @@ a call does, `Pendulum-v1(g=5.0)@return>=-300`: each a plain Python value.
 from __future__ import annotations
 
 import ast
+import contextlib
+import functools
 import hashlib
 import importlib
 import importlib.metadata
-import json
 import math
 import re
 import sys
+import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,11 +27,22 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from rllib_nbsp.envs.base import ActionSpace, Env, EnvironmentContractError, Suite, is_number, register_suite
+from rllib_nbsp.envs.base import ActionSpace, Env, Suite, register_suite
+from rllib_nbsp.envs.contract import (
+    EnvironmentContractError,
+    as_number,
+    checked_reset,
+    checked_step,
+    checked_success,
+    is_flag,
+    reward_as_recorded,
+)
 from rllib_nbsp.registry import did_you_mean
 
 GOAL_MARK = "@return>="
 TASK = re.compile(r"(?P<id>[^(@]*)(?P<call>\(.*\))?(?P<goal>@.*)?", re.DOTALL)
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+PLAIN = (str, int, float, bool, type(None))
 FORM = f"ENV_ID, ENV_ID(key=value, ...), or either with {GOAL_MARK}X after it"
 
 
@@ -116,10 +129,12 @@ class GymnasiumTaskEnv(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode, with the waiting seed if there is one."""
-        obs, info = self.env.reset(seed=self.next_seed if seed is None else seed, options=options)
+        started: Any = self.env.reset(seed=self.next_seed if seed is None else seed, options=options)
         self.next_seed = None
         self._return = 0.0
-        return _as_float32(obs), info
+        if not isinstance(started, tuple) or len(started) != 2:
+            return started  # whoever called names what is wrong with it, here and below
+        return self._as_float32(started[0]), started[1]
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One step, with `info["success"]` set.
@@ -129,12 +144,13 @@ class GymnasiumTaskEnv(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
         """
         step: Any = self.env.step(action)
         if not isinstance(step, tuple) or len(step) != 5 or not isinstance(step[4], dict):
-            return step  # the vector names what is wrong with it, and below with the reward
+            return step
         obs, reward, terminated, truncated, info = step
         if self._return_goal is not None:
-            # As the rows have it, so that the success and the return beside it are of one sum.
-            self._return += float(np.float32(reward)) if is_number(reward) else math.nan
-            success: Any = (terminated or truncated) and self._return >= self._return_goal
+            number = as_number(reward)
+            self._return += math.nan if number is None else reward_as_recorded(number)
+            over = any(is_flag(flag) and flag for flag in (terminated, truncated))
+            success: Any = over and self._return >= self._return_goal
         elif "success" in info or "is_success" in info:
             success = info.get("success", info.get("is_success"))
         else:
@@ -142,13 +158,17 @@ class GymnasiumTaskEnv(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
                 "the environment reports neither info['success'] nor info['is_success'] at this step, and it must at "
                 f"every step, False before the goal; or give the task a return goal: ENV_ID{GOAL_MARK}X"
             )
-        return _as_float32(obs), reward, terminated, truncated, {**info, "success": success}
+        return self._as_float32(obs), reward, terminated, truncated, {**info, "success": success}
 
-
-def _as_float32(obs: Any) -> np.ndarray:
-    """Numbers as float32; anything else as it came, for the vector to name it."""
-    values = np.asarray(obs) if not isinstance(obs, np.ndarray) else obs
-    return values.astype(np.float32, copy=False) if values.dtype.kind in "biuf" else obs
+    def _as_float32(self, obs: Any) -> np.ndarray:
+        """Numbers of the right shape as float32; anything else as it came."""
+        try:
+            values = np.asarray(obs)
+        except Exception:  # whatever a user's object raises
+            return obs
+        fits = values.dtype.kind in "biuf" and values.shape == self.observation_space.shape
+        with np.errstate(over="ignore"):  # what float32 cannot hold is told as an infinity
+            return values.astype(np.float32, copy=False) if fits else obs
 
 
 class WithinBounds(gym.ActionWrapper[np.ndarray, np.ndarray, np.ndarray]):
@@ -173,28 +193,48 @@ class WithinBounds(gym.ActionWrapper[np.ndarray, np.ndarray, np.ndarray]):
 
 
 def _registration(spec: gym.envs.registration.EnvSpec) -> dict[str, Any]:
-    """What a registration says, and the code behind it: the version of what is installed, or a file's SHA-256."""
+    """What a registration says, and the code behind it: an installed package's version, and its file's SHA-256."""
     entry: Any = spec.entry_point
     maker = gym.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
     module = sys.modules.get(getattr(maker, "__module__", ""))
-    top = module.__name__.partition(".")[0] if module else ""
-    try:
-        code = importlib.metadata.version(top) if top else None
-    except importlib.metadata.PackageNotFoundError:
-        file = getattr(module, "__file__", None)
-        code = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12] if file else None
+    file = Path(getattr(module, "__file__", None) or "")
+    version = None
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError):  # ValueError: of no name
+        version = importlib.metadata.version(module.__name__.partition(".")[0] if module else "")
     return {
-        "entry_point": f"{getattr(maker, '__module__', '')}:{getattr(maker, '__qualname__', repr(maker))}",
-        "kwargs": json.loads(json.dumps(spec.kwargs, default=repr)),
+        "entry_point": _as_text(maker),
+        "kwargs": {key: value if isinstance(value, PLAIN) else _as_text(value) for key, value in spec.kwargs.items()},
         "max_episode_steps": spec.max_episode_steps,
-        "code": code,
+        "wrappers": [_as_text(wrapper) for wrapper in spec.additional_wrappers],
+        "version": version,
+        "code": hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file.is_file() else None,
     }
 
 
-def _check_reports_success(env: Env, task: str) -> None:
+def _as_text(value: Any) -> str:
+    """A value as every process that makes it would write it: a class or function by its place, no addresses."""
+    if isinstance(value, type | types.FunctionType):
+        return f"{value.__module__}:{value.__qualname__}"
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.tolist()}"
+    if isinstance(value, functools.partial):
+        return f"{_as_text(value.func)}({_as_text(value.args)}, {_as_text(value.keywords)})"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_as_text(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_as_text, value)) + "]"
+    if isinstance(value, set | frozenset):
+        return "{" + ", ".join(sorted(map(_as_text, value))) + "}"
+    return ADDRESS.sub("", repr(value))
+
+
+def _check_first_step(env: Env, task: str) -> None:
+    assert isinstance(env.observation_space, Box)
+    shape, dtype = env.observation_space.shape, env.observation_space.dtype
     try:
-        env.reset()
-        env.step(env.action_space.sample())
+        checked_reset(env.reset(), shape, dtype)
+        *_, info = checked_step(env.step(env.action_space.sample()), shape, dtype)
+        checked_success(info)
     except EnvironmentContractError as error:
         raise ValueError(f"gymnasium task {task!r}: {error}") from error
     except (Exception, SystemExit) as error:  # whatever a user's environment does
@@ -270,15 +310,14 @@ class GymnasiumSuite(Suite):
         env.next_seed = seed
 
     def task_spaces(self, task: str) -> tuple[Box, ActionSpace]:
-        """Read from an environment that is built for it, and takes a step if the task's success is its own to report.
+        """Read from an environment that is built for it and takes a step.
 
         Raises:
-            ValueError: as `make_env`, or if that step fails or reports no success.
+            ValueError: as `make_env`, or if that step fails, or returns something of the wrong kind.
         """
         env = self.make_env(task, seed=0)
         try:
-            if GymnasiumTask.parse(task).return_goal is None:
-                _check_reports_success(env, task)
+            _check_first_step(env, task)
             obs_space, act_space = env.observation_space, env.action_space
             assert isinstance(obs_space, Box)
             if isinstance(act_space, Discrete):

@@ -58,7 +58,8 @@ class OffsetEnv(gym.ObservationWrapper[np.ndarray, Any, np.ndarray]):
     def observation(self, observation: np.ndarray) -> np.ndarray:
         """The observation plus the offset."""
         # One of a wrong shape goes on as it came, for the vector to name it: broadcasting would hide it.
-        return observation + self._offset if observation.shape == self._offset.shape else observation
+        fits = isinstance(observation, np.ndarray) and observation.shape == self._offset.shape
+        return observation + self._offset if fits else observation
 
 
 class OffsetSuite(Suite):

@@ -358,7 +358,8 @@ class Sampler:
         if not explore and num_envs < MIN_ROWS:
             obs = np.concatenate([obs, np.zeros((MIN_ROWS - num_envs, *obs.shape[1:]), obs.dtype)])
         index = self._tasks.index(task) if acting is None else acting
-        actions = self._act(torch.from_numpy(obs), explore=explore, generator=generator, task=index).numpy()[:num_envs]
+        # A copy: what a user's network does with its input must not reach the row that is learned from.
+        actions = self._act(torch.tensor(obs), explore=explore, generator=generator, task=index).numpy()[:num_envs]
         if not np.isfinite(actions).all():
             raise FloatingPointError(f"the policy's actions in task {task!r} are not finite; training has diverged")
         return actions

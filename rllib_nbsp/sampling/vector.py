@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box
 
-from rllib_nbsp.envs.base import (
-    Env,
+from rllib_nbsp.envs.base import Env, Suite
+from rllib_nbsp.envs.contract import (
     EnvironmentContractError,
     EnvironmentFailure,
     NonFiniteObservation,
     NonFiniteReward,
-    Suite,
-    is_number,
+    checked_reset,
+    checked_step,
+    own_return,
 )
 from rllib_nbsp.seeding import seed_global_streams
 
@@ -30,7 +31,7 @@ MAX_ABORTED = 10  # episodes of one sub-environment that failures cut, with none
 MAX_RESET_RETRIES = 3
 RESET_BACKOFF_S = 0.1  # doubles with every retry
 
-_BOOLS = (bool, np.bool_)
+_RAISED = (Exception, SystemExit)  # of user code: it may also want to end the program, which would tell nobody why
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ class EnvVector:
         for e in range(num_envs):
             try:
                 self._envs.append(self._make(e))
-            except Exception as error:
+            except _RAISED as error:
                 self.close()
                 raise EnvironmentFailure(f"{self._place(e)}, construction: {_describe(error)}") from error
 
@@ -168,13 +169,13 @@ class EnvVector:
             self._terminateds.fill(False)
             self._truncateds.fill(False)
         self._own_returns = {}
-        failed: list[tuple[int, Exception]] = []
+        failed: list[tuple[int, BaseException]] = []
         for e in self.active:
             try:
                 self._step(e, actions[e])
             except EnvironmentContractError:
                 raise
-            except Exception as error:
+            except _RAISED as error:
                 failed.append((e, error))
         # One pass over all rows; which of them it was is looked for only when there is one.
         if not ((self._bounded or np.isfinite(self._next_obs).all()) and np.isfinite(self._rewards).all()):
@@ -211,18 +212,10 @@ class EnvVector:
     def _step(self, e: int, action: np.ndarray) -> None:
         try:
             # A copy: what an environment does with its action must not reach the row that is learned from.
-            obs, reward, terminated, truncated, info = self._taken(self._envs[e].step(action.copy()))
-            self._check_observation(obs)
-            if not is_number(reward):
-                raise EnvironmentContractError(f"the reward must be a number, got {_kind(reward)}")
-            if not (isinstance(terminated, _BOOLS) and isinstance(truncated, _BOOLS)):
-                raise EnvironmentContractError(
-                    f"terminated and truncated must be bool, got {_kind(terminated)} and {_kind(truncated)}"
-                )
-            if not isinstance(info, Mapping):
-                raise EnvironmentContractError(f"info must be a dict, got {_kind(info)}")
+            step = self._envs[e].step(action.copy())
+            obs, reward, terminated, truncated, info = checked_step(step, self._shape, self._dtype)
             success = self.suite.success(info)
-            own_return = _own_return(info) if self.suite.alters_training else None
+            told = own_return(info) if self.suite.alters_training else None
         except EnvironmentContractError as error:
             raise EnvironmentContractError(f"{self._place(e)}: {error}") from error
         self._next_obs[e] = obs
@@ -230,21 +223,8 @@ class EnvVector:
         self._terminateds[e] = terminated
         self._truncateds[e] = truncated
         self._success[e] = success
-        if own_return is not None:
-            self._own_returns[e] = own_return
-
-    @staticmethod
-    def _taken(step: Any) -> tuple[Any, ...]:
-        if not isinstance(step, tuple) or len(step) != 5:
-            raise EnvironmentContractError(
-                f"step must return (observation, reward, terminated, truncated, info), got {_kind(step)}"
-            )
-        return step
-
-    def _check_observation(self, obs: Any) -> None:
-        if not isinstance(obs, np.ndarray) or obs.shape != self._shape or obs.dtype != self._dtype:
-            expected = f"{self._dtype} array of shape {self._shape}"
-            raise EnvironmentContractError(f"the observation must be a {expected}, got {_kind(obs)}")
+        if told is not None:
+            self._own_returns[e] = told
 
     def _non_finite(self, e: int) -> EnvironmentFailure | None:
         """What is wrong with the row just written, without its place."""
@@ -255,7 +235,7 @@ class EnvVector:
             return NonFiniteReward(f"the reward is {self._rewards[e]}")
         return None
 
-    def _recover(self, e: int, action: np.ndarray, error: Exception) -> None:
+    def _recover(self, e: int, action: np.ndarray, error: BaseException) -> None:
         """Build a failed sub-environment anew and take its step there."""
         for _ in range(MAX_FAILURES):
             self._aborted[e] += 1
@@ -272,7 +252,7 @@ class EnvVector:
                 self._step(e, action)
             except EnvironmentFailure:
                 raise
-            except Exception as again:
+            except _RAISED as again:
                 error = again
                 continue
             still = self._non_finite(e)
@@ -281,7 +261,7 @@ class EnvVector:
             error = still
         raise self._failure(e, error, f"failure {MAX_FAILURES + 1} in a row") from error
 
-    def _failure(self, e: int, error: Exception, again: str) -> EnvironmentFailure:
+    def _failure(self, e: int, error: BaseException, again: str) -> EnvironmentFailure:
         kind = type(error) if isinstance(error, EnvironmentFailure) else EnvironmentFailure
         return kind(f"{self._place(e)}: {_describe(error)} ({again})")
 
@@ -303,17 +283,13 @@ class EnvVector:
             try:
                 seed = self._episode_seed(e, self._finished[e], self._incarnation[e])
                 if seed is not None:
-                    seed_global_streams(seed)  # for environments that draw from nothing else
+                    seed_global_streams(seed)
                     self.suite.reseed(env, seed)
-                started = env.reset()
-                if not isinstance(started, tuple) or len(started) != 2:
-                    raise EnvironmentContractError(f"it must return (observation, info), got {_kind(started)}")
-                obs = started[0]
-                self._check_observation(obs)
+                obs = checked_reset(env.reset(), self._shape, self._dtype)
             except EnvironmentContractError as error:
                 raise EnvironmentContractError(f"{self._place(e)}, reset: {error}") from error
-            except Exception as error:
-                failure: Exception = error
+            except _RAISED as error:
+                failure: BaseException = error
                 continue
             problem = _first_non_finite(obs)
             if problem is None:
@@ -325,29 +301,18 @@ class EnvVector:
         raise kind(f"{self._place(e)}, reset: {_describe(failure)} ({tries} attempts)") from failure
 
     def _make(self, e: int) -> Env:
-        return self.suite.make_env(self.task, seed=self._env_seed(e, self._incarnation[e]), training=self._training)
+        seed = self._env_seed(e, self._incarnation[e])
+        seed_global_streams(seed)  # for environments that draw from nothing else, here and in `_reset`
+        return self.suite.make_env(self.task, seed=seed, training=self._training)
 
     def _close(self, e: int) -> None:
         try:
             self._envs[e].close()
-        except Exception as error:
+        except _RAISED as error:
             logger.warning("%s, close: %s", self._place(e), _describe(error))
 
     def _place(self, e: int) -> str:
         return f"{self.suite.name} task {self.task!r}, sub-environment {e}, episode step {self._episode_step[e]}"
-
-
-def _own_return(info: Mapping[str, Any]) -> float | None:
-    """What an environment reports as the return of the episode that ended, if one did."""
-    if "episode" not in info:
-        return None
-    episode = info["episode"]
-    if not isinstance(episode, Mapping) or "r" not in episode or not np.ndim(episode["r"]) <= 1:
-        raise EnvironmentContractError(f"info['episode'] must be a dict with the episode's return 'r', got {episode!r}")
-    try:
-        return float(np.asarray(episode["r"], np.float64).reshape(()))
-    except (TypeError, ValueError) as error:
-        raise EnvironmentContractError(f"info['episode']['r'] must be a number, got {episode['r']!r}") from error
 
 
 def _first_non_finite(obs: np.ndarray) -> str | None:
@@ -358,12 +323,6 @@ def _first_non_finite(obs: np.ndarray) -> str | None:
     return f"the observation is {obs[tuple(index)]} at index {index} ({wrong.size} of {obs.size} values not finite)"
 
 
-def _kind(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype} array of shape {value.shape}"
-    return f"{type(value).__name__} {value!r}"
-
-
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     """Type and message; some exceptions have no message."""
     return f"{type(error).__name__}: {error}" if str(error) else f"{type(error).__name__} (no message)"

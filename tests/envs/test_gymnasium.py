@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 import types
 from typing import Any
@@ -232,11 +235,13 @@ class Bounded(Corridor):
 
 @given(
     bounds=st.lists(st.tuples(BOUNDS, BOUNDS), min_size=1, max_size=4),
-    kind=st.sampled_from([np.float32, np.float64]),
+    kind=st.sampled_from([np.float16, np.float32, np.float64]),
     between=st.floats(-1.0, 1.0, width=32),
 )
 def test_whatever_the_bounds_an_action_is_within_them_and_reaches_both(bounds, kind, between):
-    low, high = (np.array(side, kind) for side in zip(*(sorted(pair) for pair in bounds), strict=True))
+    most = np.finfo(kind).max
+    sides = zip(*(sorted(np.clip(pair, -most, most)) for pair in bounds), strict=True)
+    low, high = (np.array(side, kind) for side in sides)
     env = WithinBounds(Bounded(low, high, kind))
     for value in (-1.0, 0.0, 1.0, between):
         env.step(np.full(len(bounds), value, np.float32))
@@ -282,14 +287,87 @@ def test_a_goal_is_reached_if_the_return_that_is_recorded_reaches_it(rewards, be
     assert info["success"] is not below
 
 
-@pytest.mark.parametrize("obs", [None, "ab", {"x": 1}, [object()]])
+@pytest.mark.parametrize("obs", [None, "ab", {"x": 1}, [object()], [[1.0], [1.0, 2.0]], 3.5, 1j])
 def test_an_observation_that_is_no_numbers_is_named_as_it_came(obs: Any):
     class Odd(Corridor):
         def step(self, action: np.ndarray) -> Any:
-            return obs, 1.0, False, False, {"success": False}
+            self.steps = getattr(self, "steps", 0) + 1
+            return np.zeros(2) if self.steps == 1 else obs, 1.0, False, False, {"success": False}
 
-    gym.register(name := f"Odd{type(obs).__name__}-v0", entry_point=Odd, max_episode_steps=5)
+    name = f"Odd{type(obs).__name__}{np.ndim(np.array(obs, object))}-v0"
+    gym.register(name, entry_point=Odd, max_episode_steps=5)
     vector = EnvVector(SUITE, name, 1, observation_space=SUITE.spaces([name])[0], env_seed=lambda e, i: 0)
     vector.reset(lambda *_: None)
-    with pytest.raises(EnvironmentContractError, match=f"got {type(obs).__name__}"):
+    vector.step(np.zeros((1, 1), np.float32))
+    with pytest.raises(EnvironmentContractError, match=f"episode step 1: .* got {type(obs).__name__}"):
         vector.step(np.zeros((1, 1), np.float32))
+
+
+@pytest.mark.parametrize("goal", ["", "@return>=1"])
+@pytest.mark.parametrize(
+    ("altered", "said"),
+    [
+        ({"reset": np.zeros(2)}, r"reset must return \(observation, info\), got float64 array of shape \(2,\)"),
+        ({"step": (np.zeros(3), 1.0, False, False, {"success": False})}, r"the observation must be .*\(3,\)"),
+        ({"step": (np.zeros(2), "1", False, False, {"success": False})}, "the reward must be a number, got str '1'"),
+        ({"step": (np.zeros(2), 1.0, np.zeros(2, bool), False, {"success": False})}, ".* must be bool, got bool array"),
+    ],
+)
+def test_what_a_first_step_returns_is_judged_before_anything_starts(altered: dict[str, Any], said: str, goal: str):
+    class Wrong(Corridor):
+        def reset(self, **kwargs: Any) -> Any:
+            return altered.get("reset", super().reset(**kwargs))
+
+        def step(self, action: np.ndarray) -> Any:
+            return altered.get("step", super().step(action))
+
+    gym.register("Wrong-v0", entry_point=Wrong, max_episode_steps=5)
+    try:
+        with pytest.raises(ValueError, match=f"gymnasium task 'Wrong-v0{goal}': {said}"):
+            SUITE.spaces([f"Wrong-v0{goal}"])
+    finally:
+        del gym.registry["Wrong-v0"]
+
+
+REGISTERS = """
+import functools, json
+import gymnasium as gym, numpy as np
+from rllib_nbsp.envs.gymnasium import GymnasiumSuite
+
+class Goal:
+    pass
+
+def reward(x):
+    return x
+
+class Maker:
+    def __call__(self, **kwargs):
+        raise NotImplementedError
+
+kwargs = {
+    "number": 0.5, "text": "a", "goal": Goal(), "reward": reward, "scaled": functools.partial(reward, x=Goal()),
+    "lines": lambda x: x, "names": {"a", "b", "c", "d"}, "space": gym.spaces.Box(-1, 1, (2,)), "map": np.arange(3),
+    "deep": {"of": [Goal(), (reward, {"x"})]},
+}
+for name, maker in {"Class": Goal, "Function": reward, "Instance": Maker(), "Part": functools.partial(reward)}.items():
+    gym.register(f"{name}-v0", entry_point=maker, max_episode_steps=5, kwargs=kwargs)
+print(json.dumps(GymnasiumSuite().environments([f"{n}-v0" for n in ("Class", "Function", "Instance", "Part")])))
+"""
+
+
+def test_what_is_filed_of_an_environment_is_the_same_in_every_process():
+    def filed(hash_seed: int) -> Any:
+        padding = f"held = [object() for _ in range({1000 * hash_seed})]"  # other addresses
+        done = subprocess.run(
+            [sys.executable, "-c", padding + REGISTERS],
+            env={**os.environ, "PYTHONHASHSEED": str(hash_seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return json.loads(done.stdout)
+
+    first = filed(1)
+    assert filed(2) == filed(3) == first
+    assert first["Class-v0"]["kwargs"]["number"] == 0.5
+    assert first["Class-v0"]["kwargs"]["reward"] == first["Function-v0"]["entry_point"] == "__main__:reward"

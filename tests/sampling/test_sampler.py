@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rllib_nbsp.sampling.sampler import Rows
 from tests.sampling.samplers import LEFT, RIGHT, TASKS, Policy, equal, games, make_sampler, sample
 from tests.toy_suite import ToyEnv, ToySuite
 
@@ -296,3 +297,35 @@ def test_an_evaluation_on_the_global_streams_repeats_itself_and_leaves_them():
     again = sampler.rollout(task="a", version=2, num_env_steps=20, rollout_index=0)[0]["obs"]
     drawn = [0, 3]  # the other columns count environments and episodes
     assert np.array_equal(again[:, drawn], first[:, drawn])
+
+
+def test_what_a_network_does_with_its_input_stays_with_it():
+    class InPlace(Policy):
+        def __call__(self, obs: Tensor, **kwargs: Any) -> Tensor:
+            return super().__call__(obs.mul_(255.0), **kwargs)
+
+    sampler = make_sampler(act=InPlace(6))
+    for columns in (sample(sampler), sampler.rollout(task=LEFT, version=1, num_env_steps=20, rollout_index=0)[0]):
+        assert np.abs(columns["obs"]).max() <= 1.0
+
+
+class DrawingAtConstruction(ToySuite):
+    """Environments that draw what they are from the global streams, once."""
+
+    def __init__(self) -> None:
+        super().__init__(on_step=lambda env, step: (step[0] + env.drawn, *step[1:]))
+
+    def make_env(self, task: str, *, seed: int, training: bool = True) -> ToyEnv:
+        env = super().make_env(task, seed=seed)
+        env.drawn = draw()  # type: ignore[attr-defined]
+        return env
+
+
+def test_what_environments_draw_when_they_are_built_follows_the_seed():
+    def rows(seed: int, before: int) -> Rows:
+        random.seed(before)
+        np.random.seed(before)
+        return sample(make_sampler(DrawingAtConstruction(), seed=seed), "a", steps=3)
+
+    assert equal(rows(0, before=1), rows(0, before=2))
+    assert not equal(rows(0, before=1), rows(1, before=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -348,3 +349,13 @@ def test_episodes_that_end_between_failures_let_the_run_go_on():
     for _ in range(20 * MAX_ABORTED):
         vector.step(ZERO[:1])
     assert vector.rebuilt > MAX_ABORTED
+
+
+@pytest.mark.parametrize("where", ["construction", "reset", "step"])
+def test_an_environment_that_wants_to_end_the_program_fails_with_its_own_words(where: str):
+    leaving = raising(lambda: SystemExit("no display"), lambda env: True)
+    suite = ToySuite(**{"step": {"on_step": leaving}, "reset": {"on_reset": leaving}}.get(where, {}))
+    if where == "construction":
+        suite.make_env = lambda *_, **__: sys.exit("no display")  # type: ignore[method-assign]
+    with pytest.raises(EnvironmentFailure, match=r"task 'a', sub-environment 0, .*SystemExit: no display"):
+        make_vector(suite, 1).step(ZERO[:1])
