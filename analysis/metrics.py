@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
-from analysis.errors import UnknownNameError
+from .errors import UnknownNameError
 from rllib_nbsp.metrics import (
     METRICS,
     PROTOCOLS,
