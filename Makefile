@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 RESULTS ?= results/quickstart
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: run test test-all check report bench bench-methods bench-learning clean
+.PHONY: run test test-all check docs report bench bench-methods bench-learning clean
 
 run: $(STAMP)  ## The quickstart study and its report; started again, it goes on where it stopped.
 	$(PY) run_tune.py $(if $(wildcard results/quickstart/study.yaml),--resume)
@@ -21,12 +21,16 @@ test-all: test  ## Also the slow tests and the quickstart.
 	$(PY) -m pytest -q -m slow
 	$(MAKE) run
 
-check: $(STAMP)  ## Format, lint, types, the direction of imports, the drawing of them.
+check: $(STAMP)  ## Format, lint, types, the direction of imports, the drawing of them, the tables of docs/.
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy .
 	$(VENV)/bin/lint-imports --no-logo
 	$(PY) -m docs.architecture --check
+	$(PY) -m docs.tables --check
+
+docs: $(STAMP)  ## The pages of docs/ as HTML in build/docs; a dead link or a missing name fails.
+	$(PY) -m sphinx -q -E -n -W --keep-going docs build/docs
 
 report: $(STAMP)  ## Tables and figures of finished runs: make report RESULTS=results/NAME
 	$(PY) -m analysis report $(RESULTS)

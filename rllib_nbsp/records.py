@@ -25,7 +25,7 @@ PACKAGES = ("ray", "torch", "numpy", "gymnasium", "metaworld", "mujoco")
 
 
 class TrialFolder:
-    """Writes what a trial leaves behind (the files of the results section of the README).
+    """Writes what a trial leaves behind (the files of docs/results_folder.md).
 
     Rows are written directly, never through Tune's staging area, and reach the file system at each call.
 

@@ -41,7 +41,8 @@ class ConfigError(ValueError):
 class Settings(BaseModel):
     """Base of every section: frozen, no unknown keys, no silent conversions of types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    # The text under a key is its description, which `docs/tables.py` prints.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 class ReplaySettings(Settings):
