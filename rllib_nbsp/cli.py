@@ -1,165 +1,48 @@
-"""Run a study: every sequence x arm x seed of a YAML file as a Ray Tune trial, then its report.
-
-Exit codes: 0 done; 1 a trial failed; 2 usage or configuration; 3 results or data; 4 machine or resources; 130 and 143
-stopped by Ctrl-C and SIGTERM.
-"""
+"""The command `rllib-nbsp`: run a study, plan it, report it, and say which keys a study has."""
 
 from __future__ import annotations
 
 import argparse
-import functools
-import re
-import shlex
+import importlib
+import importlib.util
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from rich.console import Console
+from rllib_nbsp.study import command, keys
 
-from rllib_nbsp.settings import ConfigError
-from rllib_nbsp.study.errors import PreflightError
-from rllib_nbsp.study.folder import check_home, open_trials, planned_trials, study_folder, study_lock, write_study
-from rllib_nbsp.study.reader import load_study
-from rllib_nbsp.study.stop_signal import StopSignal
-from rllib_nbsp.study.study import CheckedStudy, safe_name
-
-MOST_SEEDS = 10_000
+PROGRAM = "rllib-nbsp"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    argv = sys.argv[1:] if argv is None else list(argv)
-    options, stop = _parser().parse_args(argv), StopSignal()
-    seeds = None if options.seeds is None else [seed for several in options.seeds for seed in several]
-    stop.install()
-    resources = ("num_env_runners", "num_learners", "num_gpus_per_learner")
-    given = [f"resources.{key}={getattr(options, key)}" for key in resources if getattr(options, key) is not None]
-    try:
-        check_home()
-        study = load_study(
-            options.config, [*given, *options.set], sequences=options.sequences, arms=options.arms, seeds=seeds
-        )
-        name = safe_name("--name", study.settings.experiment if options.name is None else options.name)
-        folder = study_folder(options.results_dir, name, options.resume)
-        if options.dry_run:
-            return _dry_run(study, folder, options)
-        with study_lock(folder):
-            return _run(study, folder, options, stop, argv)
-    except KeyboardInterrupt:
-        return stop.exit_code
-    except (ConfigError, PreflightError) as error:
-        if options.debug:
-            raise
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
-        return error.exit_code
+    """Run the command line; returns the exit code, as `study.command` and the analysis have them."""
+    parser = argparse.ArgumentParser(prog=PROGRAM, description="Continual deep RL: studies, their reports, their keys.")
+    told = "; ".join(f"{name}: {what}" for name, (what, _) in COMMANDS.items())
+    parser.add_argument("command", choices=COMMANDS, help=told)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help=f"see {PROGRAM} COMMAND --help")
+    options = parser.parse_args(argv)
+    return COMMANDS[options.command][1](options.arguments)
 
 
-def _dry_run(study: CheckedStudy, folder: Path, options: argparse.Namespace) -> int:
-    from rllib_nbsp.study.plan import make_plan  # imports Ray: seconds that a mistyped key need not wait for
-
-    to_run = open_trials(study, study.trials(folder), folder, options.resume)
-    if not to_run:
-        print(f"all trials are finished already in {folder}")
-        return 0
-    plan = make_plan(to_run, options.address is not None, options.max_concurrent, folder)
-    if plan.problems:
-        raise PreflightError(plan.problems, 4)
-    plan.show(Console(), folder)
-    for note in study.notes():
-        print(f"note: {note}")
-    return 0
+def _run(argv: Sequence[str]) -> int:
+    return command.main(argv, program=[PROGRAM, "run"], report=report)
 
 
-def _run(study: CheckedStudy, folder: Path, options: argparse.Namespace, stop: StopSignal, argv: Sequence[str]) -> int:
-    console, trials = Console(), study.trials(folder)
-    describe = functools.partial(write_study, study, options.set, folder, options.resume)
-    to_run = open_trials(study, trials, folder, options.resume)
-    if len(to_run) < len(trials):
-        console.print(f"{len(trials) - len(to_run)} of {len(trials)} trials are finished already", highlight=False)
-    if to_run:
-        from rllib_nbsp.study.trials import run_study
-
-        outcome = run_study(
-            to_run,
-            folder,
-            address=options.address,
-            max_concurrent=options.max_concurrent,
-            loggers=study.settings.loggers,
-            stop=stop,
-            console=console,
-            on_start=describe,
-        )
-        if outcome.stopped or outcome.failed:
-            again = shlex.join(["python", "run_tune.py", *(arg for arg in argv if arg != "--resume"), "--resume"])
-            print(f"finished trials are kept; go on with: {again}")
-            return stop.exit_code if outcome.stopped else 1
-    else:
-        describe()
-    return _report(study, folder, argv)
+def _plan(argv: Sequence[str]) -> int:
+    return command.main([*argv, "--dry-run"], program=[PROGRAM, "plan"], report=report)
 
 
-def _report(study: CheckedStudy, folder: Path, argv: Sequence[str]) -> int:
-    from analysis.__main__ import main as analysis
-
-    # What was asked for is there; of what else the folder should hold in the end, a part may still be to come.
-    partly = ["--allow-partial"] if len(study.trials()) < planned_trials(folder) else []
-    code = analysis(["report", str(folder), *partly])
-    more = shlex.join(["python", "run_tune.py", *_with_seed(argv, max(study.seeds) + 1)])
-    print(f"one more seed: {more}")
-    return code
+def report(argv: Sequence[str]) -> int:
+    """The analysis' `report`, which lies beside the package in a checkout and within it once installed."""
+    name = "rllib_nbsp.analysis" if importlib.util.find_spec("rllib_nbsp.analysis") else "analysis"
+    return importlib.import_module(f"{name}.__main__").main(["report", *argv])
 
 
-def _with_seed(argv: Sequence[str], seed: int) -> list[str]:
-    """The same command for another seed of the same study."""
-    kept, in_seeds = [], False
-    for arg in argv:
-        if arg.startswith("--"):
-            in_seeds = arg.split("=")[0] == "--seeds"
-        if not in_seeds and arg != "--resume":
-            kept.append(arg)
-    return [*kept, "--seeds", str(seed), "--resume"]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Run a study: sequences x arms x seeds of a YAML file, then its report."
-    )
-    add = parser.add_argument
-    add("config", nargs="?", default="tune_configs/quickstart.yaml", metavar="CONFIG", help="default: %(default)s")
-    add("--sequences", nargs="+", metavar="NAME", help="only these task sequences of the file")
-    add("--arms", nargs="+", metavar="NAME", help="only these arms of the file")
-    add("--seeds", nargs="+", type=_seeds, metavar="N", help="in place of the file's seeds: 3, or 0-4")
-    add("--name", help="folder under --results-dir; default: the file's experiment")
-    add("--results-dir", default="results", metavar="DIR", help="default: %(default)s")
-    add("--resume", action="store_true", help="skip finished trials, run the others from their start")
-    add("--address", metavar="ADDR", help="of a Ray cluster, or auto; default: this machine alone")
-    add("--num-env-runners", metavar="N", help="remote rollout workers of a trial")
-    add("--num-learners", metavar="N", help="remote Learners of a trial")
-    add("--num-gpus-per-learner", metavar="F", help="may be a fraction")
-    add("--max-concurrent", type=_positive, metavar="N", help="trials side by side; default: as many as fit")
-    add("--set", action="extend", nargs="+", default=[], metavar="KEY.PATH=VALUE", help="a key of the file, replaced")
-    add("--dry-run", action="store_true", help="print trials, resources, memory, disk and time, and run nothing")
-    add("--debug", action="store_true", help="tracebacks in place of one-line errors")
-    return parser
-
-
-def _seeds(text: str) -> list[int]:
-    """A seed, or `A-B` for those from A to B."""
-    if not (match := re.fullmatch(r"(-?\d+)|(\d+)-(\d+)", text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor A-B with two of them")
-    if match[1]:
-        return [int(match[1])]
-    first, last = int(match[2]), int(match[3])
-    if not first <= last < first + MOST_SEEDS:
-        raise argparse.ArgumentTypeError(f"{text!r} must go up, and over at most {MOST_SEEDS} seeds")
-    return list(range(first, last + 1))
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
+    "run": ("a study of a YAML file or a preset", _run),
+    "plan": ("what that would take, and run nothing", _plan),
+    "report": ("tables and figures of finished runs", report),
+    "keys": ("every key of a study, its values, default and meaning", keys.main),
+}
 
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
-"""The presets by name: the studies of `tune_configs/`, beside the package in a checkout and within it once installed."""
+"""The presets by name: `tune_configs/`, which lies beside the package in a checkout and within it once installed."""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-import rllib_nbsp
 
 FOLDER = "tune_configs"
 
 
 def presets() -> dict[str, Path]:
     """The file of each preset by its name, such as `fast/pendulum_pair`."""
-    package = Path(rllib_nbsp.__file__).parent
+    package = Path(__file__).parents[1]
     folder = next((path for path in (package / FOLDER, package.parent / FOLDER) if path.is_dir()), None)
-    files = sorted(folder.rglob("*.yaml")) if folder else []
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
+    if folder is None:
+        return {}
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
 
 
 def preset_name(path: str | Path) -> str:

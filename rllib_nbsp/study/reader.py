@@ -60,9 +60,9 @@ def load_study(
     Raises:
         ConfigError: listing every problem.
     """
-    tree, text = read_yaml_file(Path(path))
-    find_beside(Path(path).parent)
-
+    path = study_file(path)
+    tree, text = read_yaml_file(path)
+    find_beside(path.parent)
     apply_overrides(tree, overrides)
     if seeds is not None:
         tree.set(["seeds"], list(seeds), "--seeds")
