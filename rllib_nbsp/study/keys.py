@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from rllib_nbsp.envs import SUITES
 from rllib_nbsp.methods import METHODS
@@ -134,7 +134,8 @@ def json_schema() -> dict[str, Any]:
             for name in sorted(METHODS)
         ],
     }
-    schema["properties"]["arms"]["additionalProperties"] = arm
+    arms = schema["properties"]["arms"]
+    arms["patternProperties"] = dict.fromkeys(arms["patternProperties"], arm)
     schema["additionalProperties"] = True  # the section of a plugin's suite
     return schema
 
@@ -152,7 +153,8 @@ def main(argv: Sequence[str]) -> int:
     found = [(group, [key for key in group.keys if options.word in key.name]) for group in groups()]
     for group, own in found:
         if own:
-            table = Table("key", "values", "default", "meaning", box=None, pad_edge=False, title_justify="left")
+            name = Column("key", no_wrap=True)
+            table = Table(name, "values", "default", "meaning", box=None, pad_edge=False, title_justify="left")
             table.title = group.name if group.kind == "study" else f"{group.kind} {group.name}"
             for key in own:
                 table.add_row(*key)
