@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.sac import SAC
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -68,13 +67,17 @@ class ContinualSAC(SAC):
         self.replay = self._empty_replay()
         self.records: TrialFolder | None = None
         resources = self.run.settings.resources
-        self.workers = RolloutWorkers(self.env_runner_group, self.learner_group, resources.sample_timeout_s)
         self.learners = Learners(self.learner_group, self.run.num_learners)
+        self.workers = RolloutWorkers(
+            self.env_runner_group,
+            self.learners.acting_weights,
+            resources.sample_timeout_s,
+            shares_network=self._can_share_network(),
+        )
         self._rows_rng = numpy_generator(self.run.settings.seed, "method", 1)
         self._throughput = Throughput()
         self._place_reported = self._place()
-        self._shares_network = self._can_share_network()
-        if self._shares_network:
+        if self._can_share_network():
             # One process, one network: the policy that acts is the one that learns, and no weights are copied.
             self.env_runner.module = self.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
 
@@ -97,10 +100,8 @@ class ContinualSAC(SAC):
         )
 
     def _can_share_network(self) -> bool:
-        """Whether one module can act and learn: in one process, and on the CPU, where the environments are."""
-        if self.env_runner_group.num_remote_env_runners() or not self.learner_group.is_local:
-            return False
-        return torch.device(self.learner_group._learner._device).type == "cpu"
+        """Whether one module can act and learn in this process, on whichever device."""
+        return self.learner_group.is_local
 
     # Where the run is
 
@@ -139,7 +140,6 @@ class ContinualSAC(SAC):
             if schedule.phase.collect:
                 self._collect()
                 self._learn()
-                self._publish_weights()
                 self._evaluate_periodically()
             else:
                 self._update(min(schedule.updates_owed, MAX_UPDATES_PER_CALL), only=schedule.phase.data)
@@ -147,6 +147,7 @@ class ContinualSAC(SAC):
         self._report()
         if schedule.phase_over:
             self._finish_phase()
+        self.workers.refresh_local()
 
     def step(self) -> dict[str, Any]:
         """One iteration; the result has our progress at its top level and ends the trial by itself.
@@ -172,7 +173,7 @@ class ContinualSAC(SAC):
             self._make_on_env_runners_recreated_callbacks(
                 config=self.config, env_runner_group=self.env_runner_group, restored_env_runner_indices=restored
             )
-        for reply in sorted(self.workers.collect(request), key=lambda r: r["worker_index"]):
+        for reply in self.workers.collect(request):
             if (reply["task"], reply["version"]) != (self.visit.task.name, schedule.version):
                 continue  # asked before the visit began, or by a worker that restarted in between
             episodes = reply["episodes"]
@@ -205,10 +206,6 @@ class ContinualSAC(SAC):
         self.learners.update(self.replay.sample(range(first, first + count), self.visit.task.index, only), count)
         self.schedule.updated(count)
 
-    def _publish_weights(self) -> None:
-        if not self._shares_network:
-            self.workers.publish()
-
     # Visits
 
     def _start_visit(self, visit: Visit, data: VisitData | None) -> None:
@@ -216,7 +213,6 @@ class ContinualSAC(SAC):
         self.schedule.start_visit(visit)
         self.learners.every("visit_start", visit, data)
         self.learners.every("phase_start", visit, self.schedule.phase)
-        self._publish_weights()
         self._callback("on_visit_start", visit=visit)
 
     def _finish_visit(self) -> None:
@@ -253,7 +249,6 @@ class ContinualSAC(SAC):
     def _finish_phase(self) -> None:
         data = VisitData(self.visit, rows=self._visit_rows())
         self.learners.every("phase_end", self.visit, self.schedule.phase, data)
-        self._publish_weights()
         if not self.schedule.next_phase():
             self._finish_visit()
             return
@@ -379,6 +374,7 @@ class ContinualSAC(SAC):
             ValueError: for a state from a phase that updates without collecting: what it updates on is not in it.
         """
         ours = state.get(CONTINUAL)
+        self.learners.weights_changed()
         if ours is None:
             super().set_state(state)
             return
@@ -394,7 +390,6 @@ class ContinualSAC(SAC):
         self._throughput = Throughput(self.env_steps, self.updates)
         self._place_reported = self._place()
         self.learners.every("resume_phase", self.schedule.phase)
-        self._publish_weights()
         if not self.done:
             self._open_records(fresh=False)
             logger.warning(
@@ -403,6 +398,11 @@ class ContinualSAC(SAC):
                 self.visit.task.name,
                 self.schedule.progress.env_steps,
             )
+
+    def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
+        """RLlib's, which may bring a Learner's weights alone."""
+        super().restore_from_path(path, *args, **kwargs)
+        self.learners.weights_changed()
 
 
 class NBSP(ContinualSAC):
