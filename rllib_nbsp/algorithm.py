@@ -35,6 +35,9 @@ from rllib_nbsp.throughput import Throughput
 logger = logging.getLogger(__name__)
 
 MAX_UPDATES_PER_CALL = 64
+TURN_ENV_STEPS = 32
+"""With remote rollout workers, collect and learn in turns of so many steps, if all of them together bring as many and a
+fragment is not longer: fewer do not pay for a call of the Learners, and with more the weights that act are older."""
 DORMANCY_ROWS = 256
 
 
@@ -72,6 +75,7 @@ class ContinualSAC(SAC):
             self.env_runner_group,
             self.learners.acting_weights,
             resources.sample_timeout_s,
+            fragments=self._fragments_per_turn(),
             shares_network=self._can_share_network(),
         )
         self._rows_rng = numpy_generator(self.run.settings.seed, "method", 1)
@@ -98,6 +102,11 @@ class ContinualSAC(SAC):
             num_shards=self.run.num_learners,
             seed=self.run.settings.seed,
         )
+
+    def _fragments_per_turn(self) -> int:
+        resources = self.run.settings.resources
+        each = self.run.training.rollout_fragment_length * resources.num_envs_per_env_runner
+        return max(1, min(resources.num_env_runners, TURN_ENV_STEPS // each))
 
     def _can_share_network(self) -> bool:
         """Whether one module can act and learn in this process, on whichever device."""

@@ -1,9 +1,10 @@
 """The driver's side of sampling: requests to the rollout workers, of which some may be lost or hang.
 
 Each request has the weights to act with, so that nothing needs to be published beside it, and each worker has one
-request at a time. The fragments are taken in the order in which they were asked for: a worker's next one is asked for
-when its last one is taken, so workers take turns, and what is learned does not depend on which of them was faster. The
-driver waits for the worker whose turn it is, and for no other.
+request at a time. Fragments are taken in the order in which they were asked for, a fixed number of them in a turn, and
+then their workers are asked anew: what is learned does not depend on which worker was faster. The driver waits for the
+workers whose turn it is, and for no other. A turn also costs a call of the Learners and another set of weights, however
+few fragments it takes.
 
 RLlib revives lost workers before each `training_step` and then waits for their pings; ours stays inside one for many
 fragments, so it revives them there, and without waiting as long as others answer. A lost worker costs a fragment.
@@ -37,15 +38,23 @@ class RolloutWorkers:
         group: the workers; without remote ones, the local one answers.
         weights: the number of the weights to act with now, and where they lie (`Learners.acting_weights`).
         timeout_s: how long to wait for a fragment before looking after the workers.
+        fragments: how many are taken in a turn; at most one of each worker.
         shares_network: whether the local worker acts with the Learner's own network, and needs no weights.
     """
 
     def __init__(
-        self, group: EnvRunnerGroup, weights: Callable[[], Weights], timeout_s: float, *, shares_network: bool = False
+        self,
+        group: EnvRunnerGroup,
+        weights: Callable[[], Weights],
+        timeout_s: float,
+        *,
+        fragments: int,
+        shares_network: bool,
     ) -> None:
         self._group = group
         self._weights = weights
         self._timeout_s = timeout_s
+        self._per_turn = fragments
         self._shares_network = shares_network
         self._next_ping = 0.0
         # Of each worker that was asked for a fragment: where it will be, or the fragment; in order of the requests.
@@ -71,13 +80,13 @@ class RolloutWorkers:
         return self._group.healthy_env_runner_ids()
 
     def collect(self, request: Mapping[str, Any]) -> list[Reply]:
-        """Take the next fragment, and ask for those to be sampled during the updates.
+        """Take the fragments of a turn, and ask for the next ones, which are sampled during the updates.
 
         Args:
             request: keyword arguments of `ContinualEnvRunner.sample`.
 
         Returns:
-            The fragment; nothing if its worker was lost or is late, whose turn then comes last.
+            The fragments; nothing of a worker that was lost or is late, whose turn then comes last.
 
         Raises:
             EnvironmentFailure: if a worker's environment cannot go on.
@@ -86,25 +95,21 @@ class RolloutWorkers:
         if not self._waited:
             return [self.local.sample(**request)]
         self._ask_the_idle(request)
-        fragments = self._next_fragment()
+        fragments = [self._taken_from(worker) for worker in list(self._fragments)[: self._per_turn]]
         self._ask_the_idle(request)
-        return fragments
+        return [_checked(fragment) for fragment in fragments if fragment is not None]
 
     def _ask_the_idle(self, request: Mapping[str, Any]) -> None:
         for worker in self.healthy:
             if worker not in self._fragments:
                 self._fragments[worker] = self._actor(worker).answer.remote("sample", request, *self._weights())
 
-    def _next_fragment(self) -> list[Reply]:
-        if not self._fragments:
-            return []
-        worker = next(iter(self._fragments))
+    def _taken_from(self, worker: int) -> Reply | None:
         self._wait_for(worker)
         fragment = self._fragments.get(worker)
         if fragment is None or isinstance(fragment, ray.ObjectRef):
-            return []
-        del self._fragments[worker]
-        return [_checked(fragment)]
+            return None
+        return self._fragments.pop(worker)
 
     def _wait_for(self, worker: int) -> None:
         """Wait for a worker's fragment, up to the timeout; a late one goes to the end of the queue, a lost one out."""

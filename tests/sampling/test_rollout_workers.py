@@ -208,8 +208,11 @@ def slow_down(algo: ContinualSAC, worker: int, mean_s: float) -> None:
     algo.env_runner_group.foreach_env_runner(arm, remote_worker_ids=[worker], local_env_runner=False)
 
 
-@pytest.mark.parametrize("learners", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_two_runs_with_remote_workers_are_equal_whoever_of_them_is_faster(learners: int, tmp_path: Path):
+@pytest.mark.parametrize(("learners", "fragments"), [(0, 1), (0, 2), pytest.param(1, 2, marks=pytest.mark.slow)])
+def test_two_runs_with_remote_workers_are_equal_whoever_of_them_is_faster(
+    monkeypatch: pytest.MonkeyPatch, learners: int, fragments: int, tmp_path: Path
+):
+    monkeypatch.setattr("rllib_nbsp.algorithm.TURN_ENV_STEPS", 6 * fragments)
     clock = ("wall_s", "env_steps_per_s", "updates_per_s")
     left = []
     for slow in (1, 2):
@@ -218,6 +221,7 @@ def test_two_runs_with_remote_workers_are_equal_whoever_of_them_is_faster(learne
         config.env_runners(num_env_runners=2, num_cpus_per_env_runner=0.5).learners(num_learners=learners)
         algo = config.build_algo()
         BUILT.append(algo)
+        assert algo.workers._per_turn == fragments
         slow_down(algo, slow, 0.003)
         while not algo.train()["done"]:
             pass
@@ -232,22 +236,20 @@ def test_two_runs_with_remote_workers_are_equal_whoever_of_them_is_faster(learne
     assert left[0][1]["training.jsonl"][-1]["updates"] > 0
 
 
-def test_a_fragment_is_asked_for_with_the_weights_of_then_and_the_local_worker_has_those_of_now():
+@pytest.mark.parametrize("fragments", [1, 2])
+def test_a_fragment_is_asked_for_with_the_weights_of_then(monkeypatch: pytest.MonkeyPatch, fragments: int):
+    monkeypatch.setattr("rllib_nbsp.algorithm.TURN_ENV_STEPS", 10 * fragments)
     algo = running(2, visit_env_steps=ENDLESS)
-    local = algo.env_runner_group.local_env_runner
-    learner = algo.learner_group._learner
-    assert local.module is learner.module["default_policy"].unwrapped()
     request = {"task": "reach-left", "version": algo.schedule.version, "num_vector_steps": 1}
-    turns = []
+    taken, current = [], []
     for _ in range(6):
-        (fragment,) = algo.workers.collect(request)
-        turns.append((fragment["worker_index"], fragment[WEIGHTS_SEQ_NO]))
+        current += [algo.learners.acting_weights()[0]] * fragments
+        taken += [(reply["worker_index"], reply[WEIGHTS_SEQ_NO]) for reply in algo.workers.collect(request)]
         algo.learners.weights_changed()
-    number = algo.learners.acting_weights()[0]
-    workers, numbers = zip(*turns, strict=True)
-    assert workers in ((1, 2) * 3, (2, 1) * 3)
-    # Two were asked for before the first was taken; from then on one after each, with weights of its own.
-    assert numbers[2:] == tuple(range(number - 6, number - 2))
+    workers, numbers = zip(*taken, strict=True)
+    assert workers in ((1, 2) * 3 * fragments, (2, 1) * 3 * fragments)
+    # From the third on they were asked for in these turns, each in the turn that took the worker's last one.
+    assert list(numbers[2:]) == current[:-2]
 
 
 def test_no_weights_travel_while_nothing_is_learned():
