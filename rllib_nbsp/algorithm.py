@@ -109,7 +109,7 @@ class ContinualSAC(SAC):
         return max(1, min(resources.num_env_runners, TURN_ENV_STEPS // each))
 
     def _can_share_network(self) -> bool:
-        """Whether one module can act and learn in this process, on whichever device."""
+        """Whether one module can act and learn in this process: on whichever device it is."""
         return self.learner_group.is_local
 
     # Where the run is
@@ -383,9 +383,9 @@ class ContinualSAC(SAC):
             ValueError: for a state from a phase that updates without collecting: what it updates on is not in it.
         """
         ours = state.get(CONTINUAL)
-        self.learners.weights_changed()
         if ours is None:
             super().set_state(state)
+            self.learners.weights_changed()
             return
         visit, phases = self.schedule.phases_left(ours)
         if not (phases[0].collect or ours["done"]):

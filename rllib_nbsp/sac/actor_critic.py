@@ -74,15 +74,10 @@ class ActorCritic(nn.Module):
 
     def _acting_outputs(self, obs: Tensor, task: Tensor | int | None) -> Tensor:
         """The actor's outputs (E, ...) where `obs` is: on a GPU, observations go in and rows of numbers come out."""
-        device = self.acting_device
+        device = next(self.policy.parameters()).device
         shown = task.to(device) if isinstance(task, Tensor) else task
         outputs: Tensor = self.policy(obs.to(device), task=shown)
         return outputs.to(obs.device)
-
-    @property
-    def acting_device(self) -> torch.device:
-        """Where the actor is."""
-        return next(self.policy.parameters()).device
 
     @torch.no_grad()
     def acting_weights(self) -> np.ndarray:

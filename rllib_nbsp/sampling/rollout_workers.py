@@ -2,9 +2,9 @@
 
 Each request has the weights to act with, so that nothing needs to be published beside it, and each worker has one
 request at a time. Fragments are taken in the order in which they were asked for, a fixed number of them in a turn, and
-then their workers are asked anew: what is learned does not depend on which worker was faster. The driver waits for the
-workers whose turn it is, and for no other. A turn also costs a call of the Learners and another set of weights, however
-few fragments it takes.
+whoever gave one is asked for the next at once: the weights that act are those of the worker's last turn, and what is
+learned does not depend on which worker was faster. The driver waits for the workers whose turn it is, and for no other.
+A turn also costs a call of the Learners and another set of weights, however few fragments it takes.
 
 RLlib revives lost workers before each `training_step` and then waits for their pings; ours stays inside one for many
 fragments, so it revives them there, and without waiting as long as others answer. A lost worker costs a fragment.
@@ -95,21 +95,18 @@ class RolloutWorkers:
         if not self._waited:
             return [self.local.sample(**request)]
         self._ask_the_idle(request)
-        fragments = [self._taken_from(worker) for worker in list(self._fragments)[: self._per_turn]]
-        self._ask_the_idle(request)
-        return [_checked(fragment) for fragment in fragments if fragment is not None]
+        fragments = []
+        for worker in list(self._fragments)[: self._per_turn]:
+            self._wait_for(worker)
+            if isinstance(self._fragments.get(worker), dict):
+                fragments.append(_checked(self._fragments.pop(worker)))
+            self._ask_the_idle(request)
+        return fragments
 
     def _ask_the_idle(self, request: Mapping[str, Any]) -> None:
         for worker in self.healthy:
             if worker not in self._fragments:
                 self._fragments[worker] = self._actor(worker).answer.remote("sample", request, *self._weights())
-
-    def _taken_from(self, worker: int) -> Reply | None:
-        self._wait_for(worker)
-        fragment = self._fragments.get(worker)
-        if fragment is None or isinstance(fragment, ray.ObjectRef):
-            return None
-        return self._fragments.pop(worker)
 
     def _wait_for(self, worker: int) -> None:
         """Wait for a worker's fragment, up to the timeout; a late one goes to the end of the queue, a lost one out."""

@@ -236,20 +236,23 @@ def test_two_runs_with_remote_workers_are_equal_whoever_of_them_is_faster(
     assert left[0][1]["training.jsonl"][-1]["updates"] > 0
 
 
-@pytest.mark.parametrize("fragments", [1, 2])
-def test_a_fragment_is_asked_for_with_the_weights_of_then(monkeypatch: pytest.MonkeyPatch, fragments: int):
+@pytest.mark.parametrize(("workers", "fragments"), [(2, 1), (2, 2), (3, 2)])
+def test_workers_take_turns_and_a_fragment_is_asked_for_with_the_weights_of_then(
+    monkeypatch: pytest.MonkeyPatch, workers: int, fragments: int
+):
     monkeypatch.setattr("rllib_nbsp.algorithm.TURN_ENV_STEPS", 10 * fragments)
-    algo = running(2, visit_env_steps=ENDLESS)
+    algo = running(workers, visit_env_steps=ENDLESS)
     request = {"task": "reach-left", "version": algo.schedule.version, "num_vector_steps": 1}
     taken, current = [], []
     for _ in range(6):
         current += [algo.learners.acting_weights()[0]] * fragments
         taken += [(reply["worker_index"], reply[WEIGHTS_SEQ_NO]) for reply in algo.workers.collect(request)]
         algo.learners.weights_changed()
-    workers, numbers = zip(*taken, strict=True)
-    assert workers in ((1, 2) * 3 * fragments, (2, 1) * 3 * fragments)
-    # From the third on they were asked for in these turns, each in the turn that took the worker's last one.
-    assert list(numbers[2:]) == current[:-2]
+    indices, numbers = zip(*taken, strict=True)
+    assert sorted(indices[:workers]) == list(range(1, workers + 1))
+    assert indices[workers:] == indices[:-workers]
+    # Each of the later ones was asked for when the worker's last one was taken.
+    assert list(numbers[workers:]) == current[:-workers]
 
 
 def test_no_weights_travel_while_nothing_is_learned():
