@@ -93,7 +93,7 @@ class TrainingSettings(Settings):
     """Steps of every environment in a fragment, which is what a rollout worker brings at a time.
 
     In the trial's own process, the steps between two calls of the Learner. Of remote workers' fragments, several are
-    taken in a turn (`sampling.rollout_workers.TURN_ENV_STEPS`), and those that act meanwhile have the weights of before it.
+    taken in a turn (`TURN_ENV_STEPS`), and those that act meanwhile have the weights of before it.
     """
     batch_size: PositiveInt = 256
     """Rows of one update, over all Learners together."""

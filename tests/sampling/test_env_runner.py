@@ -184,7 +184,7 @@ def test_a_remote_worker_that_cannot_be_built_answers_with_its_error(monkeypatch
     runner = make_runner(3)
     runner.assert_healthy()
     runner.set_state({COMPONENT_RL_MODULE: {}, WEIGHTS_SEQ_NO: 1})
-    answer = runner.answer("sample", task=RIGHT, version=1, num_vector_steps=4)
+    answer = runner.answer("sample", {"task": RIGHT, "version": 1, "num_vector_steps": 4}, 1, np.zeros(0, np.uint8))
     assert str(answer["failure"]).startswith("rollout worker 3, start with suite 'point_mass', tasks ['reach-left', ")
     assert "KeyError: \"unknown suite 'mine'\"" in str(answer["failure"])
     with pytest.raises(RuntimeError, match=r"rollout worker 3, start with .*KeyError"):
