@@ -16,10 +16,10 @@ import numpy as np
 import torch
 import yaml
 
-from rllib_nbsp import __version__
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.nn.neurons import NeuronScores
 from rllib_nbsp.settings import RunSettings, config_hash
+from rllib_nbsp.version import __version__
 
 WRITTEN = ("*.jsonl", "neurons/*.npz", "weights/*.npz", "cost.json")
 """What a trial adds to as it goes."""
