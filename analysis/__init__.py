@@ -12,12 +12,12 @@ It only reads files, so it needs neither Ray nor torch:
 
 from __future__ import annotations
 
-from analysis import metrics
-from analysis.errors import AnalysisError, DataError, UnknownNameError
-from analysis.load import find_runs, load_evaluations, load_results, load_study, load_training
-from analysis.neurons import load_neurons
-from analysis.paper import compare_with_paper, load_paper
-from analysis.schema import (
+from . import metrics
+from .errors import AnalysisError, DataError, UnknownNameError
+from .load import find_runs, load_evaluations, load_results, load_study, load_training
+from .neurons import load_neurons
+from .paper import compare_with_paper, load_paper
+from .schema import (
     COSTS,
     EVALUATION_COLUMNS,
     NEURON_COLUMNS,
@@ -28,7 +28,7 @@ from analysis.schema import (
     Study,
     TaskOrder,
 )
-from analysis.tables import SuccessArray, metric_table, metric_values, success_array
+from .tables import SuccessArray, metric_table, metric_values, success_array
 
 __all__ = [
     "COSTS",

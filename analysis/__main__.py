@@ -7,9 +7,9 @@ import io
 import sys
 from collections.abc import Sequence
 
-from analysis.errors import AnalysisError
-from analysis.metrics import PROTOCOLS
-from analysis.report import COMPARISONS, write_report
+from .errors import AnalysisError
+from .metrics import PROTOCOLS
+from .report import COMPARISONS, write_report
 
 EXIT_DATA = 3
 EXIT_ENVIRONMENT = 4

@@ -21,10 +21,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from analysis import metrics
-from analysis.schema import TaskOrder
-from analysis.tables import SuccessArray
-from analysis.text import headings, short_name, steps_text
+from . import metrics
+from .schema import TaskOrder
+from .tables import SuccessArray
+from .text import headings, short_name, steps_text
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444", "#7A5195")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

@@ -15,10 +15,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from analysis.errors import DataError
-from analysis.games import atari_scores, normalised_returns
-from analysis.rows import counted, place, read_mapping, read_rows, read_small_file, say
-from analysis.schema import (
+from .errors import DataError
+from .games import atari_scores, normalised_returns
+from .rows import counted, place, read_mapping, read_rows, read_small_file, say
+from .schema import (
     COSTS,
     EVALUATION_COLUMNS,
     EVALUATION_KEY,

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
-from analysis.errors import UnknownNameError
 from rllib_nbsp.metrics import (
     METRICS,
     PROTOCOLS,
@@ -32,6 +31,8 @@ from rllib_nbsp.metrics import (
     success_by_visit,
     visits_of,
 )
+
+from .errors import UnknownNameError
 
 __all__ = [
     "BOOTSTRAP_FROM",

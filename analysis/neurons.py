@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.errors import check_known
-from analysis.load import find_runs
-from analysis.rows import say
-from analysis.schema import NEURON_COLUMNS, Run
+from .errors import check_known
+from .load import find_runs
+from .rows import say
+from .schema import NEURON_COLUMNS, Run
 
 MAX_NEURON_BYTES = 1_000_000_000
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import metrics, tables
-from analysis.schema import Results
-from analysis.text import short_name, steps_text
+from . import metrics, tables
+from .schema import Results
+from .text import short_name, steps_text
 
 LEARNED, LEARNED_RETURN = 0.5, 0.05
 """A task whose mean success, or normalised return, never reached this right after training was not learned."""

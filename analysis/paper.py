@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import metrics
-from analysis.schema import Results
-from analysis.text import short_name
+from . import metrics
+from .schema import Results
+from .text import short_name
 
 PAPER_METHODS = {
     "sac": "Base",

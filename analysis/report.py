@@ -15,14 +15,14 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis import figures, metrics, search, tables
-from analysis.errors import UnknownNameError
-from analysis.load import load_results
-from analysis.neurons import neurons_of
-from analysis.notes import collect_notes
-from analysis.paper import compare_with_paper
-from analysis.schema import Results
-from analysis.text import (
+from . import figures, metrics, search, tables
+from .errors import UnknownNameError
+from .load import load_results
+from .neurons import neurons_of
+from .notes import collect_notes
+from .paper import compare_with_paper
+from .schema import Results
+from .text import (
     comparison_text,
     cost_over_sac_text,
     cost_text,

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from analysis.errors import DataError
-from analysis.schema import INTEGER_KEYS, NAME_KEYS, NUMBER_KEYS, PHASES
+from .errors import DataError
+from .schema import INTEGER_KEYS, NAME_KEYS, NUMBER_KEYS, PHASES
 
 MAX_BAD_LINES = 0.01
 """Share of a file's lines that may be unreadable before the file is refused."""

@@ -67,6 +67,21 @@ TRAINING_COLUMNS: dict[str, str] = {
 """Columns of `load_training`: a row is one reporting interval; a mean over no update, as in a warm-up, is NaN. Further
 keys of the file (a method's own numbers and losses) become further columns."""
 
+FURTHER_TRAINING_COLUMNS: dict[str, str] = {
+    "experiment": "name of the study",
+    "suite": "of the tasks",
+    "method": "registered name of the method",
+    "config_hash": "of everything but seed, names, storage and resources",
+    "num_visits": "visits of the whole run",
+    "phase": "stretch of the visit: main, or one of the method's own",
+    "visit_max_env_steps": "the key visit.max_env_steps",
+    "prior_size": "transitions in D_pre",
+    "policy_method_loss": "what the method adds to the actor's loss, a mean; likewise for qf and qf_twin",
+    "total_loss": "all losses together, the method's terms included: what the backward pass is of",
+}
+"""Columns of `training.jsonl` that stand in the frame as they stand in the rows. Every loss has a `_prior` beside it,
+over batches of D_pre alone."""
+
 NEURON_COLUMNS: dict[str, str] = {
     "sequence": "name of the task sequence",
     "arm": "label of the method configuration",

@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from analysis.errors import UnknownNameError
-from analysis.schema import Results
-from analysis.tables import SUMMARY, expected_seeds
-from analysis.text import headings, number
+from .errors import UnknownNameError
+from .schema import Results
+from .tables import SUMMARY, expected_seeds
+from .text import headings, number
 
 OBJECTIVES = tuple(name for name, heading in SUMMARY.items() if heading.endswith("↑"))
 """What a search may ask most of: the columns of the summary whose heading says that more is better, so not FM."""

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import metrics
-from analysis.errors import UnknownNameError, check_known
-from analysis.schema import COSTS, Results, TaskOrder
+from . import metrics
+from .errors import UnknownNameError, check_known
+from .schema import COSTS, Results, TaskOrder
 
 SUMMARY = {"asr": "ASR ↑", "fm": "FM ↓", "fwt": "FWT ↑", "final_success": "Final ↑", "relearn": "Relearn ↑"}
 """Columns of the summary and their headings: the paper's three, success after the last visit, before retraining."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import metrics
-from analysis.tables import SUMMARY, cost_over_sac
+from . import metrics
+from .tables import SUMMARY, cost_over_sac
 
 NO_VALUE = "–"  # noqa: RUF001, a dash reads better in a table than a hyphen
 

@@ -358,7 +358,7 @@ def measure_frame_replay(rows: int, prior_rows: int, calls: int = 300) -> dict[s
 def measure_overlap(hidden: Sequence[int], warmup_env_steps: int, windows: int, seconds: float) -> dict[str, Any]:
     """One remote EnvRunner whose sampling overlaps the updates, against the two done one after the other.
 
-    The parts are what a loop without overlap would do for an environment step: publish the weights and wait for a
+    The parts are what a loop without overlap would do for an environment step: hand over the weights and wait for a
     fragment; draw a batch and update on it. All three are timed in turns on one algorithm.
 
     Returns:
@@ -380,15 +380,11 @@ def measure_overlap(hidden: Sequence[int], warmup_env_steps: int, windows: int, 
         result = algo.train()
 
     def update() -> None:
-        batch = rllib_batch(algo.replay.sample(range(1, 2), 0))
-        algo.learner_group.update(batch=batch, minibatch_size=BATCH_SIZE)
+        algo.learners.update(algo.replay.sample(range(1, 2), 0), 1)
 
     def sample() -> None:
-        algo.env_runner_group.sync_weights(
-            from_worker_or_learner_group=algo.learner_group, policies=[DEFAULT_MODULE_ID], inference_only=True
-        )
-        request = {"task": TASK, "version": 0, "num_vector_steps": 1}
-        algo.env_runner_group.foreach_env_runner("sample", kwargs=request, local_env_runner=False)
+        algo.learners.weights_changed()
+        algo.workers.ask("sample", {1: {"task": TASK, "version": 0, "num_vector_steps": 1}})
 
     times: dict[str, list[float]] = {"sampling_ms": [], "updates_ms": [], "overlapped_ms": []}
     for _ in range(windows):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.sac import SAC
 from ray.rllib.callbacks.utils import make_callback
@@ -28,7 +28,7 @@ from rllib_nbsp.replay.buffer import TaskReplayBuffer
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.sac.learner import CONTINUAL
 from rllib_nbsp.sampling.evaluation import evaluate_tasks
-from rllib_nbsp.sampling.rollout_workers import RolloutWorkers, starting
+from rllib_nbsp.sampling.rollout_workers import RolloutWorkers, fragments_per_turn, starting
 from rllib_nbsp.sampling.scoring import labelled_rollout
 from rllib_nbsp.seeding import numpy_generator
 from rllib_nbsp.settings import ScoringSettings
@@ -72,13 +72,18 @@ class ContinualSAC(SAC):
         self.outcomes = Outcomes(self.run.curriculum, self.run.suite.has_success)
         self.records: TrialFolder | None = None
         resources = self.run.settings.resources
-        self.workers = RolloutWorkers(self.env_runner_group, self.learner_group, resources.sample_timeout_s)
         self.learners = Learners(self.learner_group, self.run.num_learners)
+        self.workers = RolloutWorkers(
+            self.env_runner_group,
+            self.learners.acting_weights,
+            resources.sample_timeout_s,
+            fragments=fragments_per_turn(self.run.settings),
+            shares_network=self._can_share_network(),
+        )
         self._rows_rng = numpy_generator(self.run.settings.seed, "method", 1)
         self._throughput = Throughput()
         self._place_reported = self._place()
-        self._shares_network = self._can_share_network()
-        if self._shares_network:
+        if self._can_share_network():
             # One process, one network: the policy that acts is the one that learns, and no weights are copied.
             self.env_runner.module = self.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
 
@@ -101,10 +106,8 @@ class ContinualSAC(SAC):
         )
 
     def _can_share_network(self) -> bool:
-        """Whether one module can act and learn: in one process, and on the CPU, where the environments are."""
-        if self.env_runner_group.num_remote_env_runners() or not self.learner_group.is_local:
-            return False
-        return torch.device(self.learner_group._learner._device).type == "cpu"
+        """Whether one module can act and learn in this process: on whichever device it is."""
+        return self.learner_group.is_local
 
     # Where the run is
 
@@ -143,7 +146,6 @@ class ContinualSAC(SAC):
             if schedule.phase.collect:
                 self._collect()
                 self._learn()
-                self._publish_weights()
                 self._evaluate_periodically()
             else:
                 self._update(min(schedule.updates_owed, MAX_UPDATES_PER_CALL), only=schedule.phase.data)
@@ -151,6 +153,7 @@ class ContinualSAC(SAC):
         self._report()
         if schedule.phase_over:
             self._finish_phase()
+        self.workers.refresh_local()
 
     def step(self) -> dict[str, Any]:
         """One iteration; the result has our progress and what was measured at its top level; it ends the trial.
@@ -170,13 +173,15 @@ class ContinualSAC(SAC):
             "task": self.visit.task.name,
             "version": schedule.version,
             "num_vector_steps": self.run.training.rollout_fragment_length,
-            **self._warmup_actions(),
+            **(self.run.warmup_actions(self.visit) if schedule.progress.in_warmup else {}),
         }
         if restored := self.restore_env_runners(self.env_runner_group):
             self._make_on_env_runners_recreated_callbacks(
                 config=self.config, env_runner_group=self.env_runner_group, restored_env_runner_indices=restored
             )
-        for reply in sorted(self.workers.collect(request), key=lambda r: r["worker_index"]):
+        replies = self.workers.collect(request)
+        schedule.faults["lost_fragments"] += self.workers.take_lost()
+        for reply in replies:
             if (reply["task"], reply["version"]) != (self.visit.task.name, schedule.version):
                 continue  # asked before the visit began, or by a worker that restarted in between
             schedule.faults["rebuilt_envs"] += reply["rebuilt"]
@@ -191,15 +196,6 @@ class ContinualSAC(SAC):
         """RLlib's hook: see `RolloutWorkers.restore`."""
         return self.workers.restore()
 
-    def _warmup_actions(self) -> dict[str, Any]:
-        """Who acts at the start of a visit, as a sample request says it."""
-        curriculum, in_warmup = self.run.curriculum, self.schedule.progress.in_warmup
-        warmup = self.run.method.acting(self.run.keys).warmup if in_warmup else "policy"
-        earlier = {v.task.name for v in curriculum.visits[: self.visit.number - 1]} - {self.visit.task.name}
-        if warmup == "earlier_tasks" and earlier:
-            return {"random_actions": False, "act_as": [t.name for t in curriculum.tasks if t.name in earlier]}
-        return {"random_actions": warmup in ("uniform", "earlier_tasks"), "act_as": []}
-
     def _learn(self) -> None:
         """The updates owed for the environment steps that were really added."""
         if len(self.replay) < self.run.training.batch_size:
@@ -212,10 +208,6 @@ class ContinualSAC(SAC):
         self.learners.update(self.replay.sample(range(first, first + count), self.visit.task.index, only), count)
         self.schedule.updated(count)
 
-    def _publish_weights(self) -> None:
-        if not self._shares_network:
-            self.workers.publish()
-
     # Visits
 
     def _start_visit(self, visit: Visit, data: VisitData | None) -> None:
@@ -223,7 +215,6 @@ class ContinualSAC(SAC):
         self.schedule.start_visit(visit)
         self.learners.every("visit_start", visit, data)
         self.learners.every("phase_start", visit, self.schedule.phase)
-        self._publish_weights()
         self._callback("on_visit_start", visit=visit)
 
     def _finish_visit(self) -> None:
@@ -260,7 +251,6 @@ class ContinualSAC(SAC):
     def _finish_phase(self) -> None:
         data = VisitData(self.visit, rows=self._visit_rows())
         self.learners.every("phase_end", self.visit, self.schedule.phase, data)
-        self._publish_weights()
         if not self.schedule.next_phase():
             self._finish_visit()
             return
@@ -303,7 +293,6 @@ class ContinualSAC(SAC):
         Returns:
             What `outcomes.evaluation_result` says; `train` has the like of the last evaluation under `evaluation`.
         """
-        self._publish_weights()
         return self._measure("boundary", self.run.settings.evaluation.boundary_episodes)[1]
 
     def _measure(self, phase: str, episodes: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -409,6 +398,7 @@ class ContinualSAC(SAC):
         ours = state.get(CONTINUAL)
         if ours is None:
             super().set_state(state)
+            self.learners.weights_changed()
             return
         visit, phases = self.schedule.phases_left(ours)
         if not (phases[0].collect or ours["done"]):
@@ -423,7 +413,6 @@ class ContinualSAC(SAC):
         self._throughput = Throughput(self.env_steps, self.updates)
         self._place_reported = self._place()
         self.learners.every("resume_phase", self.schedule.phase)
-        self._publish_weights()
         if not self.done:
             self._open_records(fresh=False)
             logger.warning(
@@ -432,6 +421,11 @@ class ContinualSAC(SAC):
                 self.visit.task.name,
                 self.schedule.progress.env_steps,
             )
+
+    def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
+        """RLlib's, which may bring a Learner's weights alone."""
+        super().restore_from_path(path, *args, **kwargs)
+        self.learners.weights_changed()
 
 
 class NBSP(ContinualSAC):

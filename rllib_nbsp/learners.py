@@ -25,9 +25,12 @@ class Learners:
     def __init__(self, group: LearnerGroup, count: int) -> None:
         self._group = group
         self._count = count
+        self._acting: tuple[int, ray.ObjectRef] | None = None
+        self._numbered = 0
 
     def update(self, columns: dict[str, np.ndarray], count: int) -> None:
         """Make updates on the rows of these columns, which are ordered [rank][update][row]."""
+        self.weights_changed()
         batch = rllib_batch(columns)
         self._group.update(batch=batch, minibatch_size=batch.count // (count * self._count))
 
@@ -37,6 +40,7 @@ class Learners:
         Raises:
             RuntimeError: with the Learner's error, or if a Learner did not answer.
         """
+        self.weights_changed()
         call = functools.partial(call_learner, name=name, args=tuple(self.stored(arg) for arg in args))
         results = [result.get() for result in self._group.foreach_learner(call)]
         if len(results) != self._count:
@@ -58,6 +62,27 @@ class Learners:
         if not results or not results[0][0]:
             raise RuntimeError(f"Learner.{name}: {results[0][1] if results else 'no answer'}")
         return results[0][1]
+
+    def weights_changed(self) -> None:
+        """From here on, those that were given away are old."""
+        self._acting = None
+
+    def acting_weights(self) -> tuple[int, ray.ObjectRef]:
+        """What a rollout worker acts with, from the first Learner: once for all that ask until the weights change.
+
+        Returns:
+            A number that no weights before these had, from 1; and where they lie in the object store, or will lie: for
+            a remote Learner nobody waits here.
+        """
+        if self._acting is None:
+            self._numbered += 1
+            if self._group.is_local:
+                weights = ray.put(self._group._learner.acting_weights())
+            else:
+                first = self._group._worker_manager.actors()
+                weights = first[min(first)].acting_weights.remote()
+            self._acting = self._numbered, weights
+        return self._acting
 
     def stored(self, value: Any) -> Any:
         """A value to hand over: itself, or where it lies in the object store if Learners are remote."""

@@ -7,25 +7,28 @@ import json
 import math
 import os
 import platform
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.nn.neurons import NeuronScores
 from rllib_nbsp.settings import RunSettings, config_hash
+from rllib_nbsp.version import __version__
 
 WRITTEN = ("*.jsonl", "neurons/*.npz", "weights/*.npz", "cost.json")
 """What a trial adds to as it goes."""
 ENVIRONMENTS = "environments.json"
-PACKAGES = ("ray", "torch", "numpy", "gymnasium", "metaworld", "mujoco")
+PACKAGES = ("ray", "torch", "numpy", "gymnasium", "metaworld", "mujoco", "ale-py")
 
 
 class TrialFolder:
-    """Writes what a trial leaves behind (the files of the results section of the README).
+    """Writes what a trial leaves behind (the files of docs/results_folder.md).
 
     Rows are written directly, never through Tune's staging area, and reach the file system at each call.
 
@@ -153,13 +156,32 @@ def resolved_yaml(settings: RunSettings) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    installed = {"python": platform.python_version()}
+    installed = {"python": platform.python_version(), "rllib_nbsp": __version__, "device": _device()}
+    if commit := _commit():
+        installed["commit"] = commit
     for package in PACKAGES:
         try:
             installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
     return installed
+
+
+def _device() -> str:
+    """The GPU, if torch sees one, or else the kind of processor."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU {platform.machine()}"
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that runs, with a `+` if files were changed since; None for an installed package."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # no git here
+        return None
 
 
 def _finite(value: Any) -> Any:

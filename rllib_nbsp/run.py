@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from rllib_nbsp.curriculum import Curriculum
+from rllib_nbsp.curriculum import Curriculum, Visit
 from rllib_nbsp.envs import ActionSpace, Suite, suite_of, with_suite_section
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
@@ -115,6 +115,14 @@ class ResolvedRun:
         """Modules besides this package that every process of the run imports."""
         named = [name.partition(":")[0] for name in (self.settings.method, self.settings.suite) if ":" in name]
         return [*self.settings.plugins, *named, *self.suite.modules(self.settings.tasks)]
+
+    def warmup_actions(self, visit: Visit) -> dict[str, Any]:
+        """Who acts in a visit's warm-up, as a sample request says it."""
+        warmup = self.method.acting(self.keys).warmup
+        earlier = {v.task.name for v in self.curriculum.visits[: visit.number - 1]} - {visit.task.name}
+        if warmup == "earlier_tasks" and earlier:
+            return {"act_as": [task.name for task in self.curriculum.tasks if task.name in earlier]}
+        return {"random_actions": warmup != "policy"}
 
     # The tasks
 

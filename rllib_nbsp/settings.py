@@ -41,7 +41,8 @@ class ConfigError(ValueError):
 class Settings(BaseModel):
     """Base of every section: frozen, no unknown keys, no silent conversions of types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    # The text under a key is its description, which `docs/tables.py` prints.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 class ReplaySettings(Settings):
@@ -89,7 +90,11 @@ class TrainingSettings(Settings):
 
     updates_per_env_step: Annotated[float, Field(gt=0.0, le=1000.0)] = 1.0
     rollout_fragment_length: PositiveInt = 1
-    """Steps of every environment between two calls of the Learner."""
+    """Steps of every environment in a fragment, which is what a rollout worker brings at a time.
+
+    In the trial's own process, the steps between two calls of the Learner. Of remote workers' fragments, several are
+    taken in a turn (`TURN_ENV_STEPS`), and those that act meanwhile have the weights of before it.
+    """
     batch_size: PositiveInt = 256
     """Rows of one update, over all Learners together."""
     gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.99

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+# Ray starts its workers at the lowest priority but four: beside other work they would get seconds in a minute.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # No deadline: the machine is shared. No database: a failure must come from the code, not from an earlier run.
 settings.register_profile("rllib_nbsp", deadline=None, database=None, derandomize=True, max_examples=50)
 settings.load_profile("rllib_nbsp")

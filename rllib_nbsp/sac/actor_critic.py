@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rllib_nbsp.methods.agent import EVERYTHING
+from rllib_nbsp.nn.flat import flatten, to_host, unflatten
 from rllib_nbsp.nn.losses import expectation, sample_action, squashed_gaussian
 from rllib_nbsp.nn.networks import NETWORKS, pixels
 from rllib_nbsp.run import ResolvedRun
@@ -60,15 +62,35 @@ class ActorCritic(nn.Module):
         """Actions in [-1, 1], shape (E, A): a sample of the policy, or tanh of its mean.
 
         Args:
-            obs: (E, ...).
+            obs: (E, ...); where it is, the sample is drawn, wherever the network is.
             explore: sample, instead of the mean.
             generator: of the sample's noise.
             task: index of the distinct task that all rows, or each of them (E,), come from.
         """
-        mean, log_std = squashed_gaussian(self.policy(obs, task=task))
+        mean, log_std = squashed_gaussian(self._acting_outputs(obs, task))
         if not explore:
             return torch.tanh(mean)
         return torch.tanh(mean + log_std.exp() * torch.empty_like(mean).normal_(generator=generator))
+
+    def _acting_outputs(self, obs: Tensor, task: Tensor | int | None) -> Tensor:
+        """The actor's outputs (E, ...) where `obs` is: on a GPU, observations go in and rows of numbers come out."""
+        device = next(self.policy.parameters()).device
+        shown = task.to(device) if isinstance(task, Tensor) else task
+        outputs: Tensor = self.policy(obs.to(device), task=shown)
+        return outputs.to(obs.device)
+
+    @torch.no_grad()
+    def acting_weights(self) -> np.ndarray:
+        """What the actor acts with, its parameters and buffers, as one row of bytes in the host's memory."""
+        return to_host(flatten(self.policy)).numpy()
+
+    @torch.no_grad()
+    def set_acting_weights(self, weights: np.ndarray) -> None:
+        """Take what `acting_weights` of another of these gave."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Ray's arrays are read-only, and so is what is done with them here
+            flat = torch.from_numpy(weights)
+        unflatten(flat, self.policy)
 
     def sac_pass(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The quantities that the losses of a step need, each (B,): all six in one pass, if the step moves everything.
@@ -166,7 +188,7 @@ class DiscreteActorCritic(ActorCritic):
         self, obs: Tensor, *, explore: bool, generator: torch.Generator | None = None, task: Tensor | int | None = None
     ) -> Tensor:
         """Actions in 0 ... n - 1, shape (E,): a sample of the policy, or its likeliest action."""
-        logits = self.policy(obs, task=task)
+        logits = self._acting_outputs(obs, task)
         if not explore:
             return logits.argmax(-1)
         return torch.multinomial(F.softmax(logits, -1), 1, generator=generator).squeeze(-1)

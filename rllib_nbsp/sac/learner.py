@@ -266,6 +266,10 @@ class ContinualSACTorchLearner(TorchLearner):
         """All weights of the module by name."""
         return {name: tensor.detach().cpu().numpy() for name, tensor in self._module_alone.state_dict().items()}
 
+    def acting_weights(self) -> np.ndarray:
+        """What rollout workers act with, as `ContinualEnvRunner.take_weights` has it."""
+        return self._module_alone.acting_weights()
+
     def sizes(self) -> dict[str, int]:
         """What there is of this Learner: trainable parameters of the networks, and bytes.
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import secrets
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import ray
 import torch
 from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
@@ -44,6 +45,7 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
             raise spaces["failure"]
         self.worker_index: int = kwargs.get("worker_index") or 0
         self.weights_seq_no = 0
+        self._taken: int | None = None  # the number of the weights, unless they came by `set_state`
         self._failure: Exception | None = None
         try:
             self._build(config)
@@ -106,14 +108,22 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
         )
         return self._reply(task, version, episodes, columns=columns)
 
-    def answer(self, request: Literal["sample", "evaluate", "rollout"], **kwargs: Any) -> dict[str, Any]:
-        """The named request for a driver in another process: an error is a reply too, with the key `failure`.
+    def answer(
+        self,
+        request: Literal["sample", "evaluate", "rollout"],
+        kwargs: Mapping[str, Any],
+        number: int,
+        weights: np.ndarray,
+    ) -> dict[str, Any]:
+        """The named request, with the weights to act with, for a driver in another process.
 
-        RLlib would only log it in the worker and start the worker anew, for the same error to come again.
+        A worker that was started anew, noticed or not, thus acts as any other. An error is a reply too, with the key
+        `failure`: RLlib would only log it in the worker and start the worker anew, for the same error to come again.
         """
         if self._failure:
             return {"worker_index": self.worker_index, "failure": self._failure}
         try:
+            self.take_weights(number, weights)
             return getattr(self, request)(**kwargs)
         except Exception as error:
             logger.exception("rollout worker %d: %s of %s", self.worker_index, request, kwargs)
@@ -125,6 +135,17 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
         ours = isinstance(error, EnvironmentFailure)
         kind, what = (type(error), str(error)) if ours else (RuntimeError, f"{type(error).__name__}: {error}")
         return kind(f"rollout worker {self.worker_index}, {request}: {what}{hint}")
+
+    def take_weights(self, number: int, weights: np.ndarray | ray.ObjectRef) -> None:
+        """Act with these weights from now on, if they are not here yet.
+
+        Args:
+            number: of these weights and no others.
+            weights: `ActorCritic.acting_weights`.
+        """
+        if number != self._taken:
+            self.module.set_acting_weights(ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights)
+            self._taken = self.weights_seq_no = number
 
     def _reply(self, task: str, version: int, episodes: list[EpisodeSummary], **rest: Any) -> dict[str, Any]:
         return {
@@ -154,7 +175,7 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
         )
 
     def make_module(self) -> None:
-        """Build the acting part of the networks; its weights come with `set_state`."""
+        """Build the acting part of the networks; its weights come with each request."""
         spec = self.config.get_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
         self.module = spec.build()
 
@@ -187,7 +208,7 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take the weights that the driver pushes, also when their sequence number is lower than the last one.
+        """Take the weights that RLlib pushes, also when their sequence number is lower than the last one.
 
         It is lower after going back to an older checkpoint; RLlib's own runner would keep its newer weights.
         """
@@ -197,6 +218,7 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
                 weights = ray.get(weights)
             self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
             self.weights_seq_no = state.get(WEIGHTS_SEQ_NO, 0)
+            self._taken = None
         if NUM_ENV_STEPS_SAMPLED_LIFETIME in state:
             self.num_env_steps_sampled_lifetime = state[NUM_ENV_STEPS_SAMPLED_LIFETIME]
 

@@ -32,6 +32,7 @@ from rllib_nbsp.methods import METHODS
 from rllib_nbsp.plugins import PluginError, find_beside, import_plugin
 from rllib_nbsp.registry import unknown
 from rllib_nbsp.settings import ConfigError, Settings
+from rllib_nbsp.study.presets import study_file
 from rllib_nbsp.study.search import Options, SearchSettings, combinations, draw, sample_label
 from rllib_nbsp.study.study import EXTRAS, Arm, CheckedStudy, sections, study_model
 from rllib_nbsp.study.yaml_tree import YamlTree, apply_overrides, read_yaml_file
@@ -48,7 +49,7 @@ def load_study(
     """Read and check a study.
 
     Args:
-        path: of the YAML file.
+        path: of the YAML file, or the name of a preset.
         overrides: `key.path=value`, in place of what the file says; a key that an arm states itself is set under
             `arms.LABEL`.
         sequences, arms: which of the file's to run; None runs all.
@@ -59,12 +60,13 @@ def load_study(
     Raises:
         ConfigError: listing every problem.
     """
-    tree, text = read_yaml_file(Path(path))
-    find_beside(Path(path).parent)
+    path = study_file(path)
+    tree, text = read_yaml_file(path)
+    find_beside(path.parent)
     apply_overrides(tree, overrides)
     if seeds is not None:
         tree.set(["seeds"], list(seeds), "--seeds")
-    return _Reader(tree).study(Path(path), text, sequences, arms)
+    return _Reader(tree).study(path, text, sequences, arms)
 
 
 class _Reader:

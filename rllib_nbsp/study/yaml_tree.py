@@ -17,6 +17,7 @@ import yaml
 from rllib_nbsp.explain import KeyPath
 from rllib_nbsp.registry import did_you_mean
 from rllib_nbsp.settings import ConfigError
+from rllib_nbsp.study.presets import preset_name, presets
 
 MAX_BYTES = 1_000_000
 MAX_VALUES = 10_000
@@ -91,8 +92,7 @@ def read_yaml_file(path: Path) -> tuple[YamlTree, str]:
             raise ConfigError([f"{path}: {path.stat().st_size} bytes; a configuration has at most {MAX_BYTES}"])
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        known = [str(p) for p in sorted(Path("tune_configs").rglob("*.yaml"))]
-        raise ConfigError([f"{path}: no such file{did_you_mean(str(path), known)}"]) from None
+        raise ConfigError([f"{path}: no such file or preset{did_you_mean(preset_name(path), presets())}"]) from None
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: byte {error.start} is not UTF-8 text"]) from None
     except OSError as error:

@@ -188,7 +188,7 @@ def test_an_empty_prior_store_is_mask_only_bit_for_bit() -> None:
 
 
 def test_a_network_of_its_own_for_acting_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    # As with a Learner on a GPU in the trial's own process.
+    # As with a Learner in another process.
     one, _ = finish(short_run(NBSPConfig()))
     monkeypatch.setattr(ContinualSAC, "_can_share_network", lambda self: False)
     two, _ = finish(short_run(NBSPConfig()))

@@ -120,7 +120,7 @@ def test_a_method_from_a_users_file_goes_to_the_nodes_of_a_cluster(own: Path, cl
 SCRIPT = """
 import ray, own_method, rllib_nbsp
 ray.init(address="{address}", runtime_env=rllib_nbsp.runtime_env("own_method"), log_to_driver=False)
-config = own_method.config().curriculum(visit_env_steps=300).visit(warmup_env_steps=100)
+config = own_method.config().curriculum(visit_env_steps=400).visit(warmup_env_steps=100)
 config.custom_resources_per_env_runner = {{"rollout": 1}}
 algo = config.build_algo()
 while not algo.train()["done"]:
@@ -133,7 +133,7 @@ def test_a_script_takes_its_method_to_the_nodes_of_a_cluster(own: Path, cluster:
     script = own.parent / "scripts" / "drive.py"
     script.parent.mkdir()
     script.write_text(SCRIPT.format(address=cluster.address))
-    assert "done after 1200" in run(script.parent, script, path=own)
+    assert "done after 1600" in run(script.parent, script, path=own)
 
 
 def test_what_a_users_file_needs_and_a_node_lacks_is_told_in_one_line(own: Path, cluster: Cluster) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_nbsp.curriculum import Phase
 from rllib_nbsp.methods import METHODS
@@ -23,10 +24,13 @@ from rllib_nbsp.replay.buffer import ReplayRequest
 from rllib_nbsp.settings import BoundarySettings, ModelSettings, ReplaySettings, ScoringSettings, TrainingSettings
 from tests.methods.contract import (
     ALL,
+    CONV,
     EVERY_METHOD,
     EVERY_RUN,
+    KEYS,
     KINDS,
     NEURONS,
+    SPACES,
     Run,
     alone,
     assert_goes_on_from_its_state,
@@ -61,6 +65,28 @@ def test_three_visits_have_finite_losses_and_weights(method, kind):
     for report, weights in zip(seen.reports, seen.weights, strict=True):
         assert all(np.isfinite(value) for value in report.values()), report
         assert all(bool(torch.isfinite(value).all()) for value in weights.values())
+
+
+@every_run
+def test_a_rollout_worker_acts_as_the_learner_does_with_what_it_gives_away(method, kind):
+    run = Run(method, kind)
+    run.visit(1)
+    run.start(2)
+    run.train(8)
+    config = build_config(method, KEYS.get(method), seed=77).networks(conv=CONV)
+    config.environment(observation_space=SPACES[kind][0], action_space=SPACES[kind][1])
+    worker = config.get_rl_module_spec(spaces={DEFAULT_MODULE_ID: SPACES[kind]}, inference_only=True).build()
+    module, obs = run.learner.sac.module, torch.from_numpy(run.rows(9)["obs"])
+    assert not np.array_equal(worker.acting_weights(), module.acting_weights())
+    worker.set_acting_weights(run.learner.acting_weights())
+    assert np.array_equal(worker.acting_weights(), module.acting_weights())
+    for task in (0, 1, torch.arange(len(obs)) % 2):
+        for explore in (False, True):
+            actions = [
+                one.act(obs, explore=explore, generator=torch.Generator().manual_seed(0), task=task)
+                for one in (worker, module)
+            ]
+            assert torch.equal(*actions)
 
 
 @every_run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,7 @@ from tests.tiny import (
     CHOICES,
     HIDDEN,
     IMAGES,
+    OBS,
     assert_same,
     build_config,
     build_learner,
@@ -47,6 +49,45 @@ def test_evaluation_acts_by_the_squashed_mean_and_exploration_by_a_sample():
     log_std = -5 + 3.5 * (torch.tanh(raw) + 1)
     assert torch.allclose(samples, torch.tanh(mean + log_std.exp() * noise), atol=1e-6)
     assert float(samples.detach().abs().max()) <= 1.0
+
+
+class Elsewhere(nn.Module):
+    """An actor on a device that has no numbers: it looks where its inputs are, and its outputs are made up."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(outputs, device="meta"))
+
+    def forward(self, obs, task=None):
+        assert obs.device.type == "meta"
+        assert not isinstance(task, torch.Tensor) or task.device.type == "meta"
+        return torch.zeros(len(obs), len(self.weight))
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_to_act_an_observation_goes_where_the_network_is_and_the_sample_is_drawn_where_it_came_from(
+    monkeypatch, discrete
+):
+    learner = build_learner_of(build_config().networks(conv=CONV), IMAGES, CHOICES) if discrete else build_learner()
+    module, obs = learner.sac.module, torch.zeros(4, OBS)
+    monkeypatch.setitem(module._modules, "policy", Elsewhere(N if discrete else 2 * ACT))
+    for task in (None, 1, torch.tensor([0, 1, 0, 1])):
+        actions = module.act(obs, explore=True, generator=torch.Generator().manual_seed(3), task=task)
+        assert actions.device.type == "cpu"
+        if not discrete:  # mean 0, log std -5 + 3.5 = -1.5
+            noise = torch.empty(4, ACT).normal_(generator=torch.Generator().manual_seed(3))
+            assert torch.allclose(actions, torch.tanh(np.exp(-1.5) * noise))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("explore", [False, True])
+def test_a_gpu_acts_as_the_cpu_does_with_the_same_noise(explore):
+    module, obs = build_learner().sac.module, torch.from_numpy(transitions(0)["obs"])
+    actions = [
+        one.act(obs, explore=explore, generator=torch.Generator().manual_seed(3))
+        for one in (module, copy.deepcopy(module).cuda())
+    ]
+    assert torch.allclose(*actions, atol=1e-6)
 
 
 def test_the_actor_of_a_rollout_worker_is_the_learners_before_any_weights_are_sent():

@@ -53,8 +53,10 @@ def test_the_runner_names_task_version_and_worker_in_every_reply():
 def test_an_error_is_an_answer_too():
     runner = make_runner(2)
     request: dict[str, Any] = {"task": RIGHT, "version": 1, "num_vector_steps": 4}
-    assert equal(runner.answer("sample", **request)["columns"], make_runner(2).sample(**request)["columns"])
-    answer = runner.answer("sample", task="reach-lft", version=1, num_vector_steps=4)
+    weights = runner.module.acting_weights()
+    asked = runner.answer("sample", request, 1, weights)
+    assert equal(asked["columns"], make_runner(2).sample(**request)["columns"])
+    answer = runner.answer("sample", {**request, "task": "reach-lft"}, 1, weights)
     assert answer["worker_index"] == 2
     assert type(answer["failure"]) is RuntimeError
     assert str(answer["failure"]).startswith("rollout worker 2, sample: ValueError: task is 'reach-lft'; the run's")
@@ -70,6 +72,35 @@ def test_the_runner_takes_pushed_weights_even_of_an_older_sequence_number():
         assert state[WEIGHTS_SEQ_NO] == seq_no
         assert all((array == value).all() for array in state[COMPONENT_RL_MODULE].values())
     assert runner.sample(task=LEFT, version=1, num_vector_steps=1)[WEIGHTS_SEQ_NO] == 3
+
+
+def test_a_request_brings_the_weights_to_act_with():
+    learning = make_runner().module
+    with torch.no_grad():
+        for parameter in learning.parameters():
+            parameter.fill_(0.0)
+    weights = learning.acting_weights()
+    weights.flags.writeable = False  # as Ray's arrays are
+    runner = make_runner(1)
+    request = {"task": LEFT, "version": 1, "num_env_steps": 5, "rollout_index": 0, "explore": False}
+    reply = runner.answer("rollout", request, 7, weights)
+    assert reply[WEIGHTS_SEQ_NO] == 7
+    assert (reply["columns"]["actions"] == 0.0).all()
+
+
+def test_weights_are_taken_once_and_again_after_rllib_has_pushed_others():
+    runner, other = make_runner(1), make_runner(2)
+    with torch.no_grad():
+        for parameter in other.module.parameters():
+            parameter.fill_(0.0)
+    zeros, ones = other.module.acting_weights(), np.ones_like(other.module.acting_weights())
+    runner.take_weights(1, zeros)
+    runner.take_weights(1, ones)  # under a number that is here already
+    assert (runner.module.acting_weights() == 0).all()
+    pushed = {name: np.ones_like(array) for name, array in runner.get_state()[COMPONENT_RL_MODULE].items()}
+    runner.set_state({COMPONENT_RL_MODULE: {DEFAULT_MODULE_ID: pushed}, WEIGHTS_SEQ_NO: 1})
+    runner.take_weights(1, zeros)
+    assert (runner.module.acting_weights() == 0).all()
 
 
 def test_the_module_that_acts_is_looked_up_at_each_step():
@@ -153,7 +184,7 @@ def test_a_remote_worker_that_cannot_be_built_answers_with_its_error(monkeypatch
     runner = make_runner(3)
     runner.assert_healthy()
     runner.set_state({COMPONENT_RL_MODULE: {}, WEIGHTS_SEQ_NO: 1})
-    answer = runner.answer("sample", task=RIGHT, version=1, num_vector_steps=4)
+    answer = runner.answer("sample", {"task": RIGHT, "version": 1, "num_vector_steps": 4}, 1, np.zeros(0, np.uint8))
     assert str(answer["failure"]).startswith("rollout worker 3, start with suite 'point_mass', tasks ['reach-left', ")
     assert "KeyError: \"unknown suite 'mine'\"" in str(answer["failure"])
     with pytest.raises(RuntimeError, match=r"rollout worker 3, start with .*KeyError"):

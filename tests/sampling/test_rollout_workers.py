@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
-from rllib_nbsp import ContinualSAC, ContinualSACConfig
+from rllib_nbsp import ContinualSAC, ContinualSACConfig, NBSPConfig
 from rllib_nbsp.envs import NonFiniteReward
 from rllib_nbsp.envs.point_mass import PointMassEnv
 from rllib_nbsp.sampling.evaluation import evaluate_tasks
 from rllib_nbsp.sampling.rollout_workers import HUNG_TIMEOUTS, STALLED_TIMEOUTS, RolloutWorkers, starting
 from rllib_nbsp.sampling.vector import EnvVector
+from tests.algorithm.conftest import rows_of
 from tests.tiny import short_run
 
 BUILT: list[ContinualSAC] = []
@@ -104,12 +106,12 @@ def until_restarted(algo: ContinualSAC) -> None:
 
 def test_the_only_worker_killed_in_the_middle_of_a_fragment_costs_a_fragment(monkeypatch: pytest.MonkeyPatch):
     algo = running(1)
-    versions = []
+    numbers = []
     collect = RolloutWorkers.collect
 
     def watched(self: RolloutWorkers, request: Any) -> Any:
         replies = collect(self, request)
-        versions.extend(reply[WEIGHTS_SEQ_NO] for reply in replies)
+        numbers.extend(reply[WEIGHTS_SEQ_NO] for reply in replies)
         return replies
 
     monkeypatch.setattr(RolloutWorkers, "collect", watched)
@@ -117,7 +119,8 @@ def test_the_only_worker_killed_in_the_middle_of_a_fragment_costs_a_fragment(mon
     assert finish(algo) < 30
     assert algo.env_runner_group.num_remote_worker_restarts() == 1
     assert killed not in pids(algo)
-    assert algo.updates and min(versions) > 0  # a new worker has the weights that the run began with, number 0
+    # A new worker has the weights that the run began with, number 0, and is asked to act with those of now.
+    assert algo.updates and numbers[0] > 0 and numbers == sorted(numbers)
 
 
 @pytest.mark.slow
@@ -163,35 +166,130 @@ def test_a_worker_that_hangs_in_a_fragment_does_not_stop_an_evaluation():
 
 
 @pytest.mark.slow
-def test_a_worker_started_anew_unnoticed_does_not_evaluate_with_its_first_weights(monkeypatch: pytest.MonkeyPatch):
+def test_a_worker_started_anew_unnoticed_does_not_act_with_its_first_weights():
     algo = running(1)
     (old,) = pids(algo)
     worker = algo.env_runner_group._worker_manager.actors()[1]
-    publish, killed = RolloutWorkers.publish, []
-
-    def publish_and_kill(self: RolloutWorkers, *args: Any, **kwargs: Any) -> None:
-        publish(self, *args, **kwargs)
-        if not killed:
-            killed.append(old)
-            ray.get(worker.apply.remote(lambda runner: None))  # it has the weights
-            os.kill(old, signal.SIGKILL)
-            while True:
-                try:
-                    time.sleep(0.5)
-                    assert ray.get(worker.apply.remote(lambda runner: os.getpid())) != old
-                    break
-                except ray.exceptions.RayActorError:
-                    continue
-
     asked: dict[str, Any] = {"task": "reach-left", "version": 1}
-    algo.workers.publish(wait_s=10.0)
-    expected = algo.workers.local.evaluate(**asked, episode_indices=[0, 1, 2])["episodes"]
-    monkeypatch.setattr(RolloutWorkers, "publish", publish_and_kill)
+    untrained = ray.get(worker.apply.remote(lambda runner: type(runner)(config=runner.config)))
+    expected, other = (
+        [episode["return"] for episode in runner.evaluate(**asked, episode_indices=[0, 1, 2])["episodes"]]
+        for runner in (algo.workers.local, untrained)
+    )
+    assert algo.updates and expected != other
+    os.kill(old, signal.SIGKILL)
+    while True:
+        try:
+            time.sleep(0.5)
+            assert ray.get(worker.apply.remote(lambda runner: os.getpid())) != old
+            break
+        except ray.exceptions.RayActorError:
+            continue
+    assert algo.workers.healthy == [1]
+    algo.workers._fragments.clear()  # what the old process was asked for, and would give it away
     (row, _) = evaluate_tasks(
         algo.workers, algo.run.curriculum.tasks, episodes=3, version=1, settings=algo.run.settings.evaluation
     )
-    assert killed == [old]
-    assert [episode["return"] for episode in row["per_episode"]] == [episode["return"] for episode in expected]
+    assert [episode["return"] for episode in row["per_episode"]] == expected
+
+
+def slow_down(algo: ContinualSAC, worker: int, mean_s: float) -> None:
+    """Have a worker's steps take a random time."""
+
+    def arm(runner: Any) -> None:
+        step, rng = EnvVector.step, np.random.default_rng(worker)
+
+        def slow(self: EnvVector, actions: np.ndarray) -> Any:
+            time.sleep(rng.exponential(mean_s))
+            return step(self, actions)
+
+        EnvVector.step = slow  # type: ignore[method-assign]
+
+    algo.env_runner_group.foreach_env_runner(arm, remote_worker_ids=[worker], local_env_runner=False)
+
+
+@pytest.mark.parametrize(("learners", "fragments"), [(0, 1), (0, 2), pytest.param(1, 2, marks=pytest.mark.slow)])
+def test_two_runs_with_remote_workers_are_equal_whoever_of_them_is_faster(
+    monkeypatch: pytest.MonkeyPatch, learners: int, fragments: int, tmp_path: Path
+):
+    monkeypatch.setattr("rllib_nbsp.sampling.rollout_workers.TURN_ENV_STEPS", 6 * fragments)
+    clock = ("wall_s", "env_steps_per_s", "updates_per_s")
+    left = []
+    for slow in (1, 2):
+        results = tmp_path / str(slow)
+        config = short_run(NBSPConfig(), results).curriculum(cycles=1).training(rollout_fragment_length=3)
+        config.env_runners(num_env_runners=2, num_cpus_per_env_runner=0.5).learners(num_learners=learners)
+        algo = config.build_algo()
+        BUILT.append(algo)
+        assert algo.workers._per_turn == fragments
+        slow_down(algo, slow, 0.003)
+        while not algo.train()["done"]:
+            pass
+        rows = {
+            name: [{k: v for k, v in row.items() if k not in clock} for row in rows_of(results, name)]
+            for name in ("evaluations.jsonl", "training.jsonl")
+        }
+        left.append((algo.learners.first("checksum"), rows))
+        BUILT.remove(algo)
+        algo.stop()
+    assert left[0] == left[1]
+    assert left[0][1]["training.jsonl"][-1]["updates"] > 0
+
+
+@pytest.mark.parametrize(("workers", "fragments"), [(2, 1), (2, 2), (3, 2)])
+def test_workers_take_turns_and_a_fragment_is_asked_for_with_the_weights_of_then(
+    monkeypatch: pytest.MonkeyPatch, workers: int, fragments: int
+):
+    monkeypatch.setattr("rllib_nbsp.sampling.rollout_workers.TURN_ENV_STEPS", 10 * fragments)
+    algo = running(workers, visit_env_steps=ENDLESS)
+    request = {"task": "reach-left", "version": algo.schedule.version, "num_vector_steps": 1}
+    taken, current = [], []
+    for _ in range(6):
+        current += [algo.learners.acting_weights()[0]] * fragments
+        taken += [(reply["worker_index"], reply[WEIGHTS_SEQ_NO]) for reply in algo.workers.collect(request)]
+        algo.learners.weights_changed()
+    indices, numbers = zip(*taken, strict=True)
+    assert sorted(indices[:workers]) == list(range(1, workers + 1))
+    assert indices[workers:] == indices[:-workers]
+    # Each of the later ones was asked for when the worker's last one was taken.
+    assert list(numbers[workers:]) == current[:-workers]
+
+
+def test_no_weights_travel_while_nothing_is_learned():
+    config = short_run(ContinualSACConfig()).curriculum(cycles=1, visit_env_steps=480, warmup_env_steps=240)
+    algo = config.env_runners(num_env_runners=2, num_cpus_per_env_runner=0.5).build_algo()
+    BUILT.append(algo)
+    algo.train()
+    assert algo.env_steps >= 100
+    given, _ = algo.learners.acting_weights()
+    algo.train()
+    assert algo.learners.acting_weights()[0] == given
+
+
+def test_a_remote_learners_weights_are_the_local_workers_after_each_iteration():
+    config = short_run(ContinualSACConfig()).curriculum(cycles=1).training(rollout_fragment_length=5)
+    algo = config.env_runners(num_env_runners=1, num_cpus_per_env_runner=0.5).learners(num_learners=1).build_algo()
+    BUILT.append(algo)
+    algo.train()
+    algo.train()
+    assert algo.updates
+    weights = algo.learners.first("weights")
+    acting = algo.get_module().state_dict()
+    assert sorted(acting) == sorted(name for name in weights if name.startswith("policy."))
+    assert all(np.array_equal(weights[name], value) for name, value in acting.items())
+
+
+def test_a_learner_that_gives_no_weights_ends_the_run_and_no_worker_is_blamed():
+    algo = running(1)
+
+    @ray.remote
+    def weights() -> None:
+        raise ValueError("nothing to give")
+
+    algo.workers._weights = lambda: (99, weights.remote())
+    with pytest.raises(RuntimeError, match=r"(?s)rollout worker 1 was given no weights: .*nothing to give"):
+        finish(algo)
+    assert algo.workers.healthy == [1]
 
 
 def test_an_environment_that_cannot_go_on_in_a_remote_worker_ends_the_run_at_once():

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-import run_tune
 from rllib_nbsp.envs import suite_of
 from rllib_nbsp.records import TrialFolder
+from rllib_nbsp.study.command import _parser
 from rllib_nbsp.study.errors import PreflightError
 from rllib_nbsp.study.folder import check_home, open_trials, planned_trials, write_study
 from rllib_nbsp.study.reader import load_study
@@ -95,14 +95,14 @@ def test_a_seed_of_another_environment_is_not_averaged(change, said, tmp_path, m
     ("given", "seeds"), [(["0-4"], [0, 1, 2, 3, 4]), (["3"], [3]), (["7", "1-2", "9"], [7, 1, 2, 9]), (["5-5"], [5])]
 )
 def test_seeds_may_be_ranges(given, seeds):
-    options = run_tune._parser().parse_args(["--seeds", *given])
+    options = _parser([]).parse_args(["--seeds", *given])
     assert [seed for several in options.seeds for seed in several] == seeds
 
 
 @pytest.mark.parametrize("given", ["4-0", "a", "0-", "-", "1.5", "0-10000000000"])
 def test_what_is_no_range_of_seeds_is_refused(given, capsys):
     with pytest.raises(SystemExit):
-        run_tune._parser().parse_args(["--seeds", given])
+        _parser([]).parse_args(["--seeds", given])
     assert given in capsys.readouterr().err
 
 

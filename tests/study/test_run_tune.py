@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +20,10 @@ import pytest
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
-import run_tune
+from rllib_nbsp.cli import report
 from rllib_nbsp.settings import RunSettings
+from rllib_nbsp.study.command import Told
+from rllib_nbsp.study.command import main as command_line
 from rllib_nbsp.study.display import LiveDisplay
 from rllib_nbsp.study.estimate import Speed, duration, study_seconds, trial_seconds
 from rllib_nbsp.study.folder import study_lock
@@ -34,11 +36,15 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def call_here(arguments: Sequence[str]) -> int:
+    return command_line(arguments, program=["python", "run_tune.py"], report=report)
+
+
 @pytest.fixture
 def main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The command line in this process, with its signal handler taken back."""
     handler = signal.getsignal(signal.SIGTERM)
-    yield lambda *arguments: run_tune.main([str(argument) for argument in arguments])
+    yield lambda *arguments: call_here([str(argument) for argument in arguments])
     signal.signal(signal.SIGTERM, handler)
 
 
@@ -77,7 +83,7 @@ def test_an_error_is_told_in_lines_with_its_exit_code(
 def test_usage_errors_have_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["--seeds", "abc"], ["--max-concurrent", "0"], ["--frobnicate"]):
         with pytest.raises(SystemExit) as caught:
-            run_tune.main(arguments)
+            call_here(arguments)
         assert caught.value.code == 2
 
 
@@ -395,14 +401,17 @@ def test_rollout_workers_run_on_another_node_of_a_cluster(tmp_path: Path) -> Non
 
 def test_the_next_command_is_this_one_with_another_seed() -> None:
     given = ["a study.yaml", "--arms", "nbsp", "--seeds", "0", "1", "--set", "gamma=0.9", "--resume", "--name", "mine"]
-    assert run_tune._with_seed(given, 2) == [
-        *("a study.yaml", "--arms", "nbsp", "--set", "gamma=0.9", "--name", "mine"),
-        *("--seeds", "2", "--resume"),
-    ]
+    told = Told(["rllib-nbsp", "run"], given, report)
+    assert told.with_seed(2) == (
+        "rllib-nbsp run 'a study.yaml' --arms nbsp --set gamma=0.9 --name mine --seeds 2 --resume"
+    )
+    assert told.again() == (
+        "rllib-nbsp run 'a study.yaml' --arms nbsp --seeds 0 1 --set gamma=0.9 --name mine --resume"
+    )
 
 
 def test_the_readmes_study_is_a_valid_one(tmp_path: Path) -> None:
-    text = Path(run_tune.__file__).with_name("README.md").read_text()
+    text = Path("README.md").read_text()
     study = tmp_path / "study.yaml"
     study.write_text(re.search(r"```yaml\n(experiment:.*?)```", text, re.DOTALL)[1])
     assert [arm.label for arm in load_study(study).arms][:2] == ["sac", "nbsp"]
