@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray.exceptions import ActorDiedError, RayTaskError, WorkerCrashedError
 
-from rllib_nbsp.envs import suite_of
+from rllib_nbsp.envs import EnvironmentContractError, EnvironmentFailure, suite_of
 from rllib_nbsp.records import TrialFolder
 from rllib_nbsp.study.command import _parser
 from rllib_nbsp.study.errors import PreflightError
 from rllib_nbsp.study.folder import check_home, open_trials, planned_trials, write_study
 from rllib_nbsp.study.reader import load_study
-from tests.studies import TINY, call
+from rllib_nbsp.study.trials import may_pass
+from tests.studies import TINY, call, write_config
 
 ENVIRONMENT = """
 import ray
@@ -43,6 +45,36 @@ gym.register("Line-v0", entry_point=Line, max_episode_steps=10, kwargs={"goal": 
 """
 
 
+FAILING = """
+import pathlib, os
+from rllib_nbsp import register_method
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+
+class Settings(MethodSettings):
+    at: str = ""
+
+class Failing(ContinualMethod):
+    Config = Settings
+
+    def __init__(self, config, agent, replay):
+        super().__init__(config, agent, replay)
+        started = pathlib.Path(__file__).with_name(f"{config.at}.started")
+        with open(started, "a") as file:
+            file.write("x")
+        self.first = started.read_text() == "x"
+        if config.at == "start":
+            raise KeyError("not at the start")
+
+    def on_visit_end(self, visit, data):
+        if self.config.at == "end":
+            raise KeyError("not at the end")
+        if self.config.at == "lost" and self.first:
+            os._exit(1)
+
+register_method("failing", Failing)
+"""
+
+
 def write_environment(folder: Path, name: str, goal: float) -> Path:
     (folder / f"{name}.py").write_text(ENVIRONMENT.replace("GOAL", str(goal)))
     config = {**TINY, "suite": "gymnasium", "sequences": {"lines": [f"{name}:Line-v0"]}, "cycles": 1}
@@ -64,6 +96,58 @@ def test_an_environments_own_error_ends_its_trial_at_the_first_time(tmp_path: Pa
     assert not json.loads((trial / "status.json").read_text())["done"]
     assert "starting again" not in done.stdout
     assert not list(trial.glob("*.stale"))
+
+
+def test_what_will_come_again_ends_its_trial_and_a_lost_process_starts_anew(tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(FAILING)
+    arms = {at: {"method": "failing", "at": at} for at in ("start", "end", "lost")}
+    config = write_config(tmp_path, plugins=["failing"], arms={**arms, "sac": {"method": "sac"}}, cycles=1)
+    done = call(config, "--results-dir", tmp_path / "results", "--max-concurrent", "1")
+    assert done.returncode == 1, done.stderr
+    lines = [line.removeprefix("failed: ") for line in done.stdout.splitlines() if line.startswith("failed: ")]
+    failed = {line.partition(":")[0]: line for line in lines}
+    assert failed.keys() == {"start/seed_0", "end/seed_0"}
+    folder = tmp_path / "results" / "tiny" / "left_right"
+    for arm, starts, finished in (("start", 1, False), ("end", 1, False), ("lost", 2, True), ("sac", 0, True)):
+        trial = folder / arm / "seed_0"
+        if starts:
+            assert len((tmp_path / f"{arm}.started").read_text()) == starts
+        if not finished:
+            assert f"not at the {arm}" in failed[f"{arm}/seed_0"]
+            assert f"not at the {arm}" in (trial / "error.txt").read_text()
+        status = trial / "status.json"
+        assert finished == (status.is_file() and json.loads(status.read_text())["done"])
+
+
+TASK = RayTaskError("f", "the traceback", KeyError("x")).as_instanceof_cause()
+
+
+def raised(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (ActorDiedError(), True),
+        (WorkerCrashedError(), True),
+        (ConnectionError("1 of 2 Learners answered"), True),
+        (TimeoutError("no rollout worker has answered"), True),
+        (OSError(5, "the file system is away"), True),
+        (raised(RuntimeError("no weights"), ActorDiedError()), True),
+        (RayTaskError("f", "the traceback", ActorDiedError()), True),
+        (TASK, False),
+        (raised(RuntimeError("no weights"), TASK), False),
+        (FloatingPointError("the loss is not finite"), False),
+        (RayTaskError("f", "the traceback", FloatingPointError()).as_instanceof_cause(), False),
+        (RuntimeError("Learner.visit_end: KeyError"), False),
+        (EnvironmentContractError("the reward must be a number"), False),
+        (raised(EnvironmentFailure("4 attempts"), OSError("no simulator")), False),
+    ],
+)
+def test_lost_processes_may_pass_and_what_code_does_will_come_again(error: Exception, passes: bool) -> None:
+    assert may_pass(error) == passes
 
 
 @pytest.mark.parametrize(
