@@ -395,10 +395,3 @@ def test_the_next_command_is_this_one_with_another_seed() -> None:
         *("a study.yaml", "--arms", "nbsp", "--set", "gamma=0.9", "--name", "mine"),
         *("--seeds", "2", "--resume"),
     ]
-
-
-def test_the_readmes_study_is_a_valid_one(tmp_path: Path) -> None:
-    text = Path(run_tune.__file__).with_name("README.md").read_text()
-    study = tmp_path / "study.yaml"
-    study.write_text(re.search(r"```yaml\n(experiment:.*?)```", text, re.DOTALL)[1])
-    assert [arm.label for arm in load_study(study).arms][:2] == ["sac", "nbsp"]
