@@ -1,8 +1,8 @@
 """The code of README and `docs/` runs as it stands there, each page's blocks in order, in a folder of its own.
 
-A block's language says what is done with it: `python` is run; each line of `console` that begins with `$ ` is a command,
-other lines are what it prints; `yaml` is a study, or a part of one, and is checked by `--dry-run`. Further words of the
-fence change that:
+A block's language says what is done with it: `python` is run; each line of `console` that begins with `$ ` is a
+command, other lines are what it prints; `yaml` is a study, or a part of one, and is checked by `--dry-run`. Further
+words of the fence change that:
 
     slow                   in the slow tier, as is every study that brings plugins
     with: ARGUMENTS        the commands get these arguments too, so that they end soon

@@ -20,6 +20,7 @@ from rllib_nbsp.methods.base import Acting, ContinualMethod, MethodSettings
 from rllib_nbsp.nn.networks import NETWORKS
 from rllib_nbsp.replay.buffer import ReplayRequest
 from rllib_nbsp.settings import BoundarySettings, ModelSettings, ReplaySettings, ScoringSettings, TrainingSettings
+from tests.documents import documented
 from tests.methods.contract import (
     ALL,
     EVERY_METHOD,
@@ -31,7 +32,6 @@ from tests.methods.contract import (
     assert_goes_on_from_its_state,
     plain,
 )
-from tests.documents import documented
 from tests.methods.probes import PROBES
 from tests.tiny import (
     build_config,
