@@ -81,4 +81,7 @@ def test_analysis_needs_neither_ray_nor_torch_and_of_the_package_the_formulas_al
         "print([name for name in sorted(sys.modules) if name in names or name.startswith('rllib_nbsp.')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['rllib_nbsp', 'rllib_nbsp.metrics', 'rllib_nbsp.plugins', 'rllib_nbsp.registry', 'rllib_nbsp.version']"
+    assert (
+        done.stdout.strip()
+        == "['rllib_nbsp', 'rllib_nbsp.metrics', 'rllib_nbsp.plugins', 'rllib_nbsp.registry', 'rllib_nbsp.version']"
+    )
