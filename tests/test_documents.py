@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import run_tune
+from rllib_nbsp.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -151,7 +151,7 @@ def test_a_block_of_code_runs_as_it_stands(
     elif block.brings_plugins:
         run([sys.executable, "run_tune.py", save(block, folder), "--dry-run"], folder)
     else:
-        assert run_tune.main([save(block, folder), "--dry-run"]) == 0
+        assert main(["plan", save(block, folder)]) == 0
 
 
 def test_every_block_names_its_language_and_what_is_done_with_it() -> None:
