@@ -76,10 +76,12 @@ FURTHER_TRAINING_COLUMNS: dict[str, str] = {
     "phase": "stretch of the visit: main, or one of the method's own",
     "visit_max_env_steps": "the key visit.max_env_steps",
     "prior_size": "transitions in D_pre",
-    "policy_method_loss": "what the method adds to the actor's loss, a mean; likewise for qf and qf_twin",
+    "policy_method_loss": "what the method adds to the actor's loss, a mean as of the losses",
+    "qf_method_loss": "what it adds to the first critic's",
+    "qf_twin_method_loss": "what it adds to the second critic's",
     "total_loss": "all losses together, the method's terms included: what the backward pass is of",
 }
-"""Columns of `training.jsonl` that stand in the frame as they stand in the rows. Every loss has a `_prior` beside it,
+"""Columns of `training.jsonl` that stand in the frame as they stand in the rows. A loss may have a `_prior` beside it,
 over batches of D_pre alone."""
 
 NEURON_COLUMNS: dict[str, str] = {

@@ -4,7 +4,7 @@ A block's language says what is done with it: `python` is run; each line of `con
 command, other lines are what it prints; `yaml` is a study, or a part of one, and is checked by `--dry-run`. Further
 words of the fence change that:
 
-    slow                   in the slow tier
+    slow                   in the slow tier, as is every study that brings plugins
     with: ARGUMENTS        the commands get these arguments too, so that they end soon
     not run: REASON        the block is left out, and the tests say why
 """
@@ -22,6 +22,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from rllib_nbsp.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -61,6 +63,11 @@ class Block:
         """What its commands get beside their own."""
         return self.manner.partition("with: ")[2]
 
+    @property
+    def brings_plugins(self) -> bool:
+        """Whether it is a study with modules of its own, which stay in the process that imports them."""
+        return self.language == "yaml" and "plugins:" in self.text
+
 
 def blocks(page: Path) -> Iterator[Block]:
     """The blocks of a page, in order."""
@@ -77,7 +84,7 @@ def cases() -> Iterator[object]:
     """Each block of code as a test's parameter, with the marks that its fence asks for."""
     for block in (block for block in ALL if block.language in CODE):
         marks = [pytest.mark.skip(reason=block.manner)] if block.manner.startswith("not run: ") else []
-        marks += [pytest.mark.slow] if block.manner.startswith("slow") else []
+        marks += [pytest.mark.slow] if block.manner.startswith("slow") or block.brings_plugins else []
         yield pytest.param(block, id=block.name, marks=marks)
 
 
@@ -130,16 +137,21 @@ def commands(block: Block) -> list[str]:
 
 
 @pytest.mark.parametrize("block", cases())
-def test_a_block_of_code_runs_as_it_stands(block: Block, folders: dict[Path, Path]) -> None:
+def test_a_block_of_code_runs_as_it_stands(
+    block: Block, folders: dict[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = folders[block.page]
+    monkeypatch.chdir(folder)
     if block.language == "python":
         run([sys.executable, "-c", block.text], folder)
     elif block.language == "console":
         assert commands(block), f"{block.name} has no command"
         for command in commands(block):
             run(command, folder)
-    else:
+    elif block.brings_plugins:
         run([sys.executable, "run_tune.py", save(block, folder), "--dry-run"], folder)
+    else:
+        assert main(["plan", save(block, folder)]) == 0
 
 
 def test_every_block_names_its_language_and_what_is_done_with_it() -> None:

@@ -22,6 +22,7 @@ from rllib_nbsp.nn.networks import NETWORKS
 from rllib_nbsp.plugins import import_plugins
 from rllib_nbsp.replay.buffer import ReplayRequest
 from rllib_nbsp.settings import BoundarySettings, ModelSettings, ReplaySettings, ScoringSettings, TrainingSettings
+from tests.documents import documented
 from tests.methods.contract import (
     ALL,
     CONV,
@@ -123,6 +124,17 @@ def test_recorded_arrays_are_named_by_network_layer_and_quantity(method, kind):
         assert network in NETWORKS
         assert len(array) == NEURONS[kind][int(layer)]
         assert re.fullmatch(r"[a-z_]+", quantity)
+
+
+OURS = [method for method in sorted(METHODS) if METHODS[method].__module__.startswith("rllib_nbsp.")]
+
+
+@pytest.mark.parametrize("method", OURS)
+def test_every_number_and_array_that_a_method_of_ours_records_is_documented(method):
+    seen = alone(method, "continuous")
+    numbers = {name.removesuffix("_prior") for report in seen.reports for name in report}
+    arrays = {f"policy/i/{name.split('/')[2]}" for name in seen.arrays}
+    assert numbers | arrays <= documented()
 
 
 @pytest.mark.parametrize("method", EVERY_METHOD)

@@ -37,7 +37,7 @@ def make_vector(suite: ToySuite, num_envs: int = 3, episodes: list[int] | None =
     return vector
 
 
-def raising(error: Callable[[], Exception], when: Callable[[ToyEnv], bool]) -> Callable[[ToyEnv, Any], Any]:
+def raising(error: Callable[[], BaseException], when: Callable[[ToyEnv], bool]) -> Callable[[ToyEnv, Any], Any]:
     """A hook that raises."""
 
     def hook(env: ToyEnv, result: Any) -> Any:

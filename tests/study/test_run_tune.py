@@ -408,10 +408,3 @@ def test_the_next_command_is_this_one_with_another_seed() -> None:
     assert told.again() == (
         "rllib-nbsp run 'a study.yaml' --arms nbsp --seeds 0 1 --set gamma=0.9 --name mine --resume"
     )
-
-
-def test_the_readmes_study_is_a_valid_one(tmp_path: Path) -> None:
-    text = Path("README.md").read_text()
-    study = tmp_path / "study.yaml"
-    study.write_text(re.search(r"```yaml\n(experiment:.*?)```", text, re.DOTALL)[1])
-    assert [arm.label for arm in load_study(study).arms][:2] == ["sac", "nbsp"]
