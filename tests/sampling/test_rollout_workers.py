@@ -119,6 +119,7 @@ def test_the_only_worker_killed_in_the_middle_of_a_fragment_costs_a_fragment(mon
     assert finish(algo) < 30
     assert algo.env_runner_group.num_remote_worker_restarts() == 1
     assert killed not in pids(algo)
+    assert algo.schedule.faults["lost_fragments"] == 1
     # A new worker has the weights that the run began with, number 0, and is asked to act with those of now.
     assert algo.updates and numbers[0] > 0 and numbers == sorted(numbers)
 
