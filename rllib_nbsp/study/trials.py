@@ -28,7 +28,7 @@ from rllib_nbsp.algorithm import ContinualSAC
 from rllib_nbsp.envs import EnvironmentFailure
 from rllib_nbsp.nodes import blind_to, import_errors
 from rllib_nbsp.plugins import runtime_env, sources
-from rllib_nbsp.run import ResolvedRun, run_settings
+from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.settings import RunSettings
 from rllib_nbsp.study.display import LiveDisplay, trial_label
 from rllib_nbsp.study.errors import PreflightError
@@ -200,6 +200,11 @@ class StudyTrial(ContinualSAC):
             self._failure = self._noted(error)
         return {"done": True, FAILURE: self._failure, LABEL: trial_label(self._settings)}
 
+    def log_result(self, result: dict[str, Any]) -> None:
+        """RLlib's hook, which hands a result to callbacks; that of a failed trial has nothing that they know."""
+        if self._failure is None:
+            super().log_result(result)
+
     def _noted(self, error: Exception) -> str:
         """An error in one line, once its traceback is filed.
 
@@ -255,10 +260,13 @@ def run_trials(
         )
         results = tuner.fit()
     failed = {}
+    labels = {_file_name(trial.model_dump()): trial_label(trial) for trial in trials}
     for result in results:
-        if result.error is not None and result.config is not None:
+        if result.error is not None:
             lines = str(result.error).strip().splitlines()
-            failed[trial_label(run_settings(**result.config["run"]))] = f"{lines[-1]} ({result.path}/error.txt)"
+            # Tune's folder of a trial ends with its id; a result that came before an error does not say whose it was.
+            label = labels[Path(result.path).name.rpartition("-")[0]]
+            failed[label] = f"{lines[-1]} ({result.path}/error.txt)"
         elif result.metrics and FAILURE in result.metrics:
             failed[result.metrics[LABEL]] = result.metrics[FAILURE]
     stopped = any(result.error is None and not (result.metrics or {}).get("done") for result in results)
@@ -266,5 +274,8 @@ def run_trials(
 
 
 def _trial_name(trial: Any) -> str:
-    settings = trial.config["run"]
-    return f"{settings['sequence']}-{settings['arm']}-{settings['seed']}-{trial.trial_id}"
+    return f"{_file_name(trial.config['run'])}-{trial.trial_id}"
+
+
+def _file_name(settings: dict[str, Any]) -> str:
+    return f"{settings['sequence']}-{settings['arm']}-{settings['seed']}"
