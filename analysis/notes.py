@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from . import metrics, tables
+from .rows import counted
 from .schema import Results
 from .text import short_name, steps_text
 
@@ -153,9 +154,9 @@ def _survived_faults(results: Results) -> list[str]:
     notes = []
     for run, rows in results.training.groupby(["sequence", "arm", "seed"], sort=False):
         rebuilt, lost = (rows[name].max() for name in ("rebuilt_envs", "lost_fragments"))
-        if rebuilt > 0 or lost > 0:
-            label = "{}/{}/seed_{}".format(*run)
-            notes.append(f"{label}: {rebuilt:.0f} environments were built anew and {lost:.0f} fragments lost.")
+        counts = (rebuilt, "rebuilt environment"), (lost, "lost fragment")
+        if told := [counted(int(number), thing) for number, thing in counts if number > 0]:
+            notes.append("{}/{}/seed_{}: ".format(*run) + f"went on after {' and '.join(told)}.")
     return notes
 
 

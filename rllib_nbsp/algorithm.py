@@ -182,9 +182,9 @@ class ContinualSAC(SAC):
         replies = self.workers.collect(request)
         schedule.faults["lost_fragments"] += self.workers.take_lost()
         for reply in replies:
+            schedule.faults["rebuilt_envs"] += reply["rebuilt"]
             if (reply["task"], reply["version"]) != (self.visit.task.name, schedule.version):
                 continue  # asked before the visit began, or by a worker that restarted in between
-            schedule.faults["rebuilt_envs"] += reply["rebuilt"]
             episodes = reply["episodes"]
             successful = [e["episode"] for e in episodes if e[flag]]
             added = self.replay.add(reply["columns"], self.visit.task.index, successful)

@@ -38,13 +38,14 @@ class Learners:
         """Call a method of every Learner.
 
         Raises:
-            RuntimeError: with the Learner's error, or if a Learner did not answer.
+            RuntimeError: with the Learner's error.
+            ConnectionError: if a Learner did not answer.
         """
         self.weights_changed()
         call = functools.partial(call_learner, name=name, args=tuple(self.stored(arg) for arg in args))
         results = [result.get() for result in self._group.foreach_learner(call)]
         if len(results) != self._count:
-            raise RuntimeError(f"{name}: {len(results)} of {self._count} Learners answered")
+            raise ConnectionError(f"{name}: {len(results)} of {self._count} Learners answered")
         for ok, value in results:
             if not ok:
                 raise RuntimeError(f"Learner.{name}: {value}")
@@ -54,14 +55,18 @@ class Learners:
         """Call a method of the first Learner.
 
         Raises:
-            RuntimeError: with the Learner's error, or if it did not answer.
+            RuntimeError: with the Learner's error.
+            ConnectionError: if it did not answer.
         """
         call = functools.partial(call_learner, name=name, args=args)
         first = None if self._group.is_local else [0]
         results = [r.get() for r in self._group.foreach_learner(call, remote_actor_ids=first)]
-        if not results or not results[0][0]:
-            raise RuntimeError(f"Learner.{name}: {results[0][1] if results else 'no answer'}")
-        return results[0][1]
+        if not results:
+            raise ConnectionError(f"Learner.{name}: no answer")
+        ok, value = results[0]
+        if not ok:
+            raise RuntimeError(f"Learner.{name}: {value}")
+        return value
 
     def weights_changed(self) -> None:
         """From here on, those that were given away are old."""

@@ -42,7 +42,7 @@ def evaluate_tasks(
         One dict a task, in order: the evaluated columns of a row of `evaluations.jsonl`.
 
     Raises:
-        RuntimeError: if episodes are still missing after `ATTEMPTS` rounds.
+        ConnectionError: if episodes are still missing after `ATTEMPTS` rounds.
     """
     rows = []
     flag = "success" if settings.success == "any" else "final_success"
@@ -88,7 +88,7 @@ def _play(
         for asked, reply in _ask(workers, task, missing, version, explore=not settings.deterministic):
             done.update(zip(asked, reply["episodes"], strict=True))
     if len(done) < len(indices):
-        raise RuntimeError(
+        raise ConnectionError(
             f"evaluation of {task.name}: {len(indices) - len(done)} of {len(indices)} episodes are missing after "
             f"{ATTEMPTS} attempts; no rollout worker answered for them"
         )

@@ -134,7 +134,8 @@ class RolloutWorkers:
 
         Raises:
             EnvironmentFailure: if a worker's environment cannot go on.
-            RuntimeError: if a worker failed otherwise, or none has answered for `STALLED_TIMEOUTS` timeouts.
+            RuntimeError: if a worker failed otherwise.
+            TimeoutError: if none has answered for `STALLED_TIMEOUTS` timeouts.
         """
         if not self._waited:
             return [self.local.sample(**request)]
@@ -218,7 +219,8 @@ class RolloutWorkers:
 
         Raises:
             EnvironmentFailure: if a worker's environment cannot go on.
-            RuntimeError: if a worker failed otherwise, or none has answered for `STALLED_TIMEOUTS` timeouts.
+            RuntimeError: if a worker failed otherwise.
+            TimeoutError: if none has answered for `STALLED_TIMEOUTS` timeouts.
         """
         # A fragment stands before the request in a worker's queue, and only for fragments is a hung worker found out.
         while late := [worker for worker, f in self._fragments.items() if isinstance(f, ray.ObjectRef)]:
@@ -255,7 +257,7 @@ class RolloutWorkers:
         if self._waited_for_any > STALLED_TIMEOUTS * self._timeout_s:
             for worker in self._waited:
                 ray.kill(self._actor(worker))  # RLlib's `stop` would wait for them
-            raise RuntimeError(
+            raise TimeoutError(
                 f"no rollout worker has answered for {self._waited_for_any:.0f} s; {len(self.healthy)} of "
                 f"{len(self._waited)} are healthy"
             )

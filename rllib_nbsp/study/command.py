@@ -19,7 +19,7 @@ from rich.console import Console
 
 from rllib_nbsp.settings import ConfigError
 from rllib_nbsp.study.errors import PreflightError
-from rllib_nbsp.study.folder import check_home, open_trials, planned_trials, study_folder, study_lock, write_study
+from rllib_nbsp.study.folder import check_home, open_trials, planned, study_folder, study_lock, write_study
 from rllib_nbsp.study.reader import load_study
 from rllib_nbsp.study.stop_signal import StopSignal
 from rllib_nbsp.study.study import CheckedStudy, safe_name
@@ -97,9 +97,8 @@ class Told:
         """The same command for another seed of the same study."""
         kept, in_seeds = [], False
         for arg in self.argv:
-            if arg.startswith("--"):
-                in_seeds = arg.split("=")[0] == "--seeds"
-            if not in_seeds and arg != "--resume":
+            in_seeds = arg == "--seeds" or (in_seeds and not arg.startswith("--"))
+            if not in_seeds and arg != "--resume" and not arg.startswith("--seeds="):
                 kept.append(arg)
         return shlex.join([*self.program, *kept, "--seeds", str(seed), "--resume"])
 
@@ -132,10 +131,11 @@ def _run(study: CheckedStudy, folder: Path, options: argparse.Namespace, stop: S
 
 
 def _report(study: CheckedStudy, folder: Path, told: Told) -> int:
+    sequences, arms, seeds = planned(folder)
     # What was asked for is there; of what else the folder should hold in the end, a part may still be to come.
-    partly = ["--allow-partial"] if len(study.trials()) < planned_trials(folder) else []
+    partly = ["--allow-partial"] if len(study.trials()) < len(sequences) * len(arms) * len(seeds) else []
     code = told.report([str(folder), *partly])
-    print(f"one more seed: {told.with_seed(max(study.seeds) + 1)}")
+    print(f"one more seed: {told.with_seed(max(seeds) + 1)}")
     return code
 
 

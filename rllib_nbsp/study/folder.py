@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import math
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -258,10 +257,10 @@ def write_study(study: CheckedStudy, overrides: Sequence[str], folder: Path, res
     os.replace(temporary, folder / "study.yaml")
 
 
-def planned_trials(folder: Path) -> int:
-    """How many trials `study.yaml` says that the folder should hold in the end."""
+def planned(folder: Path) -> tuple[list[str], list[str], list[int]]:
+    """The sequences, arms and seeds that `study.yaml` says the folder should hold in the end, each with each."""
     content = _earlier_study(folder)
-    return math.prod(len(content[key]) for key in ("sequences", "arms", "seeds"))
+    return list(content["sequences"]), content["arms"], content["seeds"]
 
 
 def _searches(study: CheckedStudy, earlier: Mapping[str, Any]) -> dict[str, Any]:

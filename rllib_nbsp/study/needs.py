@@ -27,6 +27,7 @@ WORKER_PROCESS_BYTES = 500_000_000
 EVALUATION_ROW_BYTES, EPISODE_BYTES = 420, 70
 TRAINING_ROW_BYTES = 1_000
 NEURON_BYTES = 600
+SCALARS_BYTES = 40  # of a transition, beside its observations
 
 
 # Processors
@@ -101,6 +102,7 @@ class Needs:
     """Bytes that one trial takes."""
 
     replay: int
+    fragments: int
     scoring: int
     networks: int
     processes: int
@@ -109,7 +111,7 @@ class Needs:
     @property
     def memory(self) -> int:
         """Bytes of main memory."""
-        return self.replay + self.scoring + self.networks + self.processes
+        return self.replay + self.fragments + self.scoring + self.networks + self.processes
 
 
 def needs(settings: RunSettings) -> Needs:
@@ -129,8 +131,10 @@ def needs(settings: RunSettings) -> Needs:
     # A weight, its gradient and Adam's two moments; a buffer or a target critic is itself alone.
     learner_bytes = 4 * (4 * weights + reserves + targets)
     workers = settings.resources.num_env_runners
+    fragment = settings.training.rollout_fragment_length * settings.resources.num_envs_per_env_runner
     return Needs(
         replay=rows * row,
+        fragments=max(1, workers) * fragment * (2 * run.row_spec.obs_nbytes + SCALARS_BYTES),
         scoring=rollout,
         networks=run.num_learners * learner_bytes + workers * 4 * _numbers(networks[0].state_dict().values()),
         processes=TRIAL_PROCESS_BYTES + (settings.resources.num_learners + workers) * WORKER_PROCESS_BYTES,
@@ -161,11 +165,11 @@ def check_memory(trials: Sequence[RunSettings], concurrent: int, available: int)
     if wanted <= MAX_MEMORY_FRAC * available:
         return []
     one = largest[-1]
-    parts = {"replay": one.replay, "scoring": one.scoring, "networks": one.networks, "processes": one.processes}
-    shares = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())
+    names = ("replay", "fragments", "scoring", "networks", "processes")
+    shares = ", ".join(f"{name} {gigabytes(getattr(one, name))}" for name in names)
     return [
         f"memory: {concurrent} trials at once need {gigabytes(wanted)}, more than {MAX_MEMORY_FRAC:.0%} of the "
-        f"{gigabytes(available)} here (one: {shares}); lower replay.capacity or --max-concurrent"
+        f"{gigabytes(available)} here (one: {shares}); lower the largest of these or --max-concurrent"
     ]
 
 

@@ -20,6 +20,8 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError, RayTaskError
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from rich.console import Console
 
 from rllib_nbsp.algorithm import ContinualSAC
@@ -36,7 +38,8 @@ from rllib_nbsp.study.plan import local_resources, make_plan
 from rllib_nbsp.study.stop_signal import StopSignal
 
 MAX_FAILURES = 3
-WILL_COME_AGAIN = (EnvironmentFailure, FloatingPointError)
+MAY_PASS = (RayError, OSError)
+"""What a lost process, connection or file system ends with."""
 FAILURE, LABEL = "failure", "trial_label"
 """In a trial's last result, the error that ended it, and which one it was."""
 CONNECT_TIMEOUT_S = 10.0
@@ -173,19 +176,53 @@ def check_shared(folder: Path) -> list[str]:
 class StudyTrial(ContinualSAC):
     """A run as a trial of a study: an error that would come again ends it.
 
-    Tune starts a trial that fails anew, from its first step and with the same seed: what an environment or the
-    arithmetic did then, they do again. What may pass, such as a process that was lost, still fails for Tune.
+    Tune starts a trial that fails anew, from its first step and with the same seed: what an environment, a method or
+    the arithmetic did then, they do again. What may pass still fails for Tune.
     """
+
+    _failure: str | None = None
+
+    def setup(self, config: AlgorithmConfig) -> None:
+        """RLlib's hook; an error waits for the first step, for Tune to see a result."""
+        self._failure = None
+        self._settings = config.settings
+        try:
+            super().setup(config)
+        except Exception as error:
+            self._failure = self._noted(error)
 
     def step(self) -> dict[str, Any]:
         """RLlib's hook; the result of a failed trial says so under `FAILURE`."""
         try:
-            return super().step()
-        except WILL_COME_AGAIN as error:
-            file = Path(str(self.run.settings.results_dir)) / "error.txt"  # a trial of a study always has a folder
-            file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-            failure = f"{type(error).__name__}: {error} ({file})"
-            return {"done": True, FAILURE: failure, LABEL: trial_label(self.run.settings)}
+            if self._failure is None:
+                return super().step()
+        except Exception as error:
+            self._failure = self._noted(error)
+        return {"done": True, FAILURE: self._failure, LABEL: trial_label(self._settings)}
+
+    def _noted(self, error: Exception) -> str:
+        """An error in one line, once its traceback is filed.
+
+        Raises:
+            Exception: the error itself, if it may pass.
+        """
+        if may_pass(error):
+            raise error
+        folder = Path(str(self._settings.results_dir))  # a trial of a study always has one
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        told = error.cause if isinstance(error, RayTaskError) else error
+        lines = str(told).strip().splitlines() or ["(no message)"]
+        return f"{type(told).__name__}: {lines[0]} ({folder / 'error.txt'})"
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether it came of a lost process, connection or file system, so that another start may go well."""
+    if error is None or isinstance(error, EnvironmentFailure):  # which were tried again already
+        return False
+    if isinstance(error, RayTaskError):  # of a remote function; a bare RayError stands for a cause that cannot travel
+        return type(error.cause) is not RayError and may_pass(error.cause)
+    return isinstance(error, MAY_PASS) or may_pass(error.__cause__)
 
 
 def run_trials(

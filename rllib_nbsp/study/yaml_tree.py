@@ -88,17 +88,20 @@ def read_yaml_file(path: Path) -> tuple[YamlTree, str]:
         ConfigError: if it cannot be read, is not UTF-8, is too large, or is refused by `read_yaml`.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError([f"{path}: {path.stat().st_size} bytes; a configuration has at most {MAX_BYTES}"])
-        text = path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError([f"{path}: no such file or preset{did_you_mean(preset_name(path), presets())}"]) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError([f"{path}: byte {error.start} is not UTF-8 text"]) from None
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror}"]) from None
     except ValueError as error:
         raise ConfigError([f"{str(path)!r}: {error}"]) from None
+    if len(data) > MAX_BYTES:
+        raise ConfigError([f"{path}: too long; a configuration has at most {MAX_BYTES} bytes"])
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: byte {error.start} is not UTF-8 text"]) from None
     tree = read_yaml(text, str(path))
     if not isinstance(tree.data, dict):
         raise ConfigError([f"{path}: a mapping of keys to values is needed, got {type(tree.data).__name__}"])

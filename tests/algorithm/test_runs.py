@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from rllib_nbsp import NBSP, ContinualSAC, ContinualSACConfig, NBSPConfig
+from rllib_nbsp.envs.point_mass import PointMassEnv
 from rllib_nbsp.nn.networks import NETWORKS
 from rllib_nbsp.schedule import EXTRA
 from tests.algorithm.conftest import PAIR, finish, rows_of, same, weights
@@ -202,3 +205,17 @@ def test_a_result_speaks_of_the_visit_that_it_ends_and_holds_no_none() -> None:
     assert [(end["visit"], end["task"]) for end in ends] == [(1, PAIR[0]), (2, PAIR[1]), (3, PAIR[0]), (4, PAIR[1])]
     assert all(end["success_window"] >= 0.0 and end["mean_return"] < 0.0 for end in ends)
     assert None not in {value for result in results for value in result.values() if not isinstance(value, dict | list)}
+
+
+def test_environments_that_were_built_anew_are_counted_in_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    step, steps = PointMassEnv.step, itertools.count(1)
+
+    def failing(self: PointMassEnv, action: np.ndarray) -> Any:
+        if next(steps) in (50, 130, 131):
+            raise OSError("now and then")
+        return step(self, action)
+
+    monkeypatch.setattr(PointMassEnv, "step", failing)
+    finish(short_run(ContinualSACConfig(), tmp_path).curriculum(cycles=1))
+    counts = [(row["rebuilt_envs"], row["lost_fragments"]) for row in rows_of(tmp_path, "training.jsonl")]
+    assert counts == sorted(counts) and counts[0] == (1, 0) and counts[-1] == (3, 0)

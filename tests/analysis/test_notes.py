@@ -61,12 +61,12 @@ def test_rows_of_the_last_update_before_a_report_are_told_from_means(study):
 
 
 def test_environments_that_failed_and_workers_that_were_lost_are_told(study):
-    for seed, counts in ((0, (0, 0)), (1, (3, 0)), (2, (3, 2))):
+    for seed, counts in ((0, (0, 0)), (1, (1, 0)), (2, (3, 2))):
         path = study.run(seed=seed) / "training.jsonl"
         rows = study.read_rows(path)
         rows[-1] |= dict(zip(("rebuilt_envs", "lost_fragments"), counts, strict=True))
         study.write_rows(path, rows)
     notes = notes_of(study)
     assert "seed_0: " not in notes
-    assert "pair/sac/seed_1: 3 environments were built anew and 0 fragments lost." in notes
-    assert "pair/sac/seed_2: 3 environments were built anew and 2 fragments lost." in notes
+    assert "pair/sac/seed_1: went on after 1 rebuilt environment." in notes
+    assert "pair/sac/seed_2: went on after 3 rebuilt environments and 2 lost fragments." in notes

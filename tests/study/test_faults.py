@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from ray.exceptions import ActorDiedError, RayTaskError, WorkerCrashedError
 
-from rllib_nbsp.envs import suite_of
+from rllib_nbsp.envs import EnvironmentContractError, EnvironmentFailure, suite_of
 from rllib_nbsp.records import TrialFolder
-from rllib_nbsp.study.command import _parser
+from rllib_nbsp.study.command import Told, _parser, _report, main
 from rllib_nbsp.study.errors import PreflightError
-from rllib_nbsp.study.folder import check_home, open_trials, planned_trials, write_study
+from rllib_nbsp.study.folder import open_trials, planned, write_study
 from rllib_nbsp.study.reader import load_study
-from tests.studies import TINY, call
+from rllib_nbsp.study.trials import may_pass
+from tests.studies import TINY, call, write_config
 
 ENVIRONMENT = """
 import ray
@@ -43,6 +47,39 @@ gym.register("Line-v0", entry_point=Line, max_episode_steps=10, kwargs={"goal": 
 """
 
 
+FAILING = """
+import pathlib, os
+import ray
+from rllib_nbsp import register_method
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+
+class Settings(MethodSettings):
+    at: str = ""
+
+class Failing(ContinualMethod):
+    Config = Settings
+
+    def __init__(self, config, agent, replay):
+        super().__init__(config, agent, replay)
+        if not ray.is_initialized():  # the plan before the trials
+            return
+        started = pathlib.Path(__file__).with_name(f"{config.at}.started")
+        with open(started, "a") as file:
+            file.write("x")
+        self.first = started.read_text() == "x"
+        if config.at == "start":
+            raise KeyError("not at the start")
+
+    def on_visit_end(self, visit, data):
+        if self.config.at == "end":
+            raise KeyError("not at the end")
+        if self.config.at == "lost" and self.first:
+            os._exit(1)
+
+register_method("failing", Failing)
+"""
+
+
 def write_environment(folder: Path, name: str, goal: float) -> Path:
     (folder / f"{name}.py").write_text(ENVIRONMENT.replace("GOAL", str(goal)))
     config = {**TINY, "suite": "gymnasium", "sequences": {"lines": [f"{name}:Line-v0"]}, "cycles": 1}
@@ -64,6 +101,58 @@ def test_an_environments_own_error_ends_its_trial_at_the_first_time(tmp_path: Pa
     assert not json.loads((trial / "status.json").read_text())["done"]
     assert "starting again" not in done.stdout
     assert not list(trial.glob("*.stale"))
+
+
+def test_what_will_come_again_ends_its_trial_and_a_lost_process_starts_anew(tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(FAILING)
+    arms = {at: {"method": "failing", "at": at} for at in ("start", "end", "lost")}
+    config = write_config(tmp_path, plugins=["failing"], arms={**arms, "sac": {"method": "sac"}}, cycles=1)
+    done = call(config, "--results-dir", tmp_path / "results", "--max-concurrent", "1")
+    assert done.returncode == 1, done.stderr
+    lines = [line.removeprefix("failed: ") for line in done.stdout.splitlines() if line.startswith("failed: ")]
+    failed = {line.partition(":")[0]: line for line in lines}
+    assert failed.keys() == {"start/seed_0", "end/seed_0"}
+    folder = tmp_path / "results" / "tiny" / "left_right"
+    for arm, starts, finished in (("start", 1, False), ("end", 1, False), ("lost", 2, True), ("sac", 0, True)):
+        trial = folder / arm / "seed_0"
+        if starts:
+            assert len((tmp_path / f"{arm}.started").read_text()) == starts
+        if not finished:
+            assert f"not at the {arm}" in failed[f"{arm}/seed_0"]
+            assert f"not at the {arm}" in (trial / "error.txt").read_text()
+        status = trial / "status.json"
+        assert finished == (status.is_file() and json.loads(status.read_text())["done"])
+
+
+TASK = RayTaskError("f", "the traceback", KeyError("x")).as_instanceof_cause()
+
+
+def raised(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (ActorDiedError(), True),
+        (WorkerCrashedError(), True),
+        (ConnectionError("1 of 2 Learners answered"), True),
+        (TimeoutError("no rollout worker has answered"), True),
+        (OSError(5, "the file system is away"), True),
+        (raised(RuntimeError("no weights"), ActorDiedError()), True),
+        (RayTaskError("f", "the traceback", ActorDiedError()), True),
+        (TASK, False),
+        (raised(RuntimeError("no weights"), TASK), False),
+        (FloatingPointError("the loss is not finite"), False),
+        (RayTaskError("f", "the traceback", FloatingPointError()).as_instanceof_cause(), False),
+        (RuntimeError("Learner.visit_end: KeyError"), False),
+        (EnvironmentContractError("the reward must be a number"), False),
+        (raised(EnvironmentFailure("4 attempts"), OSError("no simulator")), False),
+    ],
+)
+def test_lost_processes_may_pass_and_what_code_does_will_come_again(error: Exception, passes: bool) -> None:
+    assert may_pass(error) == passes
 
 
 @pytest.mark.parametrize(
@@ -106,17 +195,55 @@ def test_what_is_no_range_of_seeds_is_refused(given, capsys):
     assert given in capsys.readouterr().err
 
 
-def test_a_study_knows_how_many_trials_it_should_hold(tmp_path):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY, sort_keys=False))
-    write_study(load_study(str(path), seeds=[0, 1]), [], tmp_path, resume=False)
-    assert planned_trials(tmp_path) == 4
+def test_a_study_knows_what_it_should_hold(tmp_path):
+    path = write_config(tmp_path)
+    write_study(load_study(str(path), seeds=[0, 3]), [], tmp_path, resume=False)
     write_study(load_study(str(path), arms=["sac"], seeds=[2]), [], tmp_path, resume=True)
-    assert planned_trials(tmp_path) == 6
+    assert planned(tmp_path) == (["left_right"], ["sac", "nbsp"], [0, 3, 2])
 
 
-def test_a_user_without_a_home_is_told_so(monkeypatch):
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("my.yaml", "my.yaml --seeds 7 --resume"),
+        ("my.yaml --seeds 0-4 6 --arms sac", "my.yaml --arms sac --seeds 7 --resume"),
+        ("--seeds=0-4 my.yaml --resume", "my.yaml --seeds 7 --resume"),
+        ("--set a.b=1 --seeds 0 --set plugins=[mine]", "--set a.b=1 --set 'plugins=[mine]' --seeds 7 --resume"),
+    ],
+)
+def test_the_command_for_one_more_seed_is_the_users_own(argv, said):
+    told = Told(["rllib-nbsp", "run"], argv.split(), lambda arguments: 0)
+    assert told.with_seed(7) == f"rllib-nbsp run {said}"
+
+
+def test_one_more_seed_is_one_that_the_folder_has_not(tmp_path, capsys):
+    study = load_study(str(write_config(tmp_path)), seeds=[0, 5])
+    write_study(study, [], tmp_path, resume=False)
+    part = load_study(str(tmp_path / "tiny.yaml"), seeds=[1])
+    write_study(part, [], tmp_path, resume=True)
+    asked = []
+
+    def report(arguments: list[str]) -> int:
+        asked.append(arguments)
+        return 0
+
+    assert _report(part, tmp_path, Told(["run"], ["tiny.yaml", "--seeds", "1"], report)) == 0
+    assert capsys.readouterr().out == "one more seed: run tiny.yaml --seeds 6 --resume\n"
+    assert asked == [[str(tmp_path), "--allow-partial"]]
+
+
+def test_a_user_without_a_home_is_told_so_before_anything_is_made(tmp_path, monkeypatch, capsys):
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
     monkeypatch.delenv("HOME")
-    monkeypatch.setattr("os.path.expanduser", lambda path: path)
-    with pytest.raises(PreflightError, match="no home folder; set HOME to one"):
-        check_home()
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    handler = signal.getsignal(signal.SIGTERM)
+    argv = [str(write_config(tmp_path)), "--results-dir", str(tmp_path / "results")]
+    try:
+        code = main(argv, program=["run"], report=lambda arguments: 0)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert code == 4
+    assert capsys.readouterr().err == f"error: user id {os.getuid()} has no home folder; set HOME to one\n"
+    assert not (tmp_path / "results").exists()

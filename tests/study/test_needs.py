@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from rllib_nbsp.settings import RunSettings
+from rllib_nbsp.settings import CommonSettings, ConfigError, RunSettings, Settings
 from rllib_nbsp.study.needs import (
     TRIAL_PROCESS_BYTES,
     WORKER_PROCESS_BYTES,
@@ -62,7 +64,7 @@ def test_too_little_memory_is_refused_with_the_numbers(run: RunSettings) -> None
     [problem] = check_memory([run, big], 1, 24 * 10**9)
     assert gigabytes(needs(big).memory) in problem
     assert gigabytes(24 * 10**9) in problem
-    assert "replay.capacity" in problem
+    assert "; lower the largest of these or --max-concurrent" in problem
     assert check_memory([run, run], 2, 24 * 10**9) == []
 
 
@@ -123,3 +125,43 @@ def test_trials_at_once_are_limited_by_the_scarcest_resource() -> None:
 def test_memory_of_this_machine_is_at_most_what_the_kernel_reports() -> None:
     total_kb = next(int(line.split()[1]) for line in open("/proc/meminfo") if line.startswith("MemTotal"))
     assert 0 < memory_bytes() <= total_kb * 1024
+
+
+def test_the_memory_of_fragments_by_hand(run: RunSettings) -> None:
+    long = changed(run, "training", rollout_fragment_length=100)
+    assert needs(long).fragments == 100 * 4 * (2 * 6 * 4 + 40)  # of 4 environments
+    remote = changed(long, "resources", num_env_runners=3)
+    assert needs(remote).fragments == 3 * needs(long).fragments
+
+
+ABSURD = 10**12
+ONLY_LONGER_OR_NEVER = {
+    "replay.capacity",  # of which a visit writes what it can
+    "replay.interval",
+    "visit.early_stop.window_episodes",
+    "training.target_update_env_steps",
+    "evaluation.eval_env_steps",
+    "evaluation.periodic_env_steps",
+    "evaluation.report_env_steps",
+}
+
+
+def whole_numbers(model: type[Settings], path: str) -> Iterator[str]:
+    """The keys below a section that take whole numbers."""
+    for name, field in model.model_fields.items():
+        kinds = [field.annotation, *get_args(field.annotation)]
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, Settings):
+                yield from whole_numbers(kind, f"{path}{name}.")
+        if any(kind is int or int in get_args(kind) for kind in kinds):
+            yield f"{path}{name}"
+
+
+@pytest.mark.parametrize("key", sorted(set(whole_numbers(CommonSettings, "")) - ONLY_LONGER_OR_NEVER))
+def test_a_size_that_no_machine_has_is_refused_whatever_it_is_of(key: str, tmp_path: Path) -> None:
+    try:
+        trials = tiny_study(tmp_path, f"{key}={ABSURD}").trials()
+    except ConfigError as error:
+        assert all(key.rpartition(".")[2] in line or str(ABSURD) in line for line in error.problems)
+        return
+    assert check_memory(trials, 1, 2**40) or check_disk(trials, tmp_path)

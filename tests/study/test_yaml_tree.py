@@ -49,8 +49,9 @@ def test_a_file_that_is_no_small_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "big.yaml").write_text("#" * (MAX_BYTES + 1))
     (tmp_path / "binary.yaml").write_bytes(b"experiment: \xff\xfe")
     for name, said in (("big.yaml", "at most 1000000"), ("binary.yaml", "byte 12 is not UTF-8"), (".", "directory")):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=said) as caught:
             load_study(tmp_path / name)
+        assert str(caught.value).count(str(tmp_path)) == 1
 
 
 def test_a_byte_order_mark_and_windows_line_ends_do_not_matter(tmp_path: Path) -> None:
