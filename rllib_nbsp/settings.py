@@ -70,6 +70,7 @@ class EarlyStopSettings(Settings):
     """Mastery ends a visit early (Table 6; docs/readings.md R4)."""
 
     success_rate: Frac = 0.9
+    """Mean success of the last `window_episodes` that counts as mastery."""
     window_episodes: PositiveInt = 10
     """Training episodes whose mean success is compared."""
     min_env_steps: NonNegativeInt = 100_000
@@ -80,15 +81,18 @@ class VisitSettings(Settings):
     """How long one stay in a task lasts."""
 
     max_env_steps: PositiveInt = 1_000_000
+    """Environment steps after which a visit ends, however it went."""
     warmup_env_steps: NonNegativeInt = 10_000
     """Uniformly random steps at a visit's start, without updates (Table 6, "initial collect steps")."""
     early_stop: EarlyStopSettings | None = EarlyStopSettings()
+    """null: a visit lasts `max_env_steps`."""
 
 
 class TrainingSettings(Settings):
     """The SAC update (Table 6)."""
 
     updates_per_env_step: Annotated[float, Field(gt=0.0, le=1000.0)] = 1.0
+    """Updates for each environment step after the warm-up."""
     rollout_fragment_length: PositiveInt = 1
     """Steps of every environment in a fragment, which is what a rollout worker brings at a time.
 
@@ -98,21 +102,28 @@ class TrainingSettings(Settings):
     batch_size: PositiveInt = 256
     """Rows of one update, over all Learners together."""
     gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.99
+    """Discount of the next state's value."""
     tau: Annotated[float, Field(gt=0.0, le=1.0)] = 0.005
+    """Share by which the target networks move towards the critics."""
     target_update_env_steps: NonNegativeInt = 0
     """Environment steps between two moves of the target networks; 0 moves them after every update."""
     actor_interval: PositiveInt = 1
     """1: actor, critics and temperature step together, from the same weights. n > 1: an update steps the critics, and
     every n-th one then takes n steps of actor and temperature against them (CleanRL's `policy_frequency`, there 2)."""
     actor_lr: PositiveFloat = 3e-4
+    """Step size of the actor's Adam."""
     critic_lr: PositiveFloat = 1e-3
+    """Step size of the critics' Adam."""
     alpha_lr: PositiveFloat = 1e-3
+    """Step size of the temperature's Adam."""
     adam_eps: PositiveFloat = 1e-8
+    """Epsilon of every Adam."""
     adam_betas: Betas = [0.9, 0.999]
     """Of Adam's means of the gradient and of its square, the temperature's Adam included."""
     weight_decay: NonNegativeFloat = 0.0
     """Share of each weight and bias of the networks that is added to its gradient, before Adam as PyTorch has it."""
     initial_alpha: PositiveFloat = 1.0
+    """Temperature at a run's start, and wherever a boundary resets it."""
     reward_scale: PositiveFloat = 1.0
     """Multiplies the rewards in the critics' target; returns are recorded as they are."""
     target_entropy: Annotated[float, Field(allow_inf_nan=False)] | None = None
@@ -148,6 +159,7 @@ class BoundarySettings(Settings):
     """What is reset between two visits; networks are always kept."""
 
     clear_buffer: bool = True
+    """Empty D, so that the next visit learns from its own transitions and D_pre."""
     reset_optimizer: bool = True
     """Fresh Adam moments and step counts."""
     reset_alpha: bool = False
@@ -155,12 +167,14 @@ class BoundarySettings(Settings):
     sync_target: bool = False
     """Copy the critics into their targets."""
     warmup_each_visit: bool = True
+    """Random steps at the start of every visit, not of the first alone."""
 
 
 class EvaluationSettings(Settings):
     """Evaluation of every task of the sequence, in environments of its own."""
 
     boundary_episodes: PositiveInt = 20
+    """Episodes of each task after each visit."""
     eval_env_steps: PositiveInt | None = None
     """At boundaries, instead of `boundary_episodes`: whole episodes of each task until they have so many steps."""
     periodic_episodes: NonNegativeInt = 5
@@ -170,6 +184,7 @@ class EvaluationSettings(Settings):
     num_envs: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Environments of one task that are evaluated side by side."""
     deterministic: bool = True
+    """Take the policy's mean or likeliest action, rather than a sample."""
     success: Literal["any", "final"] = "any"
     """Success at any step of an episode, or at its last one."""
     report_env_steps: PositiveInt = 1000
@@ -182,7 +197,9 @@ class ResourceSettings(Settings):
     num_env_runners: Count = 0
     """Remote rollout workers; 0 samples inside the trial's own process."""
     num_envs_per_env_runner: Annotated[int, Field(ge=1, le=10_000)] = 4
+    """Environments that a process steps side by side."""
     num_cpus_per_env_runner: NonNegativeFloat = 1.0
+    """CPUs that Ray keeps for a rollout worker."""
     custom_resources_per_env_runner: dict[str, NonNegativeFloat] = {}
     """Ray resources that pin rollout workers to nodes, such as {"rollout": 1}."""
     num_learners: Count = 0
@@ -190,12 +207,16 @@ class ResourceSettings(Settings):
     num_gpus_per_learner: NonNegativeFloat = 0.0
     """May be a fraction, so that trials share a GPU."""
     num_cpus_for_main_process: NonNegativeFloat = 1.0
+    """CPUs that Ray keeps for a trial's own process."""
     graphs: Literal["auto", "on", "off"] = "auto"
     """Record updates once and replay them, as CUDA graphs or on a CPU without Python and autograd, with the same
     results: `auto` where the method can and there is one Learner; `on` refuses what cannot."""
     placement_strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    """How Ray lays a trial's processes on nodes: close together or apart, strictly or as it can."""
     torch_threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Threads of torch in each process."""
     sample_timeout_s: PositiveFloat = 60.0
+    """Seconds for a worker's reply; one that hangs is killed after two of them."""
 
 
 class ScoringSettings(Settings):
@@ -216,11 +237,14 @@ class CommonSettings(Settings):
     """
 
     experiment: str = "experiment"
+    """The study's name, and that of its folder."""
     plugins: list[str] = []
     """Modules of the user's own that register methods and suites, imported in every process of a run. They are
     installed, or stand beside the study's file or on PYTHONPATH and go along to other machines."""
     suite: str
+    """Where the tasks come from."""
     cycles: Annotated[int, Field(ge=1, le=10_000)] = 2
+    """How often the sequence is gone through."""
     score_all_methods: ScoringSettings | None = None
     """Score neurons after each visit under methods that do not need it, so that any method can be analysed."""
     replay: ReplaySettings = ReplaySettings()

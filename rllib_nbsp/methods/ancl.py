@@ -49,6 +49,7 @@ class ANCLSettings(FisherSettings):
     merge: Merge = "ema"
     """The old Fisher information over visits: half the old and half the new (the source's), a sum, or a mean."""
     reg_output_layer: bool = True
+    """Pull the output layers too."""
 
     @property
     def auxiliary_lam(self) -> float:

@@ -59,10 +59,15 @@ class CoTASPSettings(MethodSettings):
     reward_scale: PositiveFloat | None = 0.002
     """1/horizon, here Meta-World's. None here and below: the run's `training` section."""
     actor_lr: PositiveFloat | None = 3e-4
+    """In place of `training.actor_lr`."""
     critic_lr: PositiveFloat | None = 3e-4
+    """In place of `training.critic_lr`."""
     alpha_lr: PositiveFloat | None = 3e-4
+    """In place of `training.alpha_lr`."""
     initial_alpha: PositiveFloat | None = math.e
+    """In place of `training.initial_alpha`."""
     target_entropy: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """In place of `training.target_entropy`."""
 
 
 TRAINING_KEYS = ("reward_scale", "actor_lr", "critic_lr", "alpha_lr", "initial_alpha", "target_entropy")

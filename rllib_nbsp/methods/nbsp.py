@@ -50,6 +50,7 @@ class NBSPSettings(MethodSettings, ScoringSettings):
     mask_side: Side = "in"
     """A skill neuron's incoming weights, its outgoing ones, both, or only weights between two skill neurons."""
     mask_bias: bool = True
+    """Mask a neuron's bias with its weights."""
     mask_last_layer: bool = False
     """Mask the head too, by the network's mean skill mask."""
     accumulate: Literal["latest", "min", "product", "per_task_min"] = "latest"

@@ -102,7 +102,7 @@ def _one_line(text: str | None) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of a study's file, for editors; a plugin's methods and suites are let through."""
+    """The JSON schema of a study's file, for editors; under a suite or a method that nobody registered, any key."""
     schema = StudySettings.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     definitions = schema.setdefault("$defs", {})
@@ -112,32 +112,43 @@ def json_schema() -> dict[str, Any]:
         definitions.update(own.pop("$defs", {}))
         return own
 
+    common = list(schema["properties"])
     sections = {
-        name: dict(schema["properties"][name])
+        name: definitions[type(field.default).__name__]
         for name, field in StudySettings.model_fields.items()
-        if isinstance(field.default, Settings)
+        if isinstance(field.default, Settings) and not isinstance(field.default, SearchSettings)
     }
     suites = {name: part(suite.Config) for name, suite in SUITES.items() if suite.Config is not None}
-    schema["properties"] |= suites
-    schema["properties"]["suite"] |= {"examples": sorted(SUITES)}
+    methods = {name: part(METHODS[name].Config)["properties"] for name in sorted(METHODS)}
     # An arm changes some keys of a section: what is required of a whole one is not of it.
-    changes = {name: {"type": "object"} for name in [*sections, *suites]}
+    changes = {
+        name: {word: value for word, value in section.items() if word != "required"}
+        for name, section in {**sections, **suites}.items()
+    }
     arm: dict[str, Any] = {
         "type": "object",
         "required": ["method"],
-        "properties": {"method": {"type": "string", "examples": sorted(METHODS)}, **changes},
+        "properties": {"method": {"type": "string", "examples": [*methods]}, "search": {"type": "object"}, **changes},
         "allOf": [
-            {
-                "if": {"properties": {"method": {"const": name}}},
-                "then": {"properties": part(METHODS[name].Config)["properties"]},
-            }
-            for name in sorted(METHODS)
+            _if("method", name, {"properties": own, **_only(["method", "search", *changes, *own])})
+            for name, own in methods.items()
         ],
     }
     arms = schema["properties"]["arms"]
     arms["patternProperties"] = dict.fromkeys(arms["patternProperties"], arm)
-    schema["additionalProperties"] = True  # the section of a plugin's suite
+    schema["properties"] |= suites
+    schema["properties"]["suite"] |= {"examples": sorted(SUITES)}
+    schema["allOf"] = [_if("suite", name, _only([*common, *{name} & {*suites}])) for name in sorted(SUITES)]
+    del schema["additionalProperties"]  # the section of a suite that nobody registered
     return schema
+
+
+def _if(key: str, value: str, then: dict[str, Any]) -> dict[str, Any]:
+    return {"if": {"required": [key], "properties": {key: {"const": value}}}, "then": then}
+
+
+def _only(names: Sequence[str]) -> dict[str, Any]:
+    return {"propertyNames": {"enum": list(names)}}
 
 
 def main(argv: Sequence[str]) -> int:

@@ -25,9 +25,11 @@ class StudySettings(CommonSettings):
     """The keys of a study's file. Its sections hold for every arm that does not state its own."""
 
     experiment: Name
+    """The study's name, and that of its folder."""
     sequences: Annotated[dict[Name, Annotated[list[str], Field(min_length=1)]], Field(min_length=1)]
     """Task sequences by name."""
     seeds: Annotated[list[Seed], Field(min_length=1)]
+    """Each arm runs once for each of these."""
     arms: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
     """Method configurations by label: `method`, the method's own keys, and changes of the sections. Under `search` an
     arm lists values for some of these keys, and stands for as many arms as are drawn from them."""

@@ -58,7 +58,9 @@ class FisherSettings(ConsolidationSettings):
     """How the Fisher information is measured."""
 
     fisher_batches: PositiveInt = 10
+    """Batches of the finished visit on which the Fisher information is measured."""
     fisher_batch: PositiveInt = 256
+    """Rows of such a batch."""
     floor: NonNegativeFloat = 1e-5
     """Least Fisher information of an actor's weight, in each sample and so before the mean over them."""
 
