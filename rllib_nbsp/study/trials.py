@@ -88,10 +88,9 @@ def run_study(
     with ray_session(address, max(trial.resources.torch_threads for trial in trials), modules, stop) as nodes:
         if address is not None:
             plan = plan.on(nodes, f"the cluster at {address}")
-            problems = plan.problems or check_shared(folder)
-            if problems:
-                raise PreflightError(problems, 4)
-        if problems := import_errors(modules):
+            if plan.problems:
+                raise PreflightError(plan.problems, 4)
+        if problems := _node_problems(folder if address is not None else None, modules):
             raise PreflightError(problems, 4)
         seconds = study_seconds(trial_times, plan.concurrent)
         console.print(f"{len(trials)} trials, {plan.concurrent} at once, at most {duration(seconds)}", highlight=False)
@@ -160,6 +159,14 @@ def _protect_token() -> None:
         Path("~/.ray/auth_token").expanduser().chmod(0o600)
 
 
+def _node_problems(shared: Path | None, modules: Sequence[str]) -> list[str]:
+    """Why the nodes cannot run trials that import these modules and write to a folder that all must see."""
+    try:
+        return (check_shared(shared) if shared is not None else []) or import_errors(modules)
+    except TimeoutError as error:
+        return [str(error)]
+
+
 def check_shared(folder: Path) -> list[str]:
     """A line if some nodes do not see the result folder, to which the trials write their rows themselves."""
     marker = folder / f".shared-{uuid.uuid4().hex}"
@@ -199,6 +206,11 @@ class StudyTrial(ContinualSAC):
         except Exception as error:
             self._failure = self._noted(error)
         return {"done": True, FAILURE: self._failure, LABEL: trial_label(self._settings)}
+
+    def log_result(self, result: dict[str, Any]) -> None:
+        """RLlib's hook, which hands a result to callbacks; that of a failed trial has nothing that they know."""
+        if self._failure is None:
+            super().log_result(result)
 
     def _noted(self, error: Exception) -> str:
         """An error in one line, once its traceback is filed.

@@ -63,7 +63,7 @@ class Failing(ContinualMethod):
         super().__init__(config, agent, replay)
         if not ray.is_initialized():  # the plan before the trials
             return
-        started = pathlib.Path(__file__).with_name(f"{config.at}.started")
+        started = pathlib.Path("FOLDER") / f"{config.at}.started"
         with open(started, "a") as file:
             file.write("x")
         self.first = started.read_text() == "x"
@@ -104,7 +104,7 @@ def test_an_environments_own_error_ends_its_trial_at_the_first_time(tmp_path: Pa
 
 
 def test_what_will_come_again_ends_its_trial_and_a_lost_process_starts_anew(tmp_path: Path) -> None:
-    (tmp_path / "failing.py").write_text(FAILING)
+    (tmp_path / "failing.py").write_text(FAILING.replace("FOLDER", str(tmp_path)))
     arms = {at: {"method": "failing", "at": at} for at in ("start", "end", "lost")}
     config = write_config(tmp_path, plugins=["failing"], arms={**arms, "sac": {"method": "sac"}}, cycles=1)
     done = call(config, "--results-dir", tmp_path / "results", "--max-concurrent", "1")
