@@ -225,7 +225,7 @@ def test_a_malformed_option_is_refused(load: Load, override: str, said: str) -> 
 
 
 def test_a_missing_file_names_the_nearest_preset() -> None:
-    with pytest.raises(ConfigError, match=r"no such file; did you mean 'tune_configs/quickstart\.yaml'"):
+    with pytest.raises(ConfigError, match=r"no such file or preset; did you mean 'quickstart'"):
         load_study("tune_configs/quickstrat.yaml")
 
 
