@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+Flag = bool | np.bool_
 BOOLS = (bool, np.bool_)
 PLAIN = (float, int, np.floating, np.bool_)
 MAX_SHOWN = 120  # characters of a value
@@ -47,7 +48,7 @@ def checked_reset(result: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray
 
 def checked_step(
     result: Any, shape: tuple[int, ...], dtype: Any
-) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+) -> tuple[np.ndarray, float, Flag, Flag, dict[str, Any]]:
     """What an environment's `step` returned, the reward as a float. Every environment step passes here.
 
     Args:

@@ -180,10 +180,10 @@ def within_bounds(env: Env, space: Box) -> Env:
     """
     one = np.ones_like(space.low)
     with np.errstate(all="ignore"):
-        rescaled = RescaleAction(env, -one, one)
+        rescaled: RescaleAction[Any, np.ndarray, np.ndarray] = RescaleAction(env, -one, one)
         ends = [rescaled.action(end.astype(np.float32)) for end in (-one, one)]
     exact = all(np.array_equal(end, bound) for end, bound in zip(ends, (space.low, space.high), strict=True))
-    return rescaled if exact and np.can_cast(ends[0].dtype, space.dtype) else WithinBounds(env)
+    return rescaled if exact and np.can_cast(ends[0].dtype, space.low.dtype) else WithinBounds(env)
 
 
 class WithinBounds(gym.ActionWrapper[np.ndarray, np.ndarray, np.ndarray]):
@@ -315,7 +315,7 @@ class GymnasiumSuite(Suite):
                 f"gymnasium task {task!r}: actions must be floats or Discrete, got {act_space}; write a wrapper that "
                 "rounds, or a Discrete space"
             )
-        casts = np.can_cast(np.float32, act_space.dtype)
+        casts = np.can_cast(np.float32, act_space.low.dtype)
         if not casts or np.any(act_space.low != -1.0) or np.any(act_space.high != 1.0):
             env = within_bounds(env, act_space)
         return GymnasiumTaskEnv(env, parsed.return_goal, seed)

@@ -103,6 +103,7 @@ def test_an_environments_own_error_ends_its_trial_at_the_first_time(tmp_path: Pa
     assert not list(trial.glob("*.stale"))
 
 
+@pytest.mark.slow
 def test_what_will_come_again_ends_its_trial_and_a_lost_process_starts_anew(tmp_path: Path) -> None:
     (tmp_path / "failing.py").write_text(FAILING.replace("FOLDER", str(tmp_path)))
     arms = {at: {"method": "failing", "at": at} for at in ("start", "end", "lost")}
@@ -111,14 +112,14 @@ def test_what_will_come_again_ends_its_trial_and_a_lost_process_starts_anew(tmp_
     assert done.returncode == 1, done.stderr
     lines = [line.removeprefix("failed: ") for line in done.stdout.splitlines() if line.startswith("failed: ")]
     failed = {line.partition(":")[0]: line for line in lines}
-    assert failed.keys() == {"start/seed_0", "end/seed_0"}
+    assert failed.keys() == {"left_right/start/seed_0", "left_right/end/seed_0"}
     folder = tmp_path / "results" / "tiny" / "left_right"
     for arm, starts, finished in (("start", 1, False), ("end", 1, False), ("lost", 2, True), ("sac", 0, True)):
         trial = folder / arm / "seed_0"
         if starts:
             assert len((tmp_path / f"{arm}.started").read_text()) == starts
         if not finished:
-            assert f"not at the {arm}" in failed[f"{arm}/seed_0"]
+            assert f"not at the {arm}" in failed[f"left_right/{arm}/seed_0"]
             assert f"not at the {arm}" in (trial / "error.txt").read_text()
         status = trial / "status.json"
         assert finished == (status.is_file() and json.loads(status.read_text())["done"])
