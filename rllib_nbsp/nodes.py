@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rllib_nbsp.plugins import PluginError, import_plugins
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 180.0  # a busy machine takes a minute to start a process that imports torch
 
 
 def blind_to(path: Path) -> list[str]:
@@ -27,14 +27,24 @@ def import_errors(modules: Sequence[str]) -> list[str]:
 
 
 def _on_every_node(task: Any, argument: Any) -> list[tuple[str, Any]]:
-    """The name of each node, and what a remote function returns there."""
+    """The name of each node, and what a remote function returns there.
+
+    Raises:
+        TimeoutError: if a node does not answer.
+    """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     asked = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(argument)
         for node in nodes
     ]
     names = [node["NodeManagerHostname"] for node in nodes]
-    return list(zip(names, ray.get(asked, timeout=TIMEOUT_S), strict=True))
+    late = ray.wait(asked, num_returns=len(asked), timeout=TIMEOUT_S)[1]
+    if late:
+        hosts = ", ".join(name for name, answer in zip(names, asked, strict=True) if answer in late)
+        raise TimeoutError(
+            f"no process could be started within {TIMEOUT_S:.0f} s on {hosts}; is the machine overloaded?"
+        )
+    return list(zip(names, ray.get(asked), strict=True))
 
 
 @ray.remote(num_cpus=0)

@@ -21,7 +21,7 @@ from rllib_nbsp.nn.neurons import NeuronScores
 from rllib_nbsp.settings import RunSettings, config_hash
 from rllib_nbsp.version import __version__
 
-WRITTEN = ("*.jsonl", "neurons/*.npz", "weights/*.npz", "cost.json")
+WRITTEN = ("*.jsonl", "neurons/*.npz", "weights/*.npz", "cost.json", "error.txt")
 """What a trial adds to as it goes."""
 ENVIRONMENTS = "environments.json"
 PACKAGES = ("ray", "torch", "numpy", "gymnasium", "metaworld", "mujoco", "ale-py")

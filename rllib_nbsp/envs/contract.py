@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
+Flag = bool | np.bool_
 BOOLS = (bool, np.bool_)
+PLAIN = (float, int, np.floating, np.bool_)
 MAX_SHOWN = 120  # characters of a value
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -46,8 +48,8 @@ def checked_reset(result: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray
 
 def checked_step(
     result: Any, shape: tuple[int, ...], dtype: Any
-) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-    """What an environment's `step` returned, the reward as a row has it.
+) -> tuple[np.ndarray, float, Flag, Flag, dict[str, Any]]:
+    """What an environment's `step` returned, the reward as a float. Every environment step passes here.
 
     Args:
         result: what it returned.
@@ -64,16 +66,18 @@ def checked_step(
         )
     obs, reward, terminated, truncated, info = result
     _checked_observation(obs, shape, dtype)
-    number = as_number(reward)
+    number = float(reward) if isinstance(reward, float) else as_number(reward)
     if number is None:
         raise EnvironmentContractError(f"the reward must be a number, got {kind_of(reward)}")
-    if not (is_flag(terminated) and is_flag(truncated)):
+    if not -FLOAT32_MAX <= number <= FLOAT32_MAX and math.isfinite(number):
+        raise ValueError(f"the reward is {number}, beyond float32")
+    if not (isinstance(terminated, BOOLS) and isinstance(truncated, BOOLS)):
         raise EnvironmentContractError(
             f"terminated and truncated must be bool, got {kind_of(terminated)} and {kind_of(truncated)}"
         )
     if not isinstance(info, dict):
         raise EnvironmentContractError(f"info must be a dict, got {kind_of(info)}")
-    return obs, reward_as_recorded(number), terminated, truncated, info
+    return obs, number, terminated, truncated, info
 
 
 def _checked_observation(obs: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -121,25 +125,9 @@ def own_return(info: Mapping[str, Any]) -> float | None:
     return number
 
 
-def reward_as_recorded(reward: float) -> float:
-    """A reward as a row has it, in float32, so that every sum of rewards is of the same numbers.
-
-    Raises:
-        ValueError: if it is finite and float32 cannot hold it.
-    """
-    if FLOAT32_MAX < abs(reward) < math.inf:
-        raise ValueError(f"the reward is {reward}, beyond float32")
-    return float(np.float32(reward))
-
-
-def is_flag(value: Any) -> TypeGuard[bool]:
-    """Whether it is a bool, Python's or NumPy's."""
-    return isinstance(value, BOOLS)
-
-
 def as_number(value: Any) -> float | None:
     """A real number, of Python or as a scalar of NumPy, PyTorch or JAX; None for anything else."""
-    if isinstance(value, float | int | np.floating | np.bool_):
+    if isinstance(value, PLAIN):
         try:
             return float(value)
         except OverflowError:  # an int beyond all floats

@@ -26,22 +26,23 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
+from gymnasium.wrappers import RescaleAction
 
 from rllib_nbsp.envs.base import ActionSpace, Env, Suite, register_suite
 from rllib_nbsp.envs.contract import (
+    BOOLS,
     EnvironmentContractError,
     as_number,
     checked_reset,
     checked_step,
     checked_success,
-    is_flag,
-    reward_as_recorded,
 )
 from rllib_nbsp.registry import did_you_mean
 
 GOAL_MARK = "@return>="
 TASK = re.compile(r"(?P<id>[^(@]*)(?P<call>\(.*\))?(?P<goal>@.*)?", re.DOTALL)
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+FLOAT32 = np.dtype(np.float32)
 PLAIN = (str, int, float, bool, type(None))
 FORM = f"ENV_ID, ENV_ID(key=value, ...), or either with {GOAL_MARK}X after it"
 
@@ -147,10 +148,10 @@ class GymnasiumTaskEnv(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
             return step
         obs, reward, terminated, truncated, info = step
         if self._return_goal is not None:
-            number = as_number(reward)
-            self._return += math.nan if number is None else reward_as_recorded(number)
-            over = any(is_flag(flag) and flag for flag in (terminated, truncated))
-            success: Any = over and self._return >= self._return_goal
+            # As the rows have it, so that the success and the return beside it are of one sum.
+            self._return += float(np.array(as_number(reward), np.float32))  # NaN for what is no number
+            flags = isinstance(terminated, BOOLS) and isinstance(truncated, BOOLS)
+            success: Any = flags and (terminated or truncated) and self._return >= self._return_goal
         elif "success" in info or "is_success" in info:
             success = info.get("success", info.get("is_success"))
         else:
@@ -162,13 +163,27 @@ class GymnasiumTaskEnv(gym.Wrapper[np.ndarray, Any, np.ndarray, Any]):
 
     def _as_float32(self, obs: Any) -> np.ndarray:
         """Numbers of the right shape as float32; anything else as it came."""
+        if type(obs) is np.ndarray and obs.dtype is FLOAT32:
+            return obs
         try:
             values = np.asarray(obs)
         except Exception:  # whatever a user's object raises
             return obs
         fits = values.dtype.kind in "biuf" and values.shape == self.observation_space.shape
-        with np.errstate(over="ignore"):  # what float32 cannot hold is told as an infinity
-            return values.astype(np.float32, copy=False) if fits else obs
+        return values.astype(FLOAT32) if fits else obs
+
+
+def within_bounds(env: Env, space: Box) -> Env:
+    """The environment under actions in [-1, 1], which rounding does not lead out of its bounds.
+
+    gymnasium's wrapper is fast and monotonic: where it takes the ends of [-1, 1] to the bounds, all between is within.
+    """
+    one = np.ones_like(space.low)
+    with np.errstate(all="ignore"):
+        rescaled: RescaleAction[Any, np.ndarray, np.ndarray] = RescaleAction(env, -one, one)
+        ends = [rescaled.action(end.astype(np.float32)) for end in (-one, one)]
+    exact = all(np.array_equal(end, bound) for end, bound in zip(ends, (space.low, space.high), strict=True))
+    return rescaled if exact and np.can_cast(ends[0].dtype, space.low.dtype) else WithinBounds(env)
 
 
 class WithinBounds(gym.ActionWrapper[np.ndarray, np.ndarray, np.ndarray]):
@@ -300,8 +315,9 @@ class GymnasiumSuite(Suite):
                 f"gymnasium task {task!r}: actions must be floats or Discrete, got {act_space}; write a wrapper that "
                 "rounds, or a Discrete space"
             )
-        if act_space.dtype != np.float32 or np.any(act_space.low != -1.0) or np.any(act_space.high != 1.0):
-            env = WithinBounds(env)
+        casts = np.can_cast(np.float32, act_space.low.dtype)
+        if not casts or np.any(act_space.low != -1.0) or np.any(act_space.high != 1.0):
+            env = within_bounds(env, act_space)
         return GymnasiumTaskEnv(env, parsed.return_goal, seed)
 
     def reseed(self, env: Env, seed: int) -> None:

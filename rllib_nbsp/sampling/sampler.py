@@ -359,7 +359,8 @@ class Sampler:
             obs = np.concatenate([obs, np.zeros((MIN_ROWS - num_envs, *obs.shape[1:]), obs.dtype)])
         index = self._tasks.index(task) if acting is None else acting
         # A copy: what a user's network does with its input must not reach the row that is learned from.
-        actions = self._act(torch.tensor(obs), explore=explore, generator=generator, task=index).numpy()[:num_envs]
+        seen = torch.from_numpy(obs.copy())
+        actions = self._act(seen, explore=explore, generator=generator, task=index).numpy()[:num_envs]
         if not np.isfinite(actions).all():
             raise FloatingPointError(f"the policy's actions in task {task!r} are not finite; training has diverged")
         return actions

@@ -88,10 +88,9 @@ def run_study(
     with ray_session(address, max(trial.resources.torch_threads for trial in trials), modules, stop) as nodes:
         if address is not None:
             plan = plan.on(nodes, f"the cluster at {address}")
-            problems = plan.problems or check_shared(folder)
-            if problems:
-                raise PreflightError(problems, 4)
-        if problems := import_errors(modules):
+            if plan.problems:
+                raise PreflightError(plan.problems, 4)
+        if problems := _node_problems(folder if address is not None else None, modules):
             raise PreflightError(problems, 4)
         seconds = study_seconds(trial_times, plan.concurrent)
         console.print(f"{len(trials)} trials, {plan.concurrent} at once, at most {duration(seconds)}", highlight=False)
@@ -158,6 +157,14 @@ def _protect_token() -> None:
     """Ray writes its authentication token readable by everybody."""
     with contextlib.suppress(OSError, RuntimeError):
         Path("~/.ray/auth_token").expanduser().chmod(0o600)
+
+
+def _node_problems(shared: Path | None, modules: Sequence[str]) -> list[str]:
+    """Why the nodes cannot run trials that import these modules and write to a folder that all must see."""
+    try:
+        return (check_shared(shared) if shared is not None else []) or import_errors(modules)
+    except TimeoutError as error:
+        return [str(error)]
 
 
 def check_shared(folder: Path) -> list[str]:

@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rllib_nbsp.envs import SUITES, EnvironmentContractError
-from rllib_nbsp.envs.gymnasium import GymnasiumTask, GymnasiumTaskEnv, WithinBounds
+from rllib_nbsp.envs.gymnasium import GymnasiumTask, GymnasiumTaskEnv, WithinBounds, within_bounds
 from rllib_nbsp.sampling.vector import EnvVector
 
 SUITE = SUITES["gymnasium"]
@@ -242,10 +242,9 @@ def test_whatever_the_bounds_an_action_is_within_them_and_reaches_both(bounds, k
     most = np.finfo(kind).max
     sides = zip(*(sorted(np.clip(pair, -most, most)) for pair in bounds), strict=True)
     low, high = (np.array(side, kind) for side in sides)
-    env = WithinBounds(Bounded(low, high, kind))
+    env = within_bounds(inner := Bounded(low, high, kind), inner.action_space)
     for value in (-1.0, 0.0, 1.0, between):
         env.step(np.full(len(bounds), value, np.float32))
-    inner = env.unwrapped
     assert all(inner.action_space.contains(action) for action in inner.seen)
     assert np.array_equal(inner.seen[0], low) and np.array_equal(inner.seen[2], high)
 

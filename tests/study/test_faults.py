@@ -104,6 +104,7 @@ def test_an_environments_own_error_ends_its_trial_at_the_first_time(tmp_path: Pa
     assert not list(trial.glob("*.stale"))
 
 
+@pytest.mark.slow
 def test_what_will_come_again_ends_its_trial_and_a_lost_process_starts_anew(tmp_path: Path) -> None:
     (tmp_path / "failing.py").write_text(FAILING)
     arms = {at: {"method": "failing", "at": at, "folder": str(tmp_path)} for at in ("start", "end", "lost")}
