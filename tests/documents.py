@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-PAGE = Path(__file__).parents[1] / "docs" / "results_folder.md"
+PAGE = Path(__file__).parents[1] / "docs/results_folder.md"
 
 
 def documented() -> set[str]:

@@ -31,7 +31,8 @@ FENCE = re.compile(r"^```([\w{}]+)[ ]?(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 CODE = ("python", "console", "yaml")
 OTHER = ("text", "toml", "mermaid", "{toctree}", "{literalinclude}")
 NO_FOLDERS = (".git", ".venv", "results", "build")
-TIMEOUT_S = 280
+TIMEOUT_S = 840
+"""Of a command in the slow tier; others end with the test, as any test does."""
 
 STUDY = """
 experiment: part
@@ -84,7 +85,8 @@ def cases() -> Iterator[object]:
     """Each block of code as a test's parameter, with the marks that its fence asks for."""
     for block in (block for block in ALL if block.language in CODE):
         marks = [pytest.mark.skip(reason=block.manner)] if block.manner.startswith("not run: ") else []
-        marks += [pytest.mark.slow] if block.manner.startswith("slow") or block.brings_plugins else []
+        if block.manner.startswith("slow") or block.brings_plugins:
+            marks += [pytest.mark.slow, pytest.mark.timeout(3 * TIMEOUT_S)]
         yield pytest.param(block, id=block.name, marks=marks)
 
 
