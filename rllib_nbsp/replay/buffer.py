@@ -5,13 +5,17 @@ Arrays of columns, never episodes: a batch is one gather (`stores.py`). D_pre ha
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from rllib_nbsp.replay.stores import Columns, Rows, RowSpec
+from rllib_nbsp.replay.stores import Columns, FrameRows, Rows, RowSpec
 from rllib_nbsp.seeding import numpy_generator
 from rllib_nbsp.settings import ReplaySettings
+from rllib_nbsp.state.bundle import Series
 
 # What D keeps beside a batch's columns: whose a row is, and which episode's, so that successful ones can be told apart.
 LABELS: dict[str, np.dtype] = {"episode": np.dtype(np.int64), "task": np.dtype(np.int16)}
@@ -80,6 +84,7 @@ class TaskReplayBuffer:
         self._prior_segment = np.empty(0, np.int64)
         self._segments = 0
         self._prior_seen = 0
+        self._prior_stored = 0  # how often D_pre changed
         self._rng = numpy_generator(seed, "replay")
         self._prior_rng = numpy_generator(seed, "prior_replay")
 
@@ -117,6 +122,57 @@ class TaskReplayBuffer:
         """Empty D; D_pre stays."""
         self._rows.clear()
         self._successful.clear()
+
+    # State
+
+    def get_state(self) -> dict[str, Any]:
+        """All but the rows, which `series` gives."""
+        return {
+            "current": self._rows.get_state(),
+            "successful": sorted(self._successful),
+            "segments": self._segments,
+            "prior_seen": self._prior_seen,
+            "prior_stored": self._prior_stored,
+            "rng": self._rng.bit_generator.state,
+            "prior_rng": self._prior_rng.bit_generator.state,
+        }
+
+    def series(self) -> list[Series]:
+        """The rows of D and D_pre, and their frames where rows share them."""
+        rows, prior, changed = self._rows, self._prior, self._prior_stored
+
+        def current(first: int, end: int) -> Columns:
+            places = np.arange(first, end) % rows.capacity
+            return {**rows.kept(places), "episode": self._episode[places], "task": self._task[places]}
+
+        def earlier(first: int, end: int) -> Columns:
+            places = np.arange(first, end)
+            labels = {"task": self._prior_task[places], "segment": self._prior_segment[places]}
+            return {**prior.kept(places), **labels}
+
+        series = [Series("current", rows.cleared, rows.added - rows.size, rows.added, current)]
+        series.append(Series("prior", changed, 0, len(prior), earlier))
+        for name, generation, store in (("current", rows.cleared, rows), ("prior", changed, prior)):
+            if isinstance(store, FrameRows):
+                first, end = store.numbers.start, store.numbers.stop
+                series.append(Series(f"{name}_frames", generation, first, end, functools.partial(_frames_of, store)))
+        return series
+
+    def set_state(self, state: Mapping[str, Any], series: Mapping[str, Columns]) -> None:
+        """Take back what `get_state` and, joined, `series` gave."""
+        current, prior = series["current"], series["prior"]
+        self._rows.set_state(state["current"], current, series.get("current_frames", {}).get("frames"))
+        if current:
+            places = self._rows.places(np.arange(len(self)))
+            self._episode[places], self._task[places] = current["episode"], current["task"]
+        if prior:
+            self._prior.put_back(prior, series.get("prior_frames", {}).get("frames"))
+            self._prior_task, self._prior_segment = prior["task"], prior["segment"]
+        self._successful = set(state["successful"])
+        self._segments, self._prior_seen = state["segments"], state["prior_seen"]
+        self._prior_stored = state["prior_stored"]
+        self._rng.bit_generator.state = state["rng"]
+        self._prior_rng.bit_generator.state = state["prior_rng"]
 
     # Sampling
 
@@ -254,6 +310,7 @@ class TaskReplayBuffer:
         self._prior_task = np.concatenate([self._prior_task[kept], np.full(len(new), task, np.int64)])
         self._prior_segment = np.concatenate([self._prior_segment[kept], self._segments + segment])
         self._segments += len(new)
+        self._prior_stored += 1
 
     def _shrink(self, index: np.ndarray, size: int) -> np.ndarray:
         """At most `size` of these rows of D_pre, in whole segments."""
@@ -300,3 +357,7 @@ class TaskReplayBuffer:
             chosen = self._choose(segment, share)
             places, segment = places[chosen], segment[chosen]
         return places, segment
+
+
+def _frames_of(store: FrameRows, first: int, end: int) -> Columns:
+    return {"frames": store.frames[np.arange(first, end) % len(store.frames)]}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +106,14 @@ class Rows(ABC):
     def join(self, other: Rows) -> Rows:
         """These rows, then the other's of the same kind."""
 
+    @abstractmethod
+    def kept(self, places: np.ndarray) -> Columns:
+        """The columns in which rows are stored, of those at `places`."""
+
+    @abstractmethod
+    def put_back(self, columns: Columns, frames: np.ndarray | None) -> None:
+        """Take what `kept` gave of all rows, and all frames if rows share them, for the store's own."""
+
     @property
     @abstractmethod
     def nbytes(self) -> int:
@@ -117,12 +126,19 @@ class Ring(Rows):
     Attributes:
         capacity: rows that fit.
         size: rows that are there.
-        next: place of the next row.
+        added: how many came since it was empty; those that are there are the last `size` of them.
+        cleared: how often it was emptied.
     """
 
     capacity: int
     size: int
-    next: int
+    added: int
+    cleared: int
+
+    @property
+    def next(self) -> int:
+        """Place of the next row."""
+        return self.added % self.capacity
 
     def places(self, ages: np.ndarray) -> np.ndarray:
         """Places of rows by their order of coming: 0 is the oldest, `size - 1` the newest."""
@@ -135,6 +151,14 @@ class Ring(Rows):
     @abstractmethod
     def clear(self) -> None:
         """Forget all rows."""
+
+    @abstractmethod
+    def get_state(self) -> dict[str, Any]:
+        """What there is beside rows and frames."""
+
+    @abstractmethod
+    def set_state(self, state: Mapping[str, Any], columns: Columns, frames: np.ndarray | None) -> None:
+        """Take back what `get_state`, `kept` of all rows in their order, and the frames gave."""
 
 
 class ArrayRows(Rows):
@@ -163,6 +187,12 @@ class ArrayRows(Rows):
     def join(self, other: Rows) -> ArrayRows:
         assert isinstance(other, ArrayRows)
         return self._of({name: np.concatenate([self.columns[name], other.columns[name]]) for name in BATCH_COLUMNS})
+
+    def kept(self, places: np.ndarray) -> Columns:
+        return {name: column[places] for name, column in self.columns.items()}
+
+    def put_back(self, columns: Columns, frames: np.ndarray | None) -> None:
+        self.columns = {name: columns[name] for name in BATCH_COLUMNS}
 
     @property
     def nbytes(self) -> int:
@@ -225,65 +255,21 @@ class FrameRows(Rows):
         return rows
 
     @property
+    def numbers(self) -> range:
+        """Numbers of the frames that rows may point at; frame n lies at place n modulo their count."""
+        return range(len(self.frames))
+
+    def kept(self, places: np.ndarray) -> Columns:
+        return {"pointers": self.pointers[places], **{name: column[places] for name, column in self.columns.items()}}
+
+    def put_back(self, columns: Columns, frames: np.ndarray | None) -> None:
+        assert frames is not None
+        self.frames, self.pointers = frames, columns["pointers"]
+        self.columns = {name: columns[name] for name in self.columns}
+
+    @property
     def nbytes(self) -> int:
         return self.frames.nbytes + self.pointers.nbytes + sum(column.nbytes for column in self.columns.values())
-
-
-class StackedFrames:
-    """Stacks of frames in the order of a rollout, each frame stored once; as an array, it has shape (rows, S, H, W).
-
-    Args:
-        shape: of one stack.
-    """
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape = shape
-        self._frames: list[np.ndarray] | np.ndarray = []
-        self._pointers: list[list[int]] | np.ndarray = []
-        self._last: list[list[int]] = []
-
-    def __len__(self) -> int:
-        return len(self._pointers)
-
-    def append(self, obs: np.ndarray) -> None:
-        """Add a step's stacks, one of each environment in their order, shape (E, S, H, W)."""
-        assert isinstance(self._pointers, list)
-        last = self._last or [[] for _ in obs]
-        self._last = [self._point(stack, before) for stack, before in zip(obs, last, strict=False)]
-        self._pointers += self._last
-
-    def sealed(self) -> StackedFrames:
-        """The same as two arrays, to be sent and taken from."""
-        return self._of(np.array(self._frames, np.uint8), np.array(self._pointers, np.int32))
-
-    def take(self, index: np.ndarray) -> StackedFrames:
-        """The sealed stacks at `index`, and their frames."""
-        assert isinstance(self._frames, np.ndarray) and isinstance(self._pointers, np.ndarray)
-        used, pointers = np.unique(self._pointers[index], return_inverse=True)
-        return self._of(self._frames[used], pointers.reshape(len(index), self.shape[0]))
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        assert isinstance(self._frames, np.ndarray)
-        return self._frames[self._pointers]
-
-    def _of(self, frames: np.ndarray, pointers: np.ndarray) -> StackedFrames:
-        stacks = StackedFrames(self.shape)
-        stacks._frames, stacks._pointers = frames, pointers
-        return stacks
-
-    def _point(self, stack: np.ndarray, before: list[int]) -> list[int]:
-        known = before[1:]
-        if known and all(np.array_equal(self._frames[i], frame) for i, frame in zip(known, stack, strict=False)):
-            return [*known, self._store(stack[-1])]
-        pointers = [self._store(stack[0])]
-        for earlier, frame in itertools.pairwise(stack):
-            pointers.append(pointers[-1] if np.array_equal(earlier, frame) else self._store(frame))
-        return pointers
-
-    def _store(self, frame: np.ndarray) -> int:
-        assert isinstance(self._frames, list)
-        self._frames.append(frame.copy())
-        return len(self._frames) - 1
 
 
 class ArrayRing(ArrayRows, Ring):
@@ -292,19 +278,29 @@ class ArrayRing(ArrayRows, Ring):
     def __init__(self, spec: RowSpec, capacity: int) -> None:
         super().__init__(spec, capacity)
         self.capacity = capacity
-        self.clear()
+        self.size = self.added = self.cleared = 0
 
     def add(self, columns: Columns) -> np.ndarray:
         count = len(columns["rewards"])
-        places = (self.next + np.arange(count)) % self.capacity
+        places = (self.added + np.arange(count)) % self.capacity
         for name in BATCH_COLUMNS:
             self.columns[name][places] = columns[name]
-        self.next = (self.next + count) % self.capacity
+        self.added += count
         self.size = min(self.size + count, self.capacity)
         return places
 
     def clear(self) -> None:
-        self.size = self.next = 0
+        self.size = self.added = 0
+        self.cleared += 1
+
+    def get_state(self) -> dict[str, Any]:
+        return {"size": self.size, "added": self.added, "cleared": self.cleared}
+
+    def set_state(self, state: Mapping[str, Any], columns: Columns, frames: np.ndarray | None) -> None:
+        self.size, self.added, self.cleared = state["size"], state["added"], state["cleared"]
+        places = self.places(np.arange(self.size))
+        for name in BATCH_COLUMNS if self.size else ():
+            self.columns[name][places] = columns[name]
 
 
 class FrameRing(FrameRows, Ring):
@@ -319,12 +315,15 @@ class FrameRing(FrameRows, Ring):
         super().__init__(spec, capacity, frames=capacity + capacity // SPARE_FRAMES + 2 * FRAME_REACH)
         self.capacity = capacity
         self._born = np.empty(capacity, np.int64)  # how many frames had ever been stored when a row came
-        self.clear()
-
-    def clear(self) -> None:
-        self.size = self.next = 0
+        self.size = self.added = self.cleared = 0
         self._stored = 0
         self._led_to: dict[int, np.ndarray] = {}
+
+    def clear(self) -> None:
+        self.size = self.added = 0
+        self.cleared += 1
+        self._stored = 0
+        self._led_to = {}
 
     def add(self, columns: Columns) -> np.ndarray:
         """Append transitions in order of time, and return their places.
@@ -346,7 +345,7 @@ class FrameRing(FrameRows, Ring):
             self.pointers[self.next] = numbers % len(self.frames)
             self._born[self.next] = born
             self._led_to[episode] = numbers[1:]
-            self.next = (self.next + 1) % self.capacity
+            self.added += 1
             self.size += 1
         for name, column in self.columns.items():
             column[places] = columns[name]
@@ -372,6 +371,34 @@ class FrameRing(FrameRows, Ring):
         self.frames[number % len(self.frames)] = frame
         self._stored += 1
         return number
+
+    @property
+    def numbers(self) -> range:
+        return range(max(0, self._stored - len(self.frames)), self._stored)
+
+    def kept(self, places: np.ndarray) -> Columns:
+        return {"born": self._born[places], **super().kept(places)}
+
+    def get_state(self) -> dict[str, Any]:
+        return {
+            "size": self.size,
+            "added": self.added,
+            "cleared": self.cleared,
+            "stored": self._stored,
+            "led_to": dict(self._led_to),
+        }
+
+    def set_state(self, state: Mapping[str, Any], columns: Columns, frames: np.ndarray | None) -> None:
+        self.size, self.added, self.cleared = state["size"], state["added"], state["cleared"]
+        self._stored, self._led_to = state["stored"], dict(state["led_to"])
+        if frames is not None:
+            self.frames[np.asarray(self.numbers) % len(self.frames)] = frames
+        if not self.size:
+            return
+        places = self.places(np.arange(self.size))
+        self._born[places], self.pointers[places] = columns["born"], columns["pointers"]
+        for name, column in self.columns.items():
+            column[places] = columns[name]
 
     def _forget_episodes(self) -> None:
         if len(self._led_to) > FRAME_REACH:

@@ -27,7 +27,8 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from rllib_nbsp.envs import ActionSpace, Suite
-from rllib_nbsp.replay.stores import StackedFrames, is_frame_stack
+from rllib_nbsp.replay.stacks import StackedFrames
+from rllib_nbsp.replay.stores import is_frame_stack
 from rllib_nbsp.sampling.vector import EnvSeed, EnvVector, VectorStep
 from rllib_nbsp.seeding import kept_global_streams, numpy_generator, seed_int, torch_generator
 from rllib_nbsp.settings import RunSettings

@@ -9,7 +9,7 @@ import numpy as np
 
 from rllib_nbsp.curriculum import Task
 from rllib_nbsp.nn.neurons import goal_labels, goal_proximity
-from rllib_nbsp.replay.stores import StackedFrames
+from rllib_nbsp.replay.stacks import StackedFrames
 from rllib_nbsp.sampling.rollout_workers import RolloutWorkers
 from rllib_nbsp.settings import ScoringSettings
 

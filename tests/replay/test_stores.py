@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from rllib_nbsp.replay import stores
 from rllib_nbsp.replay.buffer import SEGMENT_ROWS, ReplayRequest, TaskReplayBuffer, row_nbytes
-from rllib_nbsp.replay.stores import ArrayRing, Columns, FrameRing, RowSpec, StackedFrames
+from rllib_nbsp.replay.stacks import StackedFrames
+from rllib_nbsp.replay.stores import ArrayRing, Columns, FrameRing, RowSpec
 from rllib_nbsp.settings import ReplaySettings
 
 STACK = 4
