@@ -23,8 +23,9 @@ from rllib_nbsp.learners import Learners
 from rllib_nbsp.methods.agent import VisitData
 from rllib_nbsp.nn.neurons import NeuronScores
 from rllib_nbsp.outcomes import Outcomes, evaluation_result
-from rllib_nbsp.records import TrialFolder, open_records
+from rllib_nbsp.records import TrialFolder, filed
 from rllib_nbsp.replay.buffer import TaskReplayBuffer
+from rllib_nbsp.resumption import Interruption, Resumption
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.sac.learner import CONTINUAL
 from rllib_nbsp.sampling.evaluation import evaluate_tasks
@@ -52,7 +53,12 @@ class ContinualSAC(SAC):
         replay: D and D_pre.
         outcomes: what was measured so far.
         workers, learners: who samples, and who learns.
-        records: the trial's result folder, once the run has begun, if it has one.
+        filed: the run as its results folder has it.
+        records: that folder, once the run has begun, if it has one.
+        resumption: its state in there.
+        rows_rng: chooses the rows that methods get at a boundary.
+        throughput: how fast it goes.
+        place_reported: where it was at the last report.
     """
 
     _trial_info: Any
@@ -68,7 +74,7 @@ class ContinualSAC(SAC):
             super().setup(config)
         self.run = ResolvedRun(self.config.settings, self.spaces[DEFAULT_MODULE_ID])
         self.schedule = self.run.schedule()
-        self.replay = self._empty_replay()
+        self.replay = self.empty_replay()
         self.outcomes = Outcomes(self.run.curriculum, self.run.suite.has_success)
         self.records: TrialFolder | None = None
         resources = self.run.settings.resources
@@ -80,9 +86,12 @@ class ContinualSAC(SAC):
             fragments=fragments_per_turn(self.run.settings),
             shares_network=self._can_share_network(),
         )
-        self._rows_rng = numpy_generator(self.run.settings.seed, "method", 1)
-        self._throughput = Throughput()
-        self._place_reported = self._place()
+        self.rows_rng = numpy_generator(self.run.settings.seed, "method", 1)
+        self.filed = filed(self.run.settings, self.config.trial_id if self.config.shares_results_dir else None)
+        self.resumption = Resumption(self)
+        self._at_rest = False
+        self.throughput = Throughput()
+        self.place_reported = self.place()
         if self._can_share_network():
             # One process, one network: the policy that acts is the one that learns, and no weights are copied.
             self.env_runner.module = self.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
@@ -95,7 +104,8 @@ class ContinualSAC(SAC):
         self._trial_info = trial_info  # which is no part of a configuration
         return True
 
-    def _empty_replay(self) -> TaskReplayBuffer:
+    def empty_replay(self) -> TaskReplayBuffer:
+        """D and D_pre, as a run begins with them."""
         return TaskReplayBuffer(
             self.run.settings.replay,
             self.run.replay_request,
@@ -134,15 +144,27 @@ class ContinualSAC(SAC):
     # A training iteration
 
     def training_step(self) -> None:
-        """Collect and learn until the next report or the end of a phase; then report, and end what is over."""
-        schedule = self.schedule
-        if schedule.done:
+        """Collect and learn until the next report or the end of a phase; then report, and end what is over.
+
+        SIGTERM and Ctrl-C wait until the run stands where it can go on from, and has written its state.
+        """
+        if self.schedule.done:
             return
-        if not schedule.started:
-            self._open_records(fresh=True)
-            self._start_visit(schedule.visit, None)
-        until = schedule.env_steps + self.run.settings.evaluation.report_env_steps
-        while schedule.env_steps < until and not schedule.phase_over:
+        with self.resumption.interruptible() as interruption:
+            self._at_rest = False
+            if not self.schedule.started and not self.resumption.go_on():
+                self.open_records(fresh=True)
+                self._start_visit(self.schedule.visit, None)
+            self._train(interruption)
+            self._at_rest = True
+            if interruption.signal is not None:
+                self.resumption.save()
+
+    def _train(self, interruption: Interruption) -> None:
+        schedule = self.schedule
+        while not (schedule.report_is_due or schedule.phase_over):
+            if interruption.signal is not None:
+                return
             if schedule.phase.collect:
                 self._collect()
                 self._learn()
@@ -150,9 +172,13 @@ class ContinualSAC(SAC):
             else:
                 self._update(min(schedule.updates_owed, MAX_UPDATES_PER_CALL), only=schedule.phase.data)
                 break
+            if schedule.breaks():
+                self.resumption.save()
         self._report()
+        schedule.reported()
         if schedule.phase_over:
             self._finish_phase()
+            self.resumption.save()
         self.workers.refresh_local()
 
     def step(self) -> dict[str, Any]:
@@ -162,7 +188,7 @@ class ContinualSAC(SAC):
         """
         result = super().step()
         # Where tasks have no success there is no such number; Tune would take None for one.
-        result.update({key: value for key, value in self._place_reported.items() if value is not None})
+        result.update({key: value for key, value in self.place_reported.items() if value is not None})
         result.update(self.outcomes.result(), done=self.done, timesteps_total=self.env_steps)
         return result
 
@@ -247,6 +273,7 @@ class ContinualSAC(SAC):
         self.schedule.done = True
         if self.records:
             self.records.finish()
+        self.resumption.drop()
 
     def _finish_phase(self) -> None:
         data = VisitData(self.visit, rows=self._visit_rows())
@@ -260,7 +287,7 @@ class ContinualSAC(SAC):
 
     def _visit_rows(self) -> dict[str, np.ndarray]:
         wanted = self.run.method.visit_data_rows
-        return self.replay.current_rows(self.visit.task.index, wanted, self._rows_rng) if wanted else {}
+        return self.replay.current_rows(self.visit.task.index, wanted, self.rows_rng) if wanted else {}
 
     def score_neurons(self, task: Task, scoring: ScoringSettings, *, rollout: int) -> NeuronScores:
         """Roll the policy out on a task and have the first Learner score every hidden neuron (Eq. 1-4).
@@ -328,34 +355,21 @@ class ContinualSAC(SAC):
                 self.records.evaluation(row)
         self._callback("on_evaluation_end", visit=self.visit, rows=rows)
 
-    def _place(self) -> dict[str, Any]:
+    def place(self) -> dict[str, Any]:
         """Where the run is, as a result and a training row say it; NaN where no episode has ended yet."""
-        progress = self.schedule.progress
-        return {
-            "visit": self.visit.number,
-            "num_visits": self.run.settings.num_visits,
-            "task": self.visit.task.name,
-            "phase": self.schedule.phase.name if self.schedule.started else "",
-            "visit_env_steps": progress.env_steps,
-            "visit_max_env_steps": self.run.settings.visit.max_env_steps,
-            "env_steps": self.env_steps,
-            "updates": self.updates,
-            "success_window": progress.success_window if self.run.suite.has_success else None,
-            "mean_return": progress.mean_return,
-            "env_steps_per_s": self._throughput.env_steps_per_s,
-            "updates_per_s": self._throughput.updates_per_s,
-        }
+        success = {} if self.run.suite.has_success else {"success_window": None}
+        return {**self.schedule.place(), **success, **self.throughput.rates()}
 
     def _report(self) -> None:
-        added = self._throughput.measure(self.env_steps, self.updates)
+        added = self.throughput.measure(self.env_steps, self.updates)
         obs = self.replay.newest_obs(DORMANCY_ROWS) if len(self.replay) else None
         learner = self.learners.first("report", obs, self.visit.task.index)
-        self._place_reported = self._place()
+        self.place_reported = self.place()
         row = {
-            **self._place_reported,
+            **self.place_reported,
             "prior_size": self.replay.prior_size,
             **self.schedule.faults,
-            "wall_s": self._throughput.wall_s,
+            "wall_s": self.throughput.wall_s,
             **learner,
         }
         if self.records:
@@ -372,12 +386,20 @@ class ContinualSAC(SAC):
         functions = getattr(self.config, f"callbacks_{hook}")
         make_callback(hook, having, functions, kwargs={"algorithm": self, **kwargs})
 
-    def _open_records(self, fresh: bool) -> None:
-        search_trial = self.config.trial_id if self.config.shares_results_dir else None
-        environments = self.run.suite.environments(self.run.settings.tasks)
-        self.records = open_records(self.run.settings, search_trial, environments, fresh=fresh)
+    def open_records(self, fresh: bool) -> None:
+        """Begin to write rows, or go on behind those that are there."""
+        settings = self.filed
+        if settings.results_dir is not None:
+            environments = self.run.suite.environments(settings.tasks)
+            self.records = TrialFolder(Path(settings.results_dir), settings, fresh=fresh, environments=environments)
 
     # State
+
+    def cleanup(self) -> None:
+        """RLlib's hook: a run that is not over keeps its state."""
+        if self._at_rest:
+            self.resumption.save()
+        super().cleanup()
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         """RLlib's state, where we are, and (in the Learner's part) temperature, masks and the method's state.
@@ -395,32 +417,12 @@ class ContinualSAC(SAC):
         Raises:
             ValueError: for a state from a phase that updates without collecting: what it updates on is not in it.
         """
-        ours = state.get(CONTINUAL)
-        if ours is None:
-            super().set_state(state)
-            self.learners.weights_changed()
-            return
-        visit, phases = self.schedule.phases_left(ours)
-        if not (phases[0].collect or ours["done"]):
-            raise ValueError(
-                f"this state is of phase {phases[0].name!r} of visit {visit.number} ({visit.task.name}), which updates "
-                "on stored transitions alone, and a checkpoint holds neither D nor D_pre: take one that collects"
-            )
+        if CONTINUAL in state:
+            self.resumption.check_without_stores(state[CONTINUAL])
         super().set_state(state)
-        self.schedule.set_state(ours)
-        self.outcomes.set_state(ours["outcomes"])
-        self.replay = self._empty_replay()
-        self._throughput = Throughput(self.env_steps, self.updates)
-        self._place_reported = self._place()
-        self.learners.every("resume_phase", self.schedule.phase)
-        if not self.done:
-            self._open_records(fresh=False)
-            logger.warning(
-                "visit %d (%s) goes on at step %d with empty replay stores: a checkpoint holds neither D nor D_pre",
-                self.visit.number,
-                self.visit.task.name,
-                self.schedule.progress.env_steps,
-            )
+        self.learners.weights_changed()
+        if CONTINUAL in state:
+            self.resumption.go_on_without_stores(state[CONTINUAL])
 
     def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
         """RLlib's, which may bring a Learner's weights alone."""

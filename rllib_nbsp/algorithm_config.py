@@ -248,6 +248,10 @@ class ContinualSACConfig(SACConfig):
         """Keys of the `evaluation` section; RLlib's own evaluation is not used."""
         return self._section("evaluation", keys)
 
+    def state(self, **keys: Any) -> Self:
+        """Keys of the `state` section: when the state is written that a run goes on from, in its results folder."""
+        return self._section("state", keys)
+
     def results(self, results_dir: str | Path, **names: str) -> Self:
         """The run's own result folder, and the names `experiment` and `arm` in its rows.
 

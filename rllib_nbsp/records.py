@@ -21,7 +21,8 @@ from rllib_nbsp.nn.neurons import NeuronScores
 from rllib_nbsp.settings import RunSettings, config_hash
 from rllib_nbsp.version import __version__
 
-WRITTEN = ("*.jsonl", "neurons/*.npz", "weights/*.npz", "cost.json", "error.txt")
+ROWS = "*.jsonl"
+WRITTEN = (ROWS, "neurons/*.npz", "weights/*.npz", "cost.json", "error.txt")
 """What a trial adds to as it goes."""
 ENVIRONMENTS = "environments.json"
 PACKAGES = ("ray", "torch", "numpy", "gymnasium", "metaworld", "mujoco", "ale-py")
@@ -95,6 +96,22 @@ class TrialFolder:
         """Write `cost.json`: sizes of what is trained and kept, and steps beside the training of the tasks."""
         self._replace("cost.json", json.dumps(cost, indent=1) + "\n")
 
+    def lengths(self) -> dict[str, int]:
+        """Bytes of the files of rows."""
+        return {file.name: file.stat().st_size for file in self.path.glob(ROWS)}
+
+    def cut(self, lengths: Mapping[str, int]) -> None:
+        """Drop the rows behind these lengths, which will be made again.
+
+        Raises:
+            ValueError: naming a file that is shorter than it was.
+        """
+        for file in self.path.glob(ROWS):
+            kept, found = lengths.get(file.name, 0), file.stat().st_size
+            if found < kept:
+                raise ValueError(f"{file}: {found:,} bytes; the run had written {kept:,} when its state was kept")
+            os.truncate(file, kept)
+
     def finish(self) -> None:
         """Mark the trial as done, so that a resumed study leaves it alone."""
         self._status(done=True)
@@ -119,28 +136,19 @@ class TrialFolder:
         os.replace(temporary, self.path / name)
 
 
-def open_records(
-    settings: RunSettings,
-    search_trial: str | None,
-    environments: Mapping[str, Mapping[str, Any]],
-    *,
-    fresh: bool,
-) -> TrialFolder | None:
-    """The folder of a run, if it has one.
+def filed(settings: RunSettings, search_trial: str | None) -> RunSettings:
+    """A run as it is filed, with its own folder, if it has one.
 
     Args:
         settings: the run's.
         search_trial: the name of a trial whose search has one folder for all of them: the run is filed below it, as an
             arm of its own.
-        environments, fresh: as of `TrialFolder`.
     """
-    if settings.results_dir is None:
-        return None
-    folder = Path(settings.results_dir)
-    if search_trial is not None:
-        settings = settings.model_copy(update={"arm": f"{settings.arm}-{search_trial}"})
-        folder = folder / settings.sequence / settings.arm / f"seed_{settings.seed}"
-    return TrialFolder(folder, settings, fresh=fresh, environments=environments)
+    if settings.results_dir is None or search_trial is None:
+        return settings
+    arm = f"{settings.arm}-{search_trial}"
+    folder = Path(settings.results_dir) / settings.sequence / arm / f"seed_{settings.seed}"
+    return settings.model_copy(update={"arm": arm, "results_dir": str(folder)})
 
 
 def _unused(old: Path) -> Path:

@@ -154,6 +154,8 @@ class ResolvedRun:
             warmup_each_visit=self.boundary.warmup_each_visit,
             updates_per_env_step=self.training.updates_per_env_step,
             evaluation_env_steps=self.evaluation_env_steps,
+            report_env_steps=self.settings.evaluation.report_env_steps,
+            state_env_steps=self.settings.state.every_env_steps,
         )
 
     # Shapes

@@ -82,6 +82,8 @@ class VisitSchedule:
         warmup_each_visit: whether later visits have a warm-up too.
         updates_per_env_step: updates owed for a step after the warm-up.
         evaluation_env_steps: environment steps between two periodic evaluations.
+        report_env_steps: environment steps between two reports.
+        state_env_steps: environment steps of a phase between two breaks, at which the state is written; None: no break.
 
     Attributes:
         visit: the visit that is running; before the start, the first one.
@@ -103,6 +105,8 @@ class VisitSchedule:
         warmup_each_visit: bool,
         updates_per_env_step: float,
         evaluation_env_steps: int,
+        report_env_steps: int,
+        state_env_steps: int | None,
     ) -> None:
         self.curriculum = curriculum
         self._phases_of = phases
@@ -110,6 +114,8 @@ class VisitSchedule:
         self._warmup_each_visit = warmup_each_visit
         self._updates_per_env_step = updates_per_env_step
         self._evaluation_env_steps = evaluation_env_steps
+        self._report_env_steps = report_env_steps
+        self._state_env_steps = state_env_steps
         self.visit = curriculum.visit(1)
         self.started = self.done = False
         self.env_steps = self.updates = 0
@@ -120,7 +126,7 @@ class VisitSchedule:
         self._phases: list[Phase] = []
         self._phase_updates = 0
         self._updates_due = 0.0
-        self._next_evaluation = 0
+        self._next_evaluation = self._next_report = self._next_break = 0
 
     # Visits and phases
 
@@ -170,6 +176,8 @@ class VisitSchedule:
         self.progress = VisitProgress(self._settings, warmup)
         self._updates_due = 0.0
         self._next_evaluation = self.env_steps + self._evaluation_env_steps
+        self._next_report = self.env_steps + self._report_env_steps
+        self._next_break = self.env_steps + (self._state_env_steps or 0)
 
     # What was done, and what is owed
 
@@ -206,6 +214,42 @@ class VisitSchedule:
         self._next_evaluation += self._evaluation_env_steps
         return not self.progress.over
 
+    def place(self) -> dict[str, Any]:
+        """Where the run is, as a result and a training row say it; NaN where no episode has ended yet."""
+        return {
+            "visit": self.visit.number,
+            "num_visits": len(self.curriculum.visits),
+            "task": self.visit.task.name,
+            "phase": self.phase.name if self.started else "",
+            "visit_env_steps": self.progress.env_steps,
+            "visit_max_env_steps": self._settings.max_env_steps,
+            "env_steps": self.env_steps,
+            "updates": self.updates,
+            "success_window": self.progress.success_window,
+            "mean_return": self.progress.mean_return,
+        }
+
+    @property
+    def report_is_due(self) -> bool:
+        """Whether so many steps were made since the last report."""
+        return self.env_steps >= self._next_report
+
+    def reported(self) -> None:
+        """A report was made."""
+        self._next_report = self.env_steps + self._report_env_steps
+
+    def breaks(self) -> bool:
+        """Whether it is time for new episodes everywhere, which then are of a new version.
+
+        All that is sampled from here on follows from the seed and the version, so that the state needs no simulator's.
+        Not at a phase's end, where new episodes begin anyway.
+        """
+        if not self._state_env_steps or not self.phase.collect or self.env_steps < self._next_break or self.phase_over:
+            return False
+        self._next_break += self._state_env_steps
+        self.version += 1
+        return True
+
     # State
 
     def get_state(self) -> dict[str, Any]:
@@ -222,8 +266,11 @@ class VisitSchedule:
             "updates": self.updates,
             "extra": dict(self.extra),
             "faults": dict(self.faults),
+            "updates_due": self._updates_due,
             "version": self.version,
             "next_evaluation": self._next_evaluation,
+            "next_report": self._next_report,
+            "next_break": self._next_break,
             "done": self.done,
         }
 
@@ -233,14 +280,19 @@ class VisitSchedule:
         return visit, self._phases_of(visit)[-state["phases_left"] :]
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from a state, in new episodes and without debts: what was running when it was taken is gone."""
+        """Go on from a state."""
         self.visit, self._phases = self.phases_left(state)
         self.started, self.done = True, state["done"]
         self.progress = VisitProgress(self._settings, warmup=state["warmup_env_steps"] > 0)
         self.progress.add(state["visit_env_steps"], zip(state["returns"], state["successes"], strict=True))
-        self._updates_due = 0.0
-        self._phase_updates = state["phase_updates"]
+        self._updates_due, self._phase_updates = state["updates_due"], state["phase_updates"]
         self.env_steps, self.updates = state["env_steps"], state["updates"]
         self.extra, self.faults = dict(state["extra"]), dict(state["faults"])
-        self.version = state["version"] + 1
-        self._next_evaluation = state["next_evaluation"]
+        self.version = state["version"]
+        self._next_evaluation, self._next_report = state["next_evaluation"], state["next_report"]
+        self._next_break = state["next_break"]
+
+    def new_episodes(self) -> None:
+        """What was running is gone: the next steps are of new episodes, and nothing is owed for the last ones."""
+        self.version += 1
+        self._updates_due = 0.0

@@ -230,6 +230,15 @@ class ScoringSettings(Settings):
     """Goal proximity q(t): success at the step; success of its episode (any or last step); the episode's return."""
 
 
+class StateSettings(Settings):
+    """The state that a run goes on from when it was cut off (docs/resume.md)."""
+
+    every_env_steps: PositiveInt | None = 25_000
+    """Environment steps of a visit between two writings of the state, besides at every boundary. New episodes begin
+    there in every environment, so that no simulator's state is needed: the period is a part of what a run computes.
+    null: at boundaries alone."""
+
+
 class CommonSettings(Settings):
     """What the runs of a study have in common, in its YAML file and in each run.
 
@@ -253,6 +262,7 @@ class CommonSettings(Settings):
     model: ModelSettings = ModelSettings()
     boundary: BoundarySettings = BoundarySettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    state: StateSettings = StateSettings()
     resources: ResourceSettings = ResourceSettings()
 
 
@@ -288,8 +298,9 @@ class RunSettings(CommonSettings):
 NOT_HASHED = {"experiment", "plugins", "sequence", "arm", "seed", "results_dir", "resources"}
 
 
-ADDED: dict[str, dict[str, Any]] = {"training": {"tf32": False}}
-"""By section, keys that came after results were published, with what runs did before: at it, a key is not hashed."""
+ADDED: dict[str, dict[str, Any]] = {"training": {"tf32": False}, "state": {"every_env_steps": None}}
+"""By section, keys that came after results were published, with what runs did before: at it, a key is not hashed,
+nor a section of nothing else."""
 
 
 def config_hash(settings: RunSettings) -> str:
@@ -297,5 +308,6 @@ def config_hash(settings: RunSettings) -> str:
     values = settings.model_dump(exclude=NOT_HASHED)
     for section, keys in ADDED.items():
         values[section] = {k: v for k, v in values[section].items() if k not in keys or v != keys[k]}
+    values = {key: value for key, value in values.items() if key not in ADDED or value}
     text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -6,17 +6,26 @@ import time
 
 
 class Throughput:
-    """Environment steps and updates a second between two reports."""
+    """Environment steps and updates a second between two reports.
 
-    def __init__(self, env_steps: int = 0, updates: int = 0) -> None:
-        self._start = self._last = time.perf_counter()
+    Args:
+        env_steps, updates, wall_s: what a run that goes on has behind it.
+    """
+
+    def __init__(self, env_steps: int = 0, updates: int = 0, wall_s: float = 0.0) -> None:
+        self._last = time.perf_counter()
+        self._start = self._last - wall_s
         self._env_steps, self._updates = env_steps, updates
         self.env_steps_per_s = self.updates_per_s = 0.0
 
     @property
     def wall_s(self) -> float:
-        """Seconds since the run began."""
+        """Seconds since the run began, without those that it was not running or that were lost."""
         return time.perf_counter() - self._start
+
+    def rates(self) -> dict[str, float]:
+        """Those of the last report, as its row has them."""
+        return {"env_steps_per_s": self.env_steps_per_s, "updates_per_s": self.updates_per_s}
 
     def measure(self, env_steps: int, updates: int) -> int:
         """Take the counters at a report; returns the environment steps since the last one."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from ray.rllib.core import COMPONENT_OPTIMIZER, DEFAULT_MODULE_ID
+from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
 from torch import Tensor
@@ -289,6 +289,12 @@ class ContinualSACTorchLearner(TorchLearner):
             digest.update(name.encode() + array.tobytes())
         _digest_into(digest, self.method.get_state())
         return digest.hexdigest()
+
+    def kept_state(self) -> dict[str, Any]:
+        """What `set_state` needs for all that follows to be the same."""
+        kept = (COMPONENT_RL_MODULE, COMPONENT_OPTIMIZER, CONTINUAL)
+        state = self.get_state(kept)
+        return {name: state[name] for name in kept}
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         """RLlib's state plus what it forgets: the method's state, our counters and the noise."""

@@ -66,11 +66,18 @@ class RunningMeans:
         return means
 
     def get_state(self) -> dict[str, Any]:
-        """The sums so far, by their names."""
-        self._add_up()
-        return {" ".join(names): sums.cpu().numpy() for names, sums in self._sums.items()}
+        """The sums so far by their names, and what was not yet added up: a sum depends on its order to the last bit."""
+        pending = [
+            {"names": list(names), "values": torch.stack([*values]).cpu().numpy(), "of_prior": of_prior}
+            for names, values, of_prior in self._pending
+        ]
+        return {"sums": {" ".join(names): sums.cpu().numpy() for names, sums in self._sums.items()}, "pending": pending}
 
-    def set_state(self, state: Mapping[str, np.ndarray], device: torch.device) -> None:
+    def set_state(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Take back what `get_state` gave."""
-        self._pending = []
-        self._sums = {tuple(names.split()): torch.tensor(sums, device=device) for names, sums in state.items()}
+        self._pending = [
+            (tuple(step["names"]), torch.tensor(step["values"], device=device), step["of_prior"])
+            for step in state["pending"]
+        ]
+        sums = state["sums"].items()
+        self._sums = {tuple(names.split()): torch.tensor(values, device=device) for names, values in sums}

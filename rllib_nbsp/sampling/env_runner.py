@@ -108,9 +108,17 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
         )
         return self._reply(task, version, episodes, columns=columns)
 
+    def sampling_state(self) -> dict[str, Any]:
+        """`Sampler.get_state` as a reply: `state`."""
+        return {"worker_index": self.worker_index, "state": self._sampler.get_state()}
+
+    def set_sampling_state(self, *, state: Mapping[str, Any]) -> dict[str, Any]:
+        """`Sampler.set_state` as a reply: `same`."""
+        return {"worker_index": self.worker_index, "same": self._sampler.set_state(state)}
+
     def answer(
         self,
-        request: Literal["sample", "evaluate", "rollout"],
+        request: Literal["sample", "evaluate", "rollout", "sampling_state", "set_sampling_state"],
         kwargs: Mapping[str, Any],
         number: int,
         weights: np.ndarray,

@@ -103,6 +103,7 @@ class RolloutWorkers:
         self._next_ping = 0.0
         # Of each worker that was asked for a fragment: where it will be, or the fragment; in order of the requests.
         self._fragments: dict[int, ray.ObjectRef | Reply] = {}
+        self._version: int | None = None  # of the fragments
         # Seconds of waiting alone: what the driver spends elsewhere says nothing about a worker.
         self._waited = dict.fromkeys(range(1, group.num_remote_env_runners() + 1), 0.0)
         self._waited_for_any = 0.0
@@ -130,7 +131,8 @@ class RolloutWorkers:
             request: keyword arguments of `ContinualEnvRunner.sample`.
 
         Returns:
-            The fragments; nothing of a worker that was lost or is late, whose turn then comes last.
+            The fragments; nothing of a worker that was lost or is late, whose turn then comes last. At the first
+            request of a version, those of the one before it too, which are too late.
 
         Raises:
             EnvironmentFailure: if a worker's environment cannot go on.
@@ -139,8 +141,12 @@ class RolloutWorkers:
         """
         if not self._waited:
             return [self.local.sample(**request)]
-        self._ask_the_idle(request)
         fragments = []
+        if request["version"] != self._version:  # all workers begin anew, in the order of their numbers
+            self._settle()
+            fragments = [_checked(fragment) for fragment in self._fragments.values() if isinstance(fragment, dict)]
+            self._fragments, self._version = {}, request["version"]
+        self._ask_the_idle(request)
         for worker in list(self._fragments)[: self._per_turn]:
             self._wait_for(worker)
             if isinstance(self._fragments.get(worker), dict):
@@ -222,9 +228,9 @@ class RolloutWorkers:
             RuntimeError: if a worker failed otherwise.
             TimeoutError: if none has answered for `STALLED_TIMEOUTS` timeouts.
         """
-        # A fragment stands before the request in a worker's queue, and only for fragments is a hung worker found out.
-        while late := [worker for worker, f in self._fragments.items() if isinstance(f, ray.ObjectRef)]:
-            self._wait_for(late[0])
+        self._settle()
+        if not kwargs:
+            return {}
         number, weights = self._weights()
         replies = self._group.foreach_env_runner(
             "answer",
@@ -235,6 +241,39 @@ class RolloutWorkers:
             local_env_runner=False,
         )
         return {reply["worker_index"]: reply for reply in map(_checked, replies)}
+
+    def _settle(self) -> None:
+        """Wait for every fragment: each stands before the next request in its worker's queue, and only for fragments is
+        a hung worker found out."""
+        while late := [worker for worker, f in self._fragments.items() if isinstance(f, ray.ObjectRef)]:
+            self._wait_for(late[0])
+
+    # State
+
+    def get_state(self) -> dict[str, Any]:
+        """Where every process is in its environments, and the fragments that nobody has taken yet."""
+        asked = self.ask("sampling_state", {worker: {} for worker in self.healthy})
+        replies = [self._group.local_env_runner.sampling_state(), *asked.values()]
+        return {
+            "workers": {reply["worker_index"]: reply["state"] for reply in replies},
+            "fragments": [f for worker, f in self._fragments.items() if worker in asked],
+            "version": self._version,
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> bool:
+        """Go on from where `get_state` was, with as many workers.
+
+        Returns:
+            Whether all environments are where they were.
+        """
+        fragments = state["fragments"]
+        self._fragments, self._version = {reply["worker_index"]: reply for reply in fragments}, state["version"]
+        states = {worker: {"state": own} for worker, own in state["workers"].items()}
+        local = self._group.local_env_runner.set_sampling_state(**states.pop(0))
+        replies = self.ask(
+            "set_sampling_state", {worker: states[worker] for worker in self.healthy if worker in states}
+        )
+        return all(reply["same"] for reply in (local, *replies.values()))
 
     def ask_one(self, request: str, kwargs: Mapping[str, Any]) -> Reply:
         """Have one worker answer a request; the next one is asked if a worker is lost, in the end the local one."""

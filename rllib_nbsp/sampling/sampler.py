@@ -18,7 +18,7 @@ seeded as its own stream would be, and training finds them after an evaluation a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -93,6 +93,9 @@ class Sampler:
         self._tally = EpisodeTally(0)
         self._episode = np.zeros(0, np.int64)
         self._next_episode = 0
+        self._acted = bytearray()  # the actions since the version's start, one after the other
+        self._began: dict[str, list[int]] = {}  # what the vector's environments were then
+        self._found: dict[tuple[str, str], dict[str, list[int]]] = {}  # the same of vectors that are not built yet
 
     # Training
 
@@ -141,6 +144,7 @@ class Sampler:
             if not random_actions:
                 acting = self._drawn(act_as, num_envs) if act_as else None
                 actions[t] = self._actions(vector.obs, task, explore=True, generator=self._noise, acting=acting)
+            self._acted += actions[t].tobytes()
             step = vector.step(actions[t])
             obs[t], rewards[t], next_obs[t], success[t] = step.obs, step.rewards, step.next_obs, step.success
             terminateds[t], truncateds[t] = step.terminateds, step.truncateds
@@ -166,6 +170,7 @@ class Sampler:
 
     def _start_version(self, vector: EnvVector, task: str, version: int) -> None:
         seed, worker, index = self._settings.seed, self._worker, self._tasks.index(task)
+        self._began, self._acted = vector.get_state(), bytearray()
         # A process that was started anew in the middle of a version must not bring the same transitions again.
         tag = [self._process_tag] if self._process_tag else []
 
@@ -310,6 +315,59 @@ class Sampler:
         kept = ("obs", "actions", "rewards", "success", "episode")
         return {name: rows[name] for name in kept} | ({} if stacks is None else {"obs": stacks.sealed()}), episodes
 
+    # State
+
+    def get_state(self) -> dict[str, Any]:
+        """What the environments are, and how those that are running got where they are: by their actions."""
+        found = {**self._found, **{key: vector.get_state() for key, vector in self._vectors.items()}}
+        state: dict[str, Any] = {
+            "environments": [{"use": use, "task": task, "state": kept} for (use, task), kept in found.items()],
+            "process_tag": self._process_tag,
+            "running": None,
+        }
+        if self._running is not None:
+            task, version = self._running
+            actions = np.frombuffer(bytes(self._acted), self._act_space.dtype)
+            state["running"] = {
+                "task": task,
+                "version": version,
+                "began": self._began,
+                "actions": actions.reshape(-1, len(self._episode), *(self._act_space.shape or ())),
+                "obs": self._vectors["training", task].obs.copy(),
+                "noise": self._noise.get_state(),
+                "uniform": self._uniform.bit_generator.state,
+            }
+        return state
+
+    def set_state(self, state: Mapping[str, Any]) -> bool:
+        """Go on from where `get_state` was: the running episodes are played again by their actions.
+
+        Returns:
+            Whether they are where they were. If not, as in an environment that does not repeat itself, they go on from
+            where they are now.
+        """
+        self.close()
+        self._process_tag = state["process_tag"]
+        self._found = {(found["use"], found["task"]): found["state"] for found in state["environments"]}
+        running = state["running"]
+        if running is None:
+            return True
+        task, version = running["task"], running["version"]
+        self._found["training", task] = running["began"]
+        vector = self._training_vector(task)
+        self._start_version(vector, task, version)
+        for actions in running["actions"]:
+            self._acted += actions.tobytes()
+            step = vector.step(actions)
+            self._tally.add(step)
+            for e in (*step.restarted, *step.ended):
+                self._episode[e] = self._new_episode(version)
+        self._noise.set_state(running["noise"])
+        self._uniform.bit_generator.state = running["uniform"]
+        self._running = (task, version)
+        vector.rebuilt = 0  # which was told before
+        return np.array_equal(vector.obs, running["obs"])
+
     def take_rebuilt(self) -> int:
         """How many environments were built anew since the last time."""
         rebuilt = 0
@@ -341,6 +399,7 @@ class Sampler:
                 observation_space=self._obs_space,
                 env_seed=env_seed,
                 training=use == "training",
+                state=self._found.pop(key, None),
             )
         return self._vectors[key]
 

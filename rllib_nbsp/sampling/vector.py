@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -83,6 +83,7 @@ class EnvVector:
         observation_space: what every observation must be like.
         env_seed: seed of an environment's construction.
         training: whether the transitions are learned from.
+        state: of a vector that this one takes the place of.
 
     Attributes:
         obs: current observations, shape (E, ...); the array changes with every step.
@@ -103,6 +104,7 @@ class EnvVector:
         observation_space: Box,
         env_seed: EnvSeed,
         training: bool = True,
+        state: Mapping[str, list[int]] | None = None,
     ) -> None:
         self.suite = suite
         self.task = task
@@ -113,8 +115,8 @@ class EnvVector:
         self._training = training
         self._episode_seed: EpisodeSeed = lambda env, episode, incarnation: None
         self._episodes: Sequence[int] | None = None
-        self._incarnation = [0] * num_envs
-        self._aborted = [0] * num_envs
+        self._incarnation = list(state["incarnation"]) if state else [0] * num_envs
+        self._aborted = list(state["aborted"]) if state else [0] * num_envs
         self.rebuilt = 0
         self._finished = [0] * num_envs
         self._episode_step = np.zeros(num_envs, np.int64)
@@ -153,6 +155,10 @@ class EnvVector:
             rows.fill(0)
         for e in self.active:
             self._reset(e)
+
+    def get_state(self) -> dict[str, list[int]]:
+        """What one needs to be built as this one would be: how often each sub-environment was, and failed of late."""
+        return {"incarnation": list(self._incarnation), "aborted": list(self._aborted)}
 
     def step(self, actions: np.ndarray) -> VectorStep:
         """Take one step in every active sub-environment.

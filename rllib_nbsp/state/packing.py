@@ -1,7 +1,7 @@
 """Nested states as JSON and plain arrays, and back; nothing that is read can run code or claim memory it does not fill.
 
 A state is nested dicts and lists of arrays, tensors, numbers, strings, booleans and None. In the JSON an array is
-`{"__array__": name}`; the arrays lie beside it in an uncompressed `.npz`.
+`{"__array__": name}` and a tensor `{"__tensor__": name}`; both lie beside it in an uncompressed `.npz`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-ARRAY, INTEGER_KEYS = "__array__", "__integer_keys__"
+ARRAY, TENSOR, INTEGER_KEYS = "__array__", "__tensor__", "__integer_keys__"
 KINDS = "biuf"
 """Of dtypes that are read: booleans, integers and floats."""
 MOST_JSON_BYTES = 64 * 2**20
@@ -39,7 +40,7 @@ def pack(state: Any) -> tuple[bytes, bytes]:
 
 
 def unpack(text: bytes, arrays: bytes, name: str) -> Any:
-    """What `pack` was given; tensors come back as arrays and tuples as lists.
+    """What `pack` was given; tensors come back on the CPU, and tuples as lists.
 
     Raises:
         StateError: naming `name`.
@@ -106,13 +107,12 @@ def _array(content: bytes, name: str) -> np.ndarray:
 
 
 def _to_json(value: Any, arrays: dict[str, np.ndarray], place: str) -> Any:
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
-    if isinstance(value, np.ndarray):
-        if value.dtype.kind not in KINDS:
-            raise TypeError(f"{place}: an array of {value.dtype} is no part of a state")
-        arrays[str(len(arrays))] = value
-        return {ARRAY: str(len(arrays) - 1)}
+    if isinstance(value, Tensor | np.ndarray):
+        kind, array = (TENSOR, value.detach().cpu().numpy()) if isinstance(value, Tensor) else (ARRAY, value)
+        if array.dtype.kind not in KINDS:
+            raise TypeError(f"{place}: an array of {array.dtype} is no part of a state")
+        arrays[str(len(arrays))] = array
+        return {kind: str(len(arrays) - 1)}
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Mapping):
@@ -133,6 +133,8 @@ def _from_json(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         return value
     if ARRAY in value:
         return arrays[value[ARRAY]]
+    if TENSOR in value:
+        return torch.from_numpy(arrays[value[TENSOR]])
     if INTEGER_KEYS in value:
         return {int(key): _from_json(item, arrays) for key, item in value[INTEGER_KEYS].items()}
     return {key: _from_json(item, arrays) for key, item in value.items()}
