@@ -244,9 +244,10 @@ class VisitSchedule:
         All that is sampled from here on follows from the seed and the version, so that the state needs no simulator's.
         Not at a phase's end, where new episodes begin anyway.
         """
-        if not self._state_env_steps or not self.phase.collect or self.env_steps < self._next_break or self.phase_over:
+        period, late = self._state_env_steps, self.env_steps - self._next_break
+        if period is None or late < 0 or not self.phase.collect or self.phase_over:
             return False
-        self._next_break += self._state_env_steps
+        self._next_break += period * (late // period + 1)
         self.version += 1
         return True
 

@@ -120,7 +120,8 @@ def _mastered(steps: int, outcomes: Sequence[bool], window: int, rate: float, fi
 
 def schedule(phases: Callable[[Visit], list[Phase]] = lambda visit: [Phase()], **changes: Any) -> VisitSchedule:
     settings = VisitSettings(max_env_steps=100, warmup_env_steps=10, early_stop=None)
-    rest = {"warmup_each_visit": True, "updates_per_env_step": 0.25, "evaluation_env_steps": 40, **changes}
+    rest = {"warmup_each_visit": True, "updates_per_env_step": 0.25, "evaluation_env_steps": 40}
+    rest |= {"report_env_steps": 50, "state_env_steps": None, **changes}
     return VisitSchedule(Curriculum(["a", "b"], 2), phases, settings, **rest)
 
 
@@ -230,9 +231,51 @@ def test_a_state_is_plain_and_another_schedule_goes_on_from_it(steps):
     state = json.loads(json.dumps(way.get_state()))
     other = schedule(auxiliary_then_retrained)
     other.set_state(state)
-    assert other.get_state() == {**state, "version": state["version"] + 1}  # in new episodes
+    assert other.get_state() == state
     assert (other.phase, other.phase_over) == (way.phase, way.phase_over)
     assert other.progress.success_window == way.progress.success_window
     for one in (way, other):
         one.next_phase()
     assert other.updates_owed == way.updates_owed == 7
+
+
+def test_what_goes_on_without_its_episodes_owes_nothing_for_them():
+    way = schedule()
+    way.start_visit(way.visit)
+    way.collected(40, [])
+    way.collected(40, [])
+    assert way.updates_owed == 10
+    version = way.version
+    way.new_episodes()
+    assert (way.updates_owed, way.version) == (0, version + 1)
+
+
+def test_reports_are_due_every_interval_after_the_last_one():
+    way = schedule()
+    way.start_visit(way.visit)
+    due = []
+    for _ in range(5):
+        way.collected(30, [])
+        due.append(way.report_is_due)
+        if due[-1]:
+            way.reported()
+    assert due == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("period", "breaks"), [(None, []), (40, [40, 80]), (30, [40, 60]), (7, [20, 40, 60, 80]), (100, []), (1000, [])]
+)
+def test_new_episodes_begin_every_period_but_not_at_an_end_nor_where_nothing_is_collected(period, breaks):
+    way = schedule(lambda visit: [Phase("main"), Phase("retrain", collect=False, updates=7)], state_env_steps=period)
+    for visit in (1, 2):
+        way.start_visit(way.curriculum.visit(visit))
+        version, seen = way.version, []
+        for step in range(0, 100, 20):
+            way.collected(20, [])
+            if way.breaks():
+                seen.append(step + 20)
+                assert not way.breaks()
+        assert seen == breaks
+        assert way.version == version + len(seen)
+        way.next_phase()
+        assert not way.breaks()
