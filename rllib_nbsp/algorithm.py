@@ -158,7 +158,7 @@ class ContinualSAC(SAC):
             self._train(interruption)
             self._at_rest = True
             if interruption.signal is not None:
-                self.resumption.save()
+                self.resumption.save(self.iteration)
 
     def _train(self, interruption: Interruption) -> None:
         schedule = self.schedule
@@ -173,12 +173,12 @@ class ContinualSAC(SAC):
                 self._update(min(schedule.updates_owed, MAX_UPDATES_PER_CALL), only=schedule.phase.data)
                 break
             if schedule.breaks():
-                self.resumption.save()
+                self.resumption.save(self.iteration)
         self._report()
         schedule.reported()
         if schedule.phase_over:
             self._finish_phase()
-            self.resumption.save()
+            self.resumption.save(self.iteration + 1)
         self.workers.refresh_local()
 
     def step(self) -> dict[str, Any]:
@@ -398,7 +398,7 @@ class ContinualSAC(SAC):
     def cleanup(self) -> None:
         """RLlib's hook: a run that is not over keeps its state."""
         if self._at_rest:
-            self.resumption.save()
+            self.resumption.save(self.iteration)
         super().cleanup()
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def _unused(old: Path) -> Path:
 
 
 def resolved_yaml(settings: RunSettings) -> str:
-    """A run with every default filled in; `run.run_settings` reads it back."""
+    """A run with every default filled in; `run.settings_of_results` reads it back."""
     return yaml.safe_dump(settings.model_dump(), sort_keys=False)
 
 

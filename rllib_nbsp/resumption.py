@@ -20,11 +20,8 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LI
 
 from rllib_nbsp.records import versions
 from rllib_nbsp.settings import config_hash
-from rllib_nbsp.state.own import RunStates
+from rllib_nbsp.state.own import STATE, RunStates
 from rllib_nbsp.throughput import Throughput
-
-FOLDER = "state"
-"""In a trial's results folder."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,15 +47,19 @@ class Resumption:
                 "settings": settings.model_dump(exclude={"results_dir", "resources"}),
                 "versions": versions(),
             }
-            self._states = RunStates(Path(settings.results_dir) / FOLDER, identity)
+            self._states = RunStates(Path(settings.results_dir) / STATE, identity)
             self._states.check()
 
     def interruptible(self) -> Interruption:
         """A context in which a signal waits for the run to save its state, if it has somewhere to."""
         return Interruption(self._states is not None)
 
-    def save(self) -> None:
-        """Write the state of a run that has begun and is not over."""
+    def save(self, iterations: int) -> None:
+        """Write the state of a run that has begun and is not over.
+
+        Args:
+            iterations: how many lie behind what goes on from here.
+        """
         run = self._algorithm
         if self._states is None or run.records is None or run.done:
             return
@@ -72,7 +73,7 @@ class Resumption:
                 "layout": self._layout,
                 "rows_rng": run.rows_rng.bit_generator.state,
                 "wall_s": run.throughput.wall_s,
-                "iteration": run.iteration,
+                "iterations": iterations,
                 "rows": run.records.lengths(),
             },
         }
@@ -94,7 +95,7 @@ class Resumption:
         run.rows_rng.bit_generator.state = own["rows_rng"]
         run.throughput = Throughput(run.env_steps, run.updates, own["wall_s"])
         run.place_reported = run.place()
-        run._iteration = own["iteration"]  # of Tune, which counts from there
+        run._iteration = own["iterations"]
         steps = (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)
         run.metrics.log_value(steps, run.env_steps, reduce="lifetime_sum")
         if own["layout"] != self._layout:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,14 @@ from rllib_nbsp.replay.buffer import ReplayRequest
 from rllib_nbsp.replay.stores import RowSpec
 from rllib_nbsp.schedule import VisitSchedule
 from rllib_nbsp.seeding import torch_generator
-from rllib_nbsp.settings import BoundarySettings, ModelSettings, RunSettings, ScoringSettings, TrainingSettings
+from rllib_nbsp.settings import (
+    BoundarySettings,
+    ModelSettings,
+    RunSettings,
+    ScoringSettings,
+    TrainingSettings,
+    with_added,
+)
 
 Spaces = tuple[Box, ActionSpace]
 
@@ -36,6 +44,16 @@ def run_settings(**values: Any) -> RunSettings:
     """
     import_plugins(values.get("plugins"))
     return with_suite_section(RunSettings, values.get("suite"))(**values)
+
+
+def settings_of_results(values: Mapping[str, Any]) -> RunSettings:
+    """A run from the `config.yaml` beside its rows: keys that came later are as runs had it before.
+
+    Raises:
+        PluginError: if a plugin cannot be used.
+        pydantic.ValidationError: naming each key that is wrong.
+    """
+    return run_settings(**with_added(values))
 
 
 @dataclass(frozen=True)

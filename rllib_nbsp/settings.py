@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -301,6 +301,12 @@ NOT_HASHED = {"experiment", "plugins", "sequence", "arm", "seed", "results_dir",
 ADDED: dict[str, dict[str, Any]] = {"training": {"tf32": False}, "state": {"every_env_steps": None}}
 """By section, keys that came after results were published, with what runs did before: at it, a key is not hashed,
 nor a section of nothing else."""
+
+
+def with_added(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A run as `config.yaml` has it beside its rows, with the keys of `ADDED` that there were not yet."""
+    added = {name: {**keys, **values.get(name, {})} for name, keys in ADDED.items()}
+    return {**values, **added}
 
 
 def config_hash(settings: RunSettings) -> str:

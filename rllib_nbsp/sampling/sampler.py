@@ -321,7 +321,7 @@ class Sampler:
         """What the environments are, and how those that are running got where they are: by their actions."""
         found = {**self._found, **{key: vector.get_state() for key, vector in self._vectors.items()}}
         state: dict[str, Any] = {
-            "environments": [{"use": use, "task": task, "state": kept} for (use, task), kept in found.items()],
+            "environments": [{"use": use, "task": task, "state": kept} for (use, task), kept in sorted(found.items())],
             "process_tag": self._process_tag,
             "running": None,
         }

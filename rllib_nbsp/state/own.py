@@ -11,6 +11,9 @@ from typing import Any
 from rllib_nbsp.state.bundle import Bundle, BundleWriter, Series, list_bundles, newest, read_manifest
 from rllib_nbsp.state.packing import StateError
 
+STATE = "state"
+"""The folder of a run's bundles in its results folder."""
+
 logger = logging.getLogger(__name__)
 
 

@@ -15,7 +15,9 @@ import yaml
 
 from rllib_nbsp.envs import suite_of
 from rllib_nbsp.records import ENVIRONMENTS
-from rllib_nbsp.settings import NOT_HASHED, RunSettings, config_hash
+from rllib_nbsp.settings import NOT_HASHED, RunSettings, config_hash, with_added
+from rllib_nbsp.state.bundle import list_bundles
+from rllib_nbsp.state.own import STATE
 from rllib_nbsp.study.errors import PreflightError
 from rllib_nbsp.study.study import Arm, CheckedStudy
 
@@ -145,7 +147,7 @@ def _check_unchanged(
     arms = {arm.label: arm for arm in (*study.arms, *study.other_arms)}
     for path, status in statuses.items():
         sequence, label = path.parts[-3:-1]
-        starts_anew = path in to_run and not status["done"]
+        starts_anew = path in to_run and not status["done"] and not list_bundles(path / STATE)
         if path.parent in problems or starts_anew or sequence not in study.sequences or label not in arms:
             continue
         trial = study.trial(sequence, arms[label], study.seeds[0])
@@ -156,7 +158,7 @@ def _check_unchanged(
                 "back, or use another --name"
             )
             continue
-        if status["config_hash"] in (None, config_hash(trial)) or not (averaged or status["done"]):
+        if status["config_hash"] in (None, config_hash(trial)) or not (averaged or status["done"] or path in to_run):
             continue
         changes = _changes(path, trial, () if averaged else _own_keys(arms[label], earlier))
         if changes:
@@ -192,8 +194,8 @@ def _own_keys(arm: Arm, earlier: Mapping[str, Any]) -> list[str]:
 def _changes(path: Path, trial: RunSettings, own: Sequence[str]) -> str:
     """The settings of a finished trial that differ from a trial's, but for the keys of its own."""
     try:
-        old = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        old = with_added(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         return f"which ones is not known: {error}"
     was, now = _flat(old), _flat(trial.model_dump(exclude=NOT_HASHED))
     absent = object()

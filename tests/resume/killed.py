@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
@@ -106,9 +107,11 @@ def everything(algorithm: Any) -> dict[str, Any]:
         "outcomes": algorithm.outcomes.get_state(),
         "replay": algorithm.replay.get_state(),
         "stores": {series.name: series.take(series.first, series.end) for series in algorithm.replay.series()},
-        "sampling": algorithm.workers.get_state(),
+        "sampling": copy.deepcopy(algorithm.workers.get_state()),
         "rows_rng": algorithm.rows_rng.bit_generator.state,
     }
+    for fragment in in_memory["sampling"]["fragments"]:
+        del fragment["weights_seq_no"]  # which counts since the process began
     folder = algorithm.records.path
     return {
         **{name: hashlib.sha256(b"".join(pack(state))).hexdigest() for name, state in in_memory.items()},

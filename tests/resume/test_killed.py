@@ -1,4 +1,4 @@
-"""A run that was killed is, when it is over, what one is that never stopped: to the last bit, whenever it was killed."""
+"""A run that was killed ends as one that never stopped, to the last bit, whenever it was killed."""
 
 from __future__ import annotations
 

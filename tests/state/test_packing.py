@@ -114,7 +114,7 @@ def test_foreign_arrays_are_refused_before_memory_is_taken(content, said):
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[" * 100_000, b"\xff\xfe"])
 def test_foreign_json_is_refused(text):
-    with pytest.raises(StateError, match="^here: "):
+    with pytest.raises(StateError, match=r"^here: "):
         read_json(text, "here")
 
 
@@ -124,7 +124,7 @@ def test_json_of_no_bounds_is_not_parsed():
 
 
 def test_a_name_of_an_array_that_is_not_there_is_refused():
-    with pytest.raises(StateError, match="^here: not a state"):
+    with pytest.raises(StateError, match=r"^here: not a state"):
         unpack(b'{"__array__": "7"}', pack_arrays({}), "here")
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.records import resolved_yaml
-from rllib_nbsp.run import run_settings
+from rllib_nbsp.run import run_settings, settings_of_results
 from rllib_nbsp.settings import ADDED, config_hash
 from tests.study.conftest import Load
 
@@ -61,7 +61,7 @@ def test_the_config_hash_leaves_out_seed_names_storage_and_resources(load: Load)
 def test_a_key_that_came_later_leaves_the_hash_of_published_runs_as_it_is(load: Load) -> None:
     published = Path(__file__).parents[2] / "results/published"
     folder = published / "fast_pendulum_pair/pendulum_pair/sac/seed_0"
-    run = run_settings(**yaml.safe_load((folder / "config.yaml").read_text()))
+    run = settings_of_results(yaml.safe_load((folder / "config.yaml").read_text()))
     assert config_hash(run) == json.loads((folder / "status.json").read_text())["config_hash"]
     for section, keys in ADDED.items():
         for key, value in keys.items():
