@@ -25,9 +25,8 @@ from rllib_nbsp.nn.neurons import NeuronScores
 from rllib_nbsp.outcomes import Outcomes, evaluation_result
 from rllib_nbsp.records import TrialFolder, filed
 from rllib_nbsp.replay.buffer import TaskReplayBuffer
-from rllib_nbsp.resumption import Interruption, Resumption
+from rllib_nbsp.resumption import Interruption, ResumableSAC, Resumption
 from rllib_nbsp.run import ResolvedRun
-from rllib_nbsp.sac.learner import CONTINUAL
 from rllib_nbsp.sampling.evaluation import evaluate_tasks
 from rllib_nbsp.sampling.rollout_workers import RolloutWorkers, fragments_per_turn, starting
 from rllib_nbsp.sampling.scoring import labelled_rollout
@@ -41,7 +40,7 @@ MAX_UPDATES_PER_CALL = 64
 DORMANCY_ROWS = 256
 
 
-class ContinualSAC(SAC):
+class ContinualSAC(ResumableSAC):
     """SAC that visits tasks one after another.
 
     A visit ends, and the next one starts, inside `training_step`, in `_finish_visit`, in the order: evaluate every
@@ -152,7 +151,7 @@ class ContinualSAC(SAC):
             return
         with self.resumption.interruptible() as interruption:
             self._at_rest = False
-            if not self.schedule.started and not self.resumption.go_on():
+            if not self.resumption.begin():
                 self.open_records(fresh=True)
                 self._start_visit(self.schedule.visit, None)
             self._train(interruption)
@@ -386,48 +385,13 @@ class ContinualSAC(SAC):
         functions = getattr(self.config, f"callbacks_{hook}")
         make_callback(hook, having, functions, kwargs={"algorithm": self, **kwargs})
 
-    def open_records(self, fresh: bool) -> None:
-        """Begin to write rows, or go on behind those that are there."""
+    def open_records(self, fresh: bool) -> TrialFolder | None:
+        """Begin to write rows, or go on behind those that are there, if the run has a folder."""
         settings = self.filed
         if settings.results_dir is not None:
             environments = self.run.suite.environments(settings.tasks)
             self.records = TrialFolder(Path(settings.results_dir), settings, fresh=fresh, environments=environments)
-
-    # State
-
-    def cleanup(self) -> None:
-        """RLlib's hook: a run that is not over keeps its state."""
-        if self._at_rest:
-            self.resumption.save(self.iteration)
-        super().cleanup()
-
-    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
-        """RLlib's state, where we are, and (in the Learner's part) temperature, masks and the method's state.
-
-        The replay stores are not in it: `set_state` says what that means.
-        """
-        state = super().get_state(components, not_components=not_components, **kwargs)
-        if self._check_component(CONTINUAL, components, not_components) and self.schedule.started:
-            state[CONTINUAL] = {**self.schedule.get_state(), "outcomes": self.outcomes.get_state()}
-        return state
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go on where a state was taken, but with empty replay stores: D fills again, D_pre at the next boundary.
-
-        Raises:
-            ValueError: for a state from a phase that updates without collecting: what it updates on is not in it.
-        """
-        if CONTINUAL in state:
-            self.resumption.check_without_stores(state[CONTINUAL])
-        super().set_state(state)
-        self.learners.weights_changed()
-        if CONTINUAL in state:
-            self.resumption.go_on_without_stores(state[CONTINUAL])
-
-    def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
-        """RLlib's, which may bring a Learner's weights alone."""
-        super().restore_from_path(path, *args, **kwargs)
-        self.learners.weights_changed()
+        return self.records
 
 
 class NBSP(ContinualSAC):

@@ -76,13 +76,13 @@ def test_a_signal_waits_for_the_state(number: int, tmp_path: Path, whole: dict[s
             if run.env_steps == 136:
                 os.kill(os.getpid(), number)
 
-        run._learn = learn_and_be_told
+        run._learn = learn_and_be_told  # type: ignore[method-assign]
         run.train()
     finally:
         signal.signal(number, before)
     assert told == [number]  # what was to happen at a signal did, once the state was written
     assert [path.name for path in list_bundles(tmp_path / "state")][-1] == "bundle_000000000136"
-    run.resumption.save = lambda iterations: None  # as if the process were gone
+    run.resumption.save = lambda iterations: None  # type: ignore[method-assign]  # as if the process were gone
     run.stop()
     assert ended(config()) == whole
 
