@@ -188,7 +188,7 @@ class ContinualSAC(ResumableSAC):
         result = super().step()
         # Where tasks have no success there is no such number; Tune would take None for one.
         result.update({key: value for key, value in self.place_reported.items() if value is not None})
-        result.update(self.outcomes.result(), done=self.done, timesteps_total=self.env_steps)
+        result.update(self.outcomes.result(), done=self.done, timesteps_total=self.env_steps, **self.resumption.saved)
         return result
 
     def _collect(self) -> None:

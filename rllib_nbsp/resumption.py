@@ -97,6 +97,12 @@ class Resumption:
             return
         self._states.write(run.env_steps, run.updates, self._parts(iterations), run.replay.series())
 
+    @property
+    def saved(self) -> dict[str, int]:
+        """`saved_env_steps`, where the run would go on from, as a result says it; nothing if it would not."""
+        steps = None if self._states is None else self._states.env_steps
+        return {} if steps is None else {"saved_env_steps": steps}
+
     def drop(self) -> None:
         """Remove the state: the run is over."""
         if self._states is not None:

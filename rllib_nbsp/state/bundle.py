@@ -232,6 +232,11 @@ def list_bundles(root: Path) -> list[Path]:
     return sorted(path for path in root.glob("bundle_*") if NAME.fullmatch(path.name)) if root.is_dir() else []
 
 
+def newest_env_steps(root: Path) -> int | None:
+    """Where the run of the newest bundle is, going by its name."""
+    return max((int(path.name.removeprefix("bundle_")) for path in list_bundles(root)), default=None)
+
+
 def newest(root: Path) -> tuple[Bundle | None, list[StateError]]:
     """The newest bundle that is valid, if any, and what is wrong with the newer ones."""
     errors: list[StateError] = []

@@ -42,6 +42,11 @@ class RunStates:
             self._writer.write(env_steps, self._identity, parts, series)
             self._place = (env_steps, updates)
 
+    @property
+    def env_steps(self) -> int | None:
+        """Where the run was when its state was written or read last."""
+        return None if self._place is None else self._place[0]
+
     def check(self) -> None:
         """See that nothing lies there which the run cannot go on from.
 
@@ -73,10 +78,12 @@ class RunStates:
         if changed:
             logger.warning("%s: going on with %s: not to the last bit", bundle.path, "; ".join(changed))
         self._writer.go_on_from(bundle.path)
+        self._place = (bundle.env_steps, bundle.parts["schedule"]["updates"])
         return bundle
 
     def drop(self) -> None:
-        """Remove all of it: the run is over."""
+        """Remove all of it."""
+        self._place = None
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _check(self, path: Path, identity: Mapping[str, Any]) -> None:

@@ -17,9 +17,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rllib_nbsp.settings import ConfigError
+from rllib_nbsp.settings import ConfigError, RunSettings
 from rllib_nbsp.study.errors import PreflightError
-from rllib_nbsp.study.folder import check_home, open_trials, planned, study_folder, study_lock, write_study
+from rllib_nbsp.study.folder import (
+    check_home,
+    open_trials,
+    planned,
+    saved_env_steps,
+    study_folder,
+    study_lock,
+    write_study,
+)
 from rllib_nbsp.study.reader import load_study
 from rllib_nbsp.study.stop_signal import StopSignal
 from rllib_nbsp.study.study import CheckedStudy, safe_name
@@ -109,6 +117,7 @@ def _run(study: CheckedStudy, folder: Path, options: argparse.Namespace, stop: S
     to_run = open_trials(study, trials, folder, options.resume)
     if len(to_run) < len(trials):
         console.print(f"{len(trials) - len(to_run)} of {len(trials)} trials are finished already", highlight=False)
+    _tell_saved(to_run, console, "goes on from")
     if to_run:
         from rllib_nbsp.study.trials import run_study
 
@@ -123,11 +132,19 @@ def _run(study: CheckedStudy, folder: Path, options: argparse.Namespace, stop: S
             on_start=describe,
         )
         if outcome.stopped or outcome.failed:
+            _tell_saved(to_run, console, "is saved at")
             print(f"finished trials are kept; go on with: {told.again()}")
             return stop.exit_code if outcome.stopped else 1
     else:
         describe()
     return _report(study, folder, told)
+
+
+def _tell_saved(trials: Sequence[RunSettings], console: Console, is_it: str) -> None:
+    for trial, steps in zip(trials, saved_env_steps(trials), strict=True):
+        if steps:
+            line = f"{trial.sequence}/{trial.arm}/seed_{trial.seed} {is_it} environment step {steps:,}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _report(study: CheckedStudy, folder: Path, told: Told) -> int:
@@ -150,7 +167,7 @@ def _parser(program: Sequence[str]) -> argparse.ArgumentParser:
     add("--seeds", nargs="+", type=_seeds, metavar="N", help="in place of the file's seeds: 3, or 0-4")
     add("--name", help="folder under --results-dir; default: the file's experiment")
     add("--results-dir", default="results", metavar="DIR", help="default: %(default)s")
-    add("--resume", action="store_true", help="skip finished trials, run the others from their start")
+    add("--resume", action="store_true", help="skip finished trials; the others go on where they were saved")
     add("--address", metavar="ADDR", help="of a Ray cluster, or auto; default: this machine alone")
     add("--num-env-runners", metavar="N", help="remote rollout workers of a trial")
     add("--num-learners", metavar="N", help="remote Learners of a trial")

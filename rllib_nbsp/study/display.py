@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +18,9 @@ from rllib_nbsp.settings import RunSettings
 from rllib_nbsp.study.estimate import duration
 
 PLAIN_INTERVAL_S = 15.0
-HEADINGS = ("trial", "state", "visit", "task", "env steps", "success", "steps/s", "left")
+HEADINGS = ("trial", "state", "visit", "task", "env steps", "success", "steps/s", "saved at", "left")
 PLAIN_LINE = "{}: {}, visit {}, {}, {} env steps, success {}, {} steps/s"
+STOPPING = "stopping: {} write their state, which takes seconds; once more stops them at once"
 
 
 def trial_label(trial: RunSettings) -> str:
@@ -41,6 +44,7 @@ class LiveDisplay(tune.Callback):
         self._printed = dict(self._rows)
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._next_print = 0.0
+        self._interrupt: Any = None
 
     def __enter__(self) -> LiveDisplay:
         if self._live:
@@ -55,6 +59,17 @@ class LiveDisplay(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Tune files a copy of all it was given; a screen cannot be filed."""
         return {}
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Tune's hook: from here on, Ctrl-C is Tune's, which waits without a word."""
+        if self._interrupt is None and threading.current_thread() is threading.main_thread():
+            self._interrupt = signal.signal(signal.SIGINT, self._on_interrupt)
+
+    def _on_interrupt(self, number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, self._interrupt)
+        running = sum(row[1] == "running" for row in self._rows.values())
+        self._console.print(STOPPING.format(f"{running} trials" if running != 1 else "1 trial"), highlight=False)
+        self._interrupt(number, frame)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune's hook."""
@@ -97,8 +112,8 @@ class LiveDisplay(tune.Callback):
                 if row != self._printed[label]:
                     self._printed[label] = row
                     line = PLAIN_LINE.format(*row) if len(row) == len(HEADINGS) else ": ".join(row)
-                    if row[1] == "running" and row[-1]:
-                        line += f", at most {row[-1]} left"
+                    if row[1] == "running" and len(row) == len(HEADINGS):
+                        line += f", saved at {row[-2]}" * bool(row[-2]) + f", at most {row[-1]} left" * bool(row[-1])
                     self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -112,6 +127,7 @@ def _cells(result: dict[str, Any]) -> tuple[str, ...]:
         f"{result['visit_env_steps']:,}/{length:,}",
         _score(result),
         f"{speed:.0f}",
+        f"{result['saved_env_steps']:,}" if "saved_env_steps" in result else "",
         "" if result["done"] or not speed else duration(left / speed),  # a phase may only update
     )
 

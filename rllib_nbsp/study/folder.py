@@ -16,7 +16,7 @@ import yaml
 from rllib_nbsp.envs import suite_of
 from rllib_nbsp.records import ENVIRONMENTS
 from rllib_nbsp.settings import NOT_HASHED, RunSettings, config_hash, with_added
-from rllib_nbsp.state.bundle import list_bundles
+from rllib_nbsp.state.bundle import list_bundles, newest_env_steps
 from rllib_nbsp.state.own import STATE
 from rllib_nbsp.study.errors import PreflightError
 from rllib_nbsp.study.study import Arm, CheckedStudy
@@ -113,6 +113,11 @@ def open_trials(study: CheckedStudy, trials: Sequence[RunSettings], folder: Path
         )
     _check_unchanged(study, trials, finished, earlier)
     return [trial for trial in trials if not finished.get(_trial_folder(trial), {}).get("done")]
+
+
+def saved_env_steps(trials: Sequence[RunSettings]) -> list[int]:
+    """Of each trial, the environment step that it goes on from; 0 for one that begins anew."""
+    return [newest_env_steps(_trial_folder(trial) / STATE) or 0 for trial in trials]
 
 
 def _trial_folder(trial: RunSettings) -> Path:

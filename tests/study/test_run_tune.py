@@ -219,7 +219,7 @@ def shown(runs: list[RunSettings], terminal: bool, success: float | None = 0.25,
     screen = io.StringIO()
     result = {
         "visit": 2, "num_visits": 4, "task": "reach-right", "phase": "train", "visit_env_steps": 100,
-        "visit_max_env_steps": 400, "mean_return": 3.0, "env_steps_per_s": env_steps_per_s, "done": False,
+        "visit_max_env_steps": 400, "mean_return": 3.0, "env_steps_per_s": env_steps_per_s, "done": False, "saved_env_steps": 80,
     }  # fmt: skip
     result |= {} if success is None else {"success_window": success}
     sac, nbsp = (SimpleNamespace(config={"run": run.model_dump()}) for run in runs)
@@ -235,7 +235,7 @@ def test_progress_is_a_line_per_trial_where_there_is_no_terminal(tmp_path: Path)
     text = shown(tiny_study(tmp_path).trials(tmp_path), terminal=False)
     assert text.splitlines() == [
         "sac/seed_0: running, visit 2/4, reach-right, 100/400 env steps, success 0.25, 10 steps/s, "
-        "at most 2 min left",  # 1,100 steps
+        "saved at 80, at most 2 min left",  # 1,100 steps
         "nbsp/seed_0: failed",
     ]
 
@@ -247,13 +247,13 @@ def test_progress_shows_the_return_where_tasks_have_no_success(tmp_path: Path) -
 
 def test_progress_promises_no_end_while_a_phase_takes_no_steps(tmp_path: Path) -> None:
     text = shown(tiny_study(tmp_path).trials(tmp_path), terminal=False, env_steps_per_s=0.0)
-    assert "0 steps/s\n" in text
+    assert "0 steps/s, saved at 80\n" in text
 
 
 def test_progress_is_a_table_on_a_terminal(tmp_path: Path) -> None:
     text = shown(tiny_study(tmp_path).trials(tmp_path), terminal=True)
-    assert re.search(r"trial +state +visit +task +env steps +success +steps/s +left", text)
-    assert re.search(r"sac/seed_0 +running +2/4 +reach-right +100/400 +0.25 +10 +2 min", text)
+    assert re.search(r"trial +state +visit +task +env steps +success +steps/s +saved +at +left", text)
+    assert re.search(r"sac/seed_0 +running +2/4 +reach-right +100/400 +0.25 +10 +80 +2 min", text)
 
 
 # Real trials
