@@ -19,6 +19,8 @@ from rllib_nbsp.study.estimate import duration
 
 PLAIN_INTERVAL_S = 15.0
 HEADINGS = ("trial", "state", "visit", "task", "env steps", "success", "steps/s", "saved at", "left")
+SAVED, WIDE = HEADINGS.index("saved at"), 100
+"""A column that is left out where the screen is less wide."""
 PLAIN_LINE = "{}: {}, visit {}, {}, {} env steps, success {}, {} steps/s"
 STOPPING = "stopping: {} write their state, which takes seconds; once more stops them at once"
 
@@ -68,7 +70,9 @@ class LiveDisplay(tune.Callback):
     def _on_interrupt(self, number: int, frame: Any) -> None:
         signal.signal(signal.SIGINT, self._interrupt)
         running = sum(row[1] == "running" for row in self._rows.values())
-        self._console.print(STOPPING.format(f"{running} trials" if running != 1 else "1 trial"), highlight=False)
+        self._console.print(
+            STOPPING.format(f"{running} trials" if running != 1 else "1 trial"), highlight=False, soft_wrap=True
+        )
         self._interrupt(number, frame)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -102,9 +106,11 @@ class LiveDisplay(tune.Callback):
 
     def _show(self, at_once: bool = False) -> None:
         if self._live:
-            table = Table(Column(HEADINGS[0], overflow="fold"), *HEADINGS[1:], box=None, pad_edge=False)
+            left_out = {SAVED} if self._console.width < WIDE else set()
+            first, *others = (name for i, name in enumerate(HEADINGS) if i not in left_out)
+            table = Table(Column(first, overflow="fold"), *others, box=None, pad_edge=False)
             for row in self._rows.values():
-                table.add_row(*row)
+                table.add_row(*(cell for i, cell in enumerate(row) if i not in left_out))
             self._live.update(table, refresh=True)
         elif at_once or time.monotonic() >= self._next_print:
             self._next_print = time.monotonic() + PLAIN_INTERVAL_S
@@ -113,7 +119,9 @@ class LiveDisplay(tune.Callback):
                     self._printed[label] = row
                     line = PLAIN_LINE.format(*row) if len(row) == len(HEADINGS) else ": ".join(row)
                     if row[1] == "running" and len(row) == len(HEADINGS):
-                        line += f", saved at {row[-2]}" * bool(row[-2]) + f", at most {row[-1]} left" * bool(row[-1])
+                        line += f", saved at {row[SAVED]}" * bool(row[SAVED]) + f", at most {row[-1]} left" * bool(
+                            row[-1]
+                        )
                     self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -215,15 +215,22 @@ def test_durations_for_people(seconds: float, text: str) -> None:
 # The display
 
 
-def shown(runs: list[RunSettings], terminal: bool, success: float | None = 0.25, env_steps_per_s: float = 10.0) -> str:
+def shown(
+    runs: list[RunSettings],
+    terminal: bool,
+    success: float | None = 0.25,
+    env_steps_per_s: float = 10.0,
+    width: int = 80,
+) -> str:
     screen = io.StringIO()
     result = {
         "visit": 2, "num_visits": 4, "task": "reach-right", "phase": "train", "visit_env_steps": 100,
-        "visit_max_env_steps": 400, "mean_return": 3.0, "env_steps_per_s": env_steps_per_s, "done": False, "saved_env_steps": 80,
+        "visit_max_env_steps": 400, "mean_return": 3.0, "env_steps_per_s": env_steps_per_s, "done": False,
+        "saved_env_steps": 80,
     }  # fmt: skip
     result |= {} if success is None else {"success_window": success}
     sac, nbsp = (SimpleNamespace(config={"run": run.model_dump()}) for run in runs)
-    with LiveDisplay(runs, Console(file=screen, force_terminal=terminal, width=80)) as progress:
+    with LiveDisplay(runs, Console(file=screen, force_terminal=terminal, width=width)) as progress:
         progress.on_trial_start(0, [], sac)
         progress.on_trial_result(0, [], sac, result)
         progress.on_trial_error(0, [], nbsp)
@@ -251,8 +258,12 @@ def test_progress_promises_no_end_while_a_phase_takes_no_steps(tmp_path: Path) -
 
 
 def test_progress_is_a_table_on_a_terminal(tmp_path: Path) -> None:
-    text = shown(tiny_study(tmp_path).trials(tmp_path), terminal=True)
-    assert re.search(r"trial +state +visit +task +env steps +success +steps/s +saved +at +left", text)
+    runs = tiny_study(tmp_path).trials(tmp_path)
+    text = shown(runs, terminal=True)
+    assert re.search(r"trial +state +visit +task +env steps +success +steps/s +left", text)
+    assert re.search(r"sac/seed_0 +running +2/4 +reach-right +100/400 +0.25 +10 +2 min", text)
+    text = shown(runs, terminal=True, width=120)
+    assert re.search(r"trial +state +visit +task +env steps +success +steps/s +saved at +left", text)
     assert re.search(r"sac/seed_0 +running +2/4 +reach-right +100/400 +0.25 +10 +80 +2 min", text)
 
 
