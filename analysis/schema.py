@@ -62,7 +62,7 @@ TRAINING_COLUMNS: dict[str, str] = {
     "updates_per_s": "speed of the interval",
     "masked_frac": "share of hidden neurons with a mask below 1",
     "dormant_frac": "share of dormant hidden neurons",
-    "wall_s": "seconds since the run, or its resumed part, began",
+    "wall_s": "seconds that the run has taken, without those that were lost or between two parts of it",
 }
 """Columns of `load_training`: a row is one reporting interval; a mean over no update, as in a warm-up, is NaN. Further
 keys of the file (a method's own numbers and losses) become further columns."""

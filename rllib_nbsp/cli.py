@@ -1,4 +1,4 @@
-"""The command `rllib-nbsp`: run a study, plan it, report it, and say which keys a study has."""
+"""The command `rllib-nbsp`: run a study, plan it, report it; the keys of a study, and what its runs have saved."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 
+from rllib_nbsp.state.command import main as state
 from rllib_nbsp.study import command, keys
 
 PROGRAM = "rllib-nbsp"
@@ -41,6 +42,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "run": ("a study of a YAML file or a preset", _run),
     "plan": ("what that would take, and run nothing", _plan),
     "report": ("tables and figures of finished runs", report),
+    "state": ("what unfinished runs go on from", state),
     "keys": ("every key of a study, its values, default and meaning", keys.main),
 }
 
