@@ -95,7 +95,7 @@ class Resumption:
         run = self._algorithm
         if self._states is None or run.records is None or run.done:
             return
-        self._states.write(run.env_steps, run.updates, self._parts(iterations), run.replay.series())
+        self._states.write(run.env_steps, run.updates, self.parts(iterations), run.replay.series())
 
     @property
     def saved(self) -> dict[str, int]:
@@ -115,7 +115,7 @@ class Resumption:
         run = self._algorithm
         if run.schedule.started:
             writer = BundleWriter(folder / STATE)
-            writer.write(run.env_steps, self._identity, self._parts(run.iteration), run.replay.series())
+            writer.write(run.env_steps, self._identity, self.parts(run.iteration), run.replay.series())
         seal(folder)
 
     @contextlib.contextmanager
@@ -138,7 +138,8 @@ class Resumption:
 
     # All of it
 
-    def _parts(self, iterations: int) -> dict[str, Any]:
+    def parts(self, iterations: int) -> dict[str, Any]:
+        """All that the run goes on from but the stores' rows; `iterations` as of `save`."""
         run = self._algorithm
         return {
             "schedule": run.schedule.get_state(),
