@@ -54,6 +54,7 @@ def collect_notes(
     notes += _unequal_budgets(results, values)
     notes += _mixed_versions(results)
     notes += _survived_faults(results)
+    notes += _shared_visits(results)
     notes += _last_update_rows(results)
     if comparison is not None:
         notes += _paper_notes(results, comparison, protocol)
@@ -158,6 +159,19 @@ def _survived_faults(results: Results) -> list[str]:
         if told := [counted(int(number), thing) for number, thing in counts if number > 0]:
             notes.append("{}/{}/seed_{}: ".format(*run) + f"went on after {' and '.join(told)}.")
     return notes
+
+
+def _shared_visits(results: Results) -> list[str]:
+    """First visits that another run made: the arms of a seed are paired, and the steps were not made twice."""
+    training = results.training
+    taken = training[training["shared_from"].notna()]
+    if taken.empty:
+        return []
+    visits = taken.groupby(["sequence", "arm", "seed"])["visit_env_steps"].max()
+    return [
+        f"{counted(len(visits), 'run')} began at the end of a first visit that another arm had made, equal to the last "
+        f"bit: {int(visits.sum()):,} environment steps were not made again. Arms of a seed are not independent."
+    ]
 
 
 def _last_update_rows(results: Results) -> list[str]:

@@ -29,6 +29,7 @@ EVALUATION_COLUMNS: dict[str, str] = {
     "per_episode": "list with return, length and success of each episode",
     "policy": "deterministic or stochastic",
     "wall_s": "seconds that this evaluation took",
+    "shared_from": "arm whose run made this first visit for this one too; NaN for a run's own",
 }
 """Columns of `load_evaluations`: a row is one task evaluated once."""
 
@@ -63,6 +64,7 @@ TRAINING_COLUMNS: dict[str, str] = {
     "masked_frac": "share of hidden neurons with a mask below 1",
     "dormant_frac": "share of dormant hidden neurons",
     "wall_s": "seconds that the run has taken, without those that were lost or between two parts of it",
+    "shared_from": "arm whose run made this first visit for this one too; NaN for a run's own",
 }
 """Columns of `load_training`: a row is one reporting interval; a mean over no update, as in a warm-up, is NaN. Further
 keys of the file (a method's own numbers and losses) become further columns."""

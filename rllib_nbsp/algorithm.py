@@ -32,6 +32,7 @@ from rllib_nbsp.sampling.rollout_workers import RolloutWorkers, fragments_per_tu
 from rllib_nbsp.sampling.scoring import labelled_rollout
 from rllib_nbsp.seeding import numpy_generator
 from rllib_nbsp.settings import ScoringSettings
+from rllib_nbsp.sharing import SharedVisit
 from rllib_nbsp.throughput import Throughput
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class ContinualSAC(ResumableSAC):
         filed: the run as its results folder has it.
         records: that folder, once the run has begun, if it has one.
         resumption: its state in there.
+        sharing: its first visit, if that may be another run's too.
         rows_rng: chooses the rows that methods get at a boundary.
         throughput: how fast it goes.
         place_reported: where it was at the last report.
@@ -88,6 +90,7 @@ class ContinualSAC(ResumableSAC):
         self.rows_rng = numpy_generator(self.run.settings.seed, "method", 1)
         self.filed = filed(self.run.settings, self.config.trial_id if self.config.shares_results_dir else None)
         self.resumption = Resumption(self)
+        self.sharing = SharedVisit(self)
         self._at_rest = False
         self.throughput = Throughput()
         self.place_reported = self.place()
@@ -151,13 +154,31 @@ class ContinualSAC(ResumableSAC):
             return
         with self.resumption.interruptible() as interruption:
             self._at_rest = False
-            if not self.resumption.begin():
-                self.open_records(fresh=True)
-                self._start_visit(self.schedule.visit, None)
-            self._train(interruption)
-            self._at_rest = True
+            if self.resumption.begin() or self._begin():
+                self._train(interruption)
+            self._at_rest = self.schedule.started
             if interruption.signal is not None:
                 self.resumption.save(self.iteration)
+
+    def _begin(self) -> bool:
+        """Begin the run, or its second visit if another run leaves it the first; returns whether to train now."""
+        shared = self.sharing.found()
+        if shared is None:
+            if not self.sharing.claim():
+                self.sharing.wait()
+                return False
+            shared = self.sharing.found()  # it was left meanwhile
+        if shared is None:
+            self.open_records(fresh=True)
+            self._start_visit(self.schedule.visit, None)
+            return True
+        self.sharing.release()
+        self._start_visit(self.schedule.visit, None)
+        self.sharing.take(shared)
+        self._end_phase()
+        self._close_visit()
+        self.resumption.save(self.iteration + 1)
+        return False
 
     def _train(self, interruption: Interruption) -> None:
         schedule = self.schedule
@@ -188,7 +209,8 @@ class ContinualSAC(ResumableSAC):
         result = super().step()
         # Where tasks have no success there is no such number; Tune would take None for one.
         result.update({key: value for key, value in self.place_reported.items() if value is not None})
-        result.update(self.outcomes.result(), done=self.done, timesteps_total=self.env_steps, **self.resumption.saved)
+        result.update(self.outcomes.result(), done=self.done, timesteps_total=self.env_steps)
+        result.update(self.resumption.saved, **({"waits_for": who} if (who := self.sharing.waits_for) else {}))
         return result
 
     def _collect(self) -> None:
@@ -244,9 +266,15 @@ class ContinualSAC(ResumableSAC):
 
     def _finish_visit(self) -> None:
         """The boundary, top to bottom."""
+        self._evaluate("boundary", self.run.settings.evaluation.boundary_episodes)
+        if self.visit.number == 1:
+            self.sharing.leave()
+        self._close_visit()
+
+    def _close_visit(self) -> None:
+        """The boundary behind its evaluation."""
         visit = self.visit
         data = VisitData(visit, rows=self._visit_rows())
-        self._evaluate("boundary", self.run.settings.evaluation.boundary_episodes)
         self._callback("on_visit_end", visit=visit, data=data)
         self.learners.every("visit_end", visit, data)
         if self.records:
@@ -275,14 +303,17 @@ class ContinualSAC(ResumableSAC):
         self.resumption.drop()
 
     def _finish_phase(self) -> None:
-        data = VisitData(self.visit, rows=self._visit_rows())
-        self.learners.every("phase_end", self.visit, self.schedule.phase, data)
+        self._end_phase()
         if not self.schedule.next_phase():
             self._finish_visit()
             return
         if self.schedule.phase.fresh:
             self.replay.clear()
         self.learners.every("phase_start", self.visit, self.schedule.phase)
+
+    def _end_phase(self) -> None:
+        data = VisitData(self.visit, rows=self._visit_rows())
+        self.learners.every("phase_end", self.visit, self.schedule.phase, data)
 
     def _visit_rows(self) -> dict[str, np.ndarray]:
         wanted = self.run.method.visit_data_rows
@@ -297,6 +328,9 @@ class ContinualSAC(ResumableSAC):
             rollout: number of the rollout, which seeds it.
         """
         count = 2 if scoring.score_two_rollouts else 1
+        if (scores := self.sharing.scores(scoring)) is not None:
+            self.schedule.extra["scoring_env_steps"] += count * scoring.score_env_steps
+            return scores
         rollouts = [
             labelled_rollout(self.workers, task, scoring, version=self.schedule.version, index=2 * rollout + i)
             for i in range(count)
@@ -304,7 +338,9 @@ class ContinualSAC(ResumableSAC):
         self.schedule.extra["scoring_env_steps"] += sum(r.env_steps for r in rollouts)
         chunks = [[self.learners.stored(chunk) for chunk in r.chunks] for r in rollouts]
         means = chunks[1] if count == 2 else None
-        return self.learners.first("score_neurons", chunks[0], means, rollouts[0].label_rate, task.index)
+        scores = self.learners.first("score_neurons", chunks[0], means, rollouts[0].label_rate, task.index)
+        self.sharing.leave_scores(scoring, scores)
+        return scores
 
     # Evaluation and reports
 

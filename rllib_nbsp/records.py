@@ -96,6 +96,11 @@ class TrialFolder:
         """Write `cost.json`: sizes of what is trained and kept, and steps beside the training of the tasks."""
         self._replace("cost.json", json.dumps(cost, indent=1) + "\n")
 
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a file, without what says whose they are."""
+        lines = (self.path / name).read_text(encoding="utf-8").splitlines()
+        return [{key: v for key, v in json.loads(line).items() if key not in self._identity} for line in lines]
+
     def lengths(self) -> dict[str, int]:
         """Bytes of the files of rows."""
         return {file.name: file.stat().st_size for file in self.path.glob(ROWS)}

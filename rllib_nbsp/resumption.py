@@ -27,7 +27,7 @@ from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.sac.learner import CONTINUAL
 from rllib_nbsp.schedule import VisitSchedule
 from rllib_nbsp.settings import config_hash
-from rllib_nbsp.state.bundle import Bundle, BundleWriter, list_bundles
+from rllib_nbsp.state.bundle import BundleWriter, Columns, list_bundles
 from rllib_nbsp.state.own import STATE, RunStates
 from rllib_nbsp.state.sealed import check_seal, read_from, seal, written_to
 from rllib_nbsp.throughput import Throughput
@@ -75,8 +75,11 @@ class Resumption:
         """
         run = self._algorithm
         if not run.schedule.started and self._states is not None and (bundle := self._states.read()) is not None:
-            self.put_back(bundle)
+            self.put_back(bundle.parts, bundle.series)
+            run.records, self._restored = None, bundle.parts["run"]
             logger.warning("visit %d goes on at environment step %d (%s)", run.visit.number, run.env_steps, bundle.path)
+            if run.visit.number == 1:
+                run.sharing.claim()  # as before, for the others too
         elif self._restored is not None and self._states is not None:
             self._states.drop()  # what lies there is of a way that the run does not go
         if run.schedule.started and run.records is None:
@@ -134,7 +137,8 @@ class Resumption:
         finally:
             self._restoring = False
         if bundle is not None:
-            self.put_back(bundle)
+            self.put_back(bundle.parts, bundle.series)
+            self._algorithm.records, self._restored = None, bundle.parts["run"]
 
     # All of it
 
@@ -157,14 +161,13 @@ class Resumption:
             },
         }
 
-    def put_back(self, bundle: Bundle) -> None:
-        """Be where a run was."""
-        run, parts, own = self._algorithm, bundle.parts, bundle.parts["run"]
-        run.records, self._restored = None, own
+    def put_back(self, parts: Mapping[str, Any], series: Mapping[str, Columns]) -> None:
+        """Be where a run was, of which `parts` and the stores gave these."""
+        run, own = self._algorithm, parts["run"]
         run.schedule.set_state(parts["schedule"])
         run.outcomes.set_state(parts["outcomes"])
         run.replay = run.empty_replay()
-        run.replay.set_state(parts["replay"], bundle.series)
+        run.replay.set_state(parts["replay"], series)
         run.learners.every("set_state", parts["learner"])
         run.learners.every("resume_phase", run.schedule.phase)
         run.rows_rng.bit_generator.state = own["rows_rng"]
@@ -176,7 +179,7 @@ class Resumption:
         if own["layout"] != self._layout:
             run.schedule.version += 1  # new episodes: those that were running have no place in other processes
         elif not run.workers.set_state(parts["sampling"]):
-            logger.warning("%s: the environments do not repeat themselves; not to the last bit", bundle.path)
+            logger.warning("the environments do not repeat themselves: the run goes on, but not to the last bit")
 
     @property
     def _layout(self) -> list[int]:
@@ -229,12 +232,14 @@ class ResumableSAC(SAC):
     outcomes: Outcomes
     learners: Learners
     resumption: Resumption
+    sharing: Any
     _at_rest: bool
 
     def cleanup(self) -> None:
         """RLlib's hook: a run that is not over keeps its state."""
         if self._at_rest:
             self.resumption.save(self.iteration)
+        self.sharing.release()
         super().cleanup()
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:

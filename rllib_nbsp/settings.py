@@ -281,6 +281,8 @@ class RunSettings(CommonSettings):
     seed: Seed = 0
     results_dir: str | None = None
     """The trial's own result folder, absolute; None writes no rows."""
+    shared_dir: str | None = None
+    """Where runs leave first visits that they have in common (`sharing.py`); None shares nothing."""
 
     @property
     def num_visits(self) -> int:
@@ -295,7 +297,7 @@ class RunSettings(CommonSettings):
 
 
 # Where a run is filed, on what it runs and where names come from do not change what it computes.
-NOT_HASHED = {"experiment", "plugins", "sequence", "arm", "seed", "results_dir", "resources"}
+NOT_HASHED = {"experiment", "plugins", "sequence", "arm", "seed", "results_dir", "shared_dir", "resources"}
 
 
 ADDED: dict[str, dict[str, Any]] = {"training": {"tf32": False}, "state": {"every_env_steps": None}}

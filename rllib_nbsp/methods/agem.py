@@ -58,6 +58,10 @@ class AveragedGradientEpisodicMemory(ContinualMethod):
         return []
 
     @classmethod
+    def idle_in_first_visit(cls, config: AGEMSettings) -> bool:
+        return True
+
+    @classmethod
     def replay_request(cls, config: AGEMSettings, replay: ReplaySettings) -> ReplayRequest:
         interval = super().replay_request(config, replay).interval
         return ReplayRequest(interval, prior_rows_per_update=config.memory_batch)

@@ -93,6 +93,10 @@ class AuxiliaryNetworks(ContinualMethod):
         return errors
 
     @classmethod
+    def idle_in_first_visit(cls, config: ANCLSettings) -> bool:
+        return True
+
+    @classmethod
     def phases(cls, config: ANCLSettings, visit: Visit) -> list[Phase]:
         if visit.number == 1 or config.aux == "concurrent" or not config.auxiliary_lam:
             return [Phase()]

@@ -112,6 +112,15 @@ class ContinualMethod:
         return [Phase()]
 
     @classmethod
+    def idle_in_first_visit(cls, config: Any) -> bool:
+        """Whether a run is what `sac` would make it, to the last bit, until its first boundary.
+
+        Runs that are share that visit (`sharing.py`). A method that does anything there, has networks of its own, or
+        notes what an update brings, is not idle; one that only would draw, pull or brake by what it has not got yet is.
+        """
+        return cls is ContinualMethod
+
+    @classmethod
     def boundary_exceptions(cls, config: Any) -> dict[str, bool]:
         """Named exceptions from the run's `boundary` section, such as `{"reset_optimizer": False}`."""
         return {}

@@ -61,6 +61,10 @@ class BehaviouralCloning(ContinualMethod):
         self._drawn = torch.zeros(config.batch_rows, dtype=torch.int64, device=agent.device)
 
     @classmethod
+    def idle_in_first_visit(cls, config: CloningSettings) -> bool:
+        return True
+
+    @classmethod
     def no_graph(cls, config: CloningSettings) -> str | None:
         return None
 

@@ -110,6 +110,10 @@ class NeuronLevelBalance(ContinualMethod):
         return errors
 
     @classmethod
+    def idle_in_first_visit(cls, config: NBSPSettings) -> bool:
+        return True
+
+    @classmethod
     def scoring(cls, config: NBSPSettings) -> ScoringSettings | None:
         if config.uniform_lr == "off":
             return config if config.skill_frac > 0.0 else None

@@ -258,6 +258,10 @@ class ContinualSACTorchLearner(TorchLearner):
             numbers["dormant_frac"] = dormant_frac(activities(hidden) for hidden in record)
         return numbers
 
+    def method_numbers(self) -> dict[str, float]:
+        """What the method adds to a training row."""
+        return self.method.metrics()
+
     def method_arrays(self) -> dict[str, np.ndarray]:
         """What the method adds to `neurons/visit_NN.npz`."""
         return self.method.neuron_arrays()

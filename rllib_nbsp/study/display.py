@@ -86,7 +86,8 @@ class LiveDisplay(tune.Callback):
         if "failure" in result:
             self._set(trial, "failed")
         else:
-            self._set(trial, "done" if result["done"] else "running", *_cells(result))
+            waits = f"waits for the first visit of {result['waits_for']}" if "waits_for" in result else ""
+            self._set(trial, "done" if result["done"] else waits or "running", *([] if waits else _cells(result)))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune's hook."""

@@ -100,16 +100,23 @@ def _time_updates(learner: Learner, buffer: TaskReplayBuffer) -> float:
     return (time.perf_counter() - start) / updates
 
 
-def trial_seconds(trial: RunSettings, speed: Speed) -> float:
-    """A trial's time if no visit stops early."""
+def trial_seconds(trial: RunSettings, speed: Speed, *, given: int = 0) -> float:
+    """A trial's time if no visit stops early.
+
+    Args:
+        trial: the run.
+        speed: of this machine.
+        given: how many first visits it need not make.
+    """
     run = ResolvedRun(trial)
-    steps, tasks, visits = trial.visit.max_env_steps, len(run.curriculum.tasks), trial.num_visits
-    phases = [phase for visit in run.curriculum.visits for phase in run.method.phases(run.keys, visit)]
+    steps, tasks, visits = trial.visit.max_env_steps, len(run.curriculum.tasks), trial.num_visits - given
+    phases = [phase for visit in run.curriculum.visits[given:] for phase in run.method.phases(run.keys, visit)]
     stretches = sum(phase.collect for phase in phases)
     workers = trial.resources.num_env_runners
     sampling = stretches * steps * speed.env_step_s / max(1, workers)
     retraining = sum(phase.updates for phase in phases if not phase.collect)
-    learning = (trial.updates_within(stretches) + retraining) * speed.update_s
+    updates = trial.updates_within(stretches + given) - trial.updates_within(given)
+    learning = (updates + retraining) * speed.update_s
     evaluation = trial.evaluation
     episodes = evaluation.boundary_episodes + steps // run.evaluation_env_steps * evaluation.periodic_episodes
     scoring = run.scoring.score_env_steps if run.scoring else 0

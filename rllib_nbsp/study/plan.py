@@ -15,6 +15,7 @@ from rich.table import Table
 from rllib_nbsp.algorithm import ContinualSAC
 from rllib_nbsp.envs import EnvironmentFailure
 from rllib_nbsp.settings import RunSettings
+from rllib_nbsp.sharing import shared_by
 from rllib_nbsp.study.errors import PreflightError
 from rllib_nbsp.study.estimate import Speed, calibrate, duration, study_seconds, trial_seconds
 from rllib_nbsp.study.needs import (
@@ -79,7 +80,24 @@ class Plan:
             PreflightError: if a task's environment does not run here.
         """
         speeds: dict[str, Speed] = {}
-        return [trial_seconds(trial, _speed(trial, speeds)) for trial in self.trials]
+        beginning = {trial.results_dir for group in shared_by(self.trials) for trial in group[1:]}
+        return [
+            trial_seconds(trial, _speed(trial, speeds), given=int(trial.results_dir in beginning))
+            for trial in self.trials
+        ]
+
+    def shared(self) -> list[str]:
+        """A line on first visits that trials have in common, if they do."""
+        groups = shared_by(self.trials)
+        if not groups:
+            return []
+        spared = sum((len(group) - 1) * group[0].visit.max_env_steps for group in groups)
+        every = sum(trial.num_visits * trial.visit.max_env_steps for trial in self.trials)
+        visits = "a first visit is" if len(groups) == 1 else f"{len(groups)} first visits are"
+        return [
+            f"shared:     {visits} made once for {sum(map(len, groups))} trials, which spares up to {spared:,} "
+            f"environment steps ({spared / every:.0%}; share_visits)"
+        ]
 
     def on(self, nodes: Sequence[Mapping[str, float]], where: str) -> Plan:
         """The plan checked against what each node has, of this machine or of a cluster that was joined."""
@@ -113,6 +131,7 @@ class Plan:
             f"memory:     {gigabytes(largest.memory)} a trial, {gigabytes(largest.replay)} of it replay",
             f"disk:       {gigabytes(disk)} in {folder}",
             f"time:       at most {duration(seconds)}, by a short calibration on this machine",
+            *self.shared(),
         )
         for line in lines:
             console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -17,6 +17,8 @@ from rllib_nbsp.study.search import SearchSettings
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 LoggerName = Literal["tensorboard", "csv", "wandb", "mlflow"]
+SHARED = "_shared"
+"""In a study's folder, while it runs: first visits that its trials have in common."""
 EXTRAS = ("wandb", "mlflow")
 """Loggers that are packages of their own, which `pip install rllib-nbsp[NAME]` brings."""
 
@@ -37,6 +39,8 @@ class StudySettings(CommonSettings):
     loggers: list[LoggerName] = Field(["tensorboard", "csv"])
     """What logs the iterations of each trial, beside the rows, under `_tune`. `wandb` is offline unless `WANDB_MODE`
     says otherwise; `mlflow` writes files unless `MLFLOW_TRACKING_URI` names a server."""
+    share_visits: bool = True
+    """Run a first visit that arms of one seed have in common once; the others begin at its end (docs/resume.md)."""
     allow_repeats: bool = False
     """Let a sequence visit the same task twice in a row."""
 
@@ -141,6 +145,7 @@ class CheckedStudy:
             method_settings=arm.method_settings,
             seed=seed,
             results_dir=str(folder / sequence / arm.label / f"seed_{seed}") if folder else None,
+            shared_dir=str(folder / SHARED) if folder and self.settings.share_visits else None,
         )
 
 

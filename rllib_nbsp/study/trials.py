@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import socket
 import time
 import traceback
@@ -30,12 +31,14 @@ from rllib_nbsp.nodes import blind_to, import_errors
 from rllib_nbsp.plugins import runtime_env, sources
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.settings import RunSettings
+from rllib_nbsp.sharing import shared_by
 from rllib_nbsp.study.display import LiveDisplay, trial_label
 from rllib_nbsp.study.errors import PreflightError
 from rllib_nbsp.study.estimate import duration, study_seconds
 from rllib_nbsp.study.loggers import make_loggers, where_logged
 from rllib_nbsp.study.plan import local_resources, make_plan
 from rllib_nbsp.study.stop_signal import StopSignal
+from rllib_nbsp.study.study import SHARED
 
 MAX_FAILURES = 3
 MAY_PASS = (RayError, OSError)
@@ -94,6 +97,8 @@ def run_study(
             raise PreflightError(problems, 4)
         seconds = study_seconds(trial_times, plan.concurrent)
         console.print(f"{len(trials)} trials, {plan.concurrent} at once, at most {duration(seconds)}", highlight=False)
+        for line in plan.shared():
+            console.print(line, highlight=False)
         on_start()
         outcome = run_trials(trials, folder, max_concurrent, logging_to, console)
     for line in where_logged(loggers, folder):
@@ -249,7 +254,7 @@ def run_trials(
     with LiveDisplay(trials, console) as display:
         tuner = tune.Tuner(
             StudyTrial,
-            param_space={"run": tune.grid_search([trial.model_dump() for trial in trials])},
+            param_space={"run": tune.grid_search([trial.model_dump() for trial in in_order(trials)])},
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=max_concurrent,
                 reuse_actors=True,
@@ -277,7 +282,16 @@ def run_trials(
         elif result.metrics and FAILURE in result.metrics:
             failed[result.metrics[LABEL]] = result.metrics[FAILURE]
     stopped = any(result.error is None and not (result.metrics or {}).get("done") for result in results)
+    if not (failed or stopped):
+        shutil.rmtree(folder / SHARED, ignore_errors=True)
     return Outcome(failed, stopped, time.monotonic() - start)
+
+
+def in_order(trials: Sequence[RunSettings]) -> list[RunSettings]:
+    """The trials as they are started: those that make a first visit for others, those that share none, the others."""
+    groups = shared_by(trials)
+    rank = {id(trial): (0 if trial is group[0] else 2) for group in groups for trial in group}
+    return sorted(trials, key=lambda trial: rank.get(id(trial), 1))
 
 
 def _trial_name(trial: Any) -> str:

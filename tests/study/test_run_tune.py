@@ -186,6 +186,8 @@ def test_a_trials_time_by_hand(tmp_path: Path) -> None:
     start = trial_seconds(sac, Speed(0.0, 0.0, 50))
     assert trial_seconds(sac, speed) == start + 4 * 400 * 0.5 + 120 * 10.0 + 800 * 0.5
     assert trial_seconds(nbsp, speed) == trial_seconds(sac, speed) + 4 * 200 * 0.5
+    # Without its first visit, which another trial makes.
+    assert trial_seconds(nbsp, speed, given=1) == start + 3 * 400 * 0.5 + 90 * 10.0 + 600 * 0.5 + 3 * 200 * 0.5
     # With rollout workers, sampling hides behind the updates.
     remote = sac.model_copy(update={"resources": sac.resources.model_copy(update={"num_env_runners": 2})})
     assert trial_seconds(remote, speed) == start + 120 * 10.0 + 800 * 0.5 / 2

@@ -219,6 +219,10 @@ class PulledMethod(ContinualMethod):
         self.pull = QuadraticPull(agent)
 
     @classmethod
+    def idle_in_first_visit(cls, config: PulledSettings) -> bool:
+        return True
+
+    @classmethod
     def no_graph(cls, config: PulledSettings) -> str | None:
         return None
 
