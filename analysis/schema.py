@@ -145,7 +145,13 @@ INTEGER_KEYS = ("seed", "visit", "env_steps")
 NAME_KEYS = {"sequence", "arm", "eval_task"}
 """Keys that hold text."""
 
-NUMBER_KEYS = {"success_rate", "episodes", *TRAINING_COLUMNS} - {"sequence", "arm", "task", *INTEGER_KEYS}
+NUMBER_KEYS = {"success_rate", "episodes", *TRAINING_COLUMNS} - {
+    "sequence",
+    "arm",
+    "task",
+    "shared_from",
+    *INTEGER_KEYS,
+}
 """Keys that hold numbers, or nothing where there was none to measure."""
 
 
