@@ -18,7 +18,7 @@ fail() {
 role=${1-}
 address=${2-}
 [[ $role == head || $role == worker ]] || fail "the first argument is '$role'; allowed: head, worker"
-[[ $address =~ ^[A-Za-z0-9.-]+(:[0-9]+)?$ ]] || fail "the second argument is '$address'; allowed: HOST or HOST:PORT"
+[[ $address =~ ^[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?$ ]] || fail "the second argument is '$address'; allowed: HOST or HOST:PORT"
 shift 2
 host=${address%:*}
 port=6379

@@ -1,4 +1,4 @@
-"""The files of `cluster/` hold what Ray, KubeRay and Kubernetes take, and agree with each other and with the package."""
+"""The files of `cluster/`: Ray, KubeRay and Kubernetes take them, and they agree with each other and the package."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_kuberay_knows_every_field_of_the_job() -> None:
     assert check_fields(misspelt, RAY_JOB) == ["rayClusterSpec.workerGroupSpecs.maxReplica"]
 
 
-def kubernetes_objects() -> Iterator[Any]:
+def kubernetes_objects() -> Iterator[object]:
     """All that Kubernetes itself reads: the objects beside the job, and the pods in it."""
     for kind, document in DOCUMENTS.items():
         if kind != "RayJob":
@@ -77,7 +77,7 @@ def kubernetes_objects() -> Iterator[Any]:
         yield pytest.param(template, id=name)
 
 
-@pytest.mark.parametrize("document", kubernetes_objects())
+@pytest.mark.parametrize("document", [*kubernetes_objects()])
 def test_kubernetes_takes_the_pods_and_what_stands_beside_them(document: dict[str, Any]) -> None:
     kubernetes = pytest.importorskip("kubernetes_validate")
     kubernetes.validate(document, kubernetes.latest_version(), strict=True)
@@ -161,8 +161,7 @@ def test_a_study_is_run_by_one_command_everywhere() -> None:
     assert f"/study/{study} " in entrypoint
     said = {path.name: COMMAND.findall(on_one_line(path)) for path in (PAGE, *CLUSTER.iterdir())}
     assert len(said[PAGE.name]) >= 2 and said["runtime_env.yaml"] and said["rayjob.yaml"]
-    loose = [path.name for path in CLUSTER.iterdir() if on_one_line(path).count("rllib-nbsp run") != len(said[path.name])]
-    assert loose == []
+    assert all(on_one_line(path).count("rllib-nbsp run") == len(said[path.name]) for path in CLUSTER.iterdir())
 
 
 def test_versions_are_those_of_the_package() -> None:
@@ -173,9 +172,10 @@ def test_versions_are_those_of_the_package() -> None:
         for pin in [Requirement(line)]
     }
     (ray,) = (specifier.version for specifier in pins["ray"].specifier)
-    text = "\n".join(path.read_text(encoding="utf-8") for path in CLUSTER.iterdir())
+    text, page = "\n".join(p.read_text(encoding="utf-8") for p in CLUSTER.iterdir()), PAGE.read_text(encoding="utf-8")
     assert {*re.findall(r"ray(?:\[default\]==|:)(\d[\d.]+)", text)} == {ray} == {JOB["rayClusterSpec"]["rayVersion"]}
-    assert {*re.findall(r"rllib-nbsp:(\S+)", text)} == {rllib_nbsp.__version__, f"{rllib_nbsp.__version__}"}
+    assert {*re.findall(r"rllib-nbsp:(\S+)", text + page)} == {rllib_nbsp.__version__}
+    assert len({*re.findall(r"boto3==(\S+)", text + page)}) == 1
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
     ((major, minor),) = re.findall(r"-py(\d)(\d+)", text)
     assert SpecifierSet(project["requires-python"]).contains(f"{major}.{minor}.0")
@@ -183,14 +183,11 @@ def test_versions_are_those_of_the_package() -> None:
 
 @pytest.mark.parametrize("name", ["ray_cluster.yaml", "rayjob.yaml"])
 def test_what_is_the_users_to_put_in_is_said_at_the_top(name: str) -> None:
-    text = (CLUSTER / name).read_text(encoding="utf-8")
-    comment, values = text[: text.index("\n\n", text.index("Yours")) if "\n\n" in text else None], []
-    for line in text.splitlines():
-        if not line.lstrip().startswith("#"):
-            values += re.findall(r"(?<![\w$/])([A-Z]{3,}(?:_[A-Z]+)*)(?=[/.,\]\n]|$)", line)
-    (said,) = re.findall(r"Yours to put in: (.*?)\n(?!#)", comment, re.DOTALL)
-    known = {"SPOT", "ON_DEMAND"}
-    assert {*values} - known == {*re.findall(r"([A-Z]{3,}(?:_[A-Z]+)*),", said)} - known
+    lines = (CLUSTER / name).read_text(encoding="utf-8").splitlines()
+    values = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
+    blanks = {*re.findall(r"(?<![\w$/\"])[A-Z]{4,}(?:_[A-Z]+)*(?![\w:()])", values)} - {"SPOT", "PATH"}
+    top = " ".join(line.lstrip("# ") for line in lines[: lines.index(next(x for x in lines if x[:1] != "#"))])
+    assert blanks and all(f"{blank}, " in top.partition("Yours to put in: ")[2] for blank in blanks), blanks
 
 
 # A study has room
