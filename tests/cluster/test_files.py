@@ -181,13 +181,22 @@ def test_versions_are_those_of_the_package() -> None:
     assert SpecifierSet(project["requires-python"]).contains(f"{major}.{minor}.0")
 
 
+def test_the_image_is_made_of_what_a_checkout_has() -> None:
+    copied = re.findall(r"^COPY \S+ (.+) \S+$", (CLUSTER / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    paths = [Path(path) for line in copied for path in line.split()]
+    assert [path for path in paths if not path.exists()] == []
+    tool = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    wheel = tool["hatch"]["build"]["targets"]["wheel"]
+    assert {*wheel["packages"], *wheel["force-include"]} <= {str(path) for path in paths}
+
+
 @pytest.mark.parametrize("name", ["ray_cluster.yaml", "rayjob.yaml"])
 def test_what_is_the_users_to_put_in_is_said_at_the_top(name: str) -> None:
     lines = (CLUSTER / name).read_text(encoding="utf-8").splitlines()
     values = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
     blanks = {*re.findall(r"(?<![\w$/\"])[A-Z]{4,}(?:_[A-Z]+)*(?![\w:()])", values)} - {"SPOT", "PATH"}
     top = " ".join(line.lstrip("# ") for line in lines[: lines.index(next(x for x in lines if x[:1] != "#"))])
-    assert blanks and all(f"{blank}, " in top.partition("Yours to put in: ")[2] for blank in blanks), blanks
+    assert blanks and all(f"{blank}, " in top.partition("Yours to put in: ")[2] for blank in blanks)
 
 
 # A study has room
