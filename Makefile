@@ -26,11 +26,12 @@ test-all: test  ## Also the slow tests and the quickstart.
 	$(PY) -m pytest -q -m slow
 	$(MAKE) run
 
-check: $(STAMP)  ## Format, lint, types, the direction of imports, the drawing of them, the tables of docs/.
+check: $(STAMP)  ## Format, lint, types, the direction of imports, the script, the drawing of them, the tables of docs/.
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy .
 	$(VENV)/bin/lint-imports --no-logo
+	$(VENV)/bin/shellcheck cluster/start.sh
 	$(PY) -m docs.architecture --check
 	$(PY) -m docs.tables --check
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from rich.console import Console
 
@@ -134,14 +134,20 @@ def ray_session(
             _check_reachable(address)
             travels = {**runtime_env(*modules), "env_vars": threads}
             ray.init(address=address, runtime_env=travels, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise PreflightError([f"--address {address or 'local'}: {str(error).splitlines()[0]}"], 4) from error
+    except (OSError, ValueError, RuntimeError, AuthenticationError) as error:
+        raise PreflightError([f"--address {address or 'local'}: {_first_line(error)}"], 4) from error
     try:
         stop.install()
         _protect_token()
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
+
+
+def _first_line(error: Exception) -> str:
+    if "InvalidAuthToken" in str(error.__cause__):  # which Ray tells as any failure to connect
+        return "it asks for its head's ~/.ray/auth_token and for RAY_AUTH_MODE=token"
+    return str(error).splitlines()[0]
 
 
 def _check_reachable(address: str) -> None:
