@@ -19,7 +19,8 @@ from rich.console import Console
 
 from rllib_nbsp.settings import ConfigError
 from rllib_nbsp.study.errors import PreflightError
-from rllib_nbsp.study.folder import check_home, open_trials, planned, study_folder, study_lock, write_study
+from rllib_nbsp.study.folder import open_trials, planned, study_folder, study_lock, write_study
+from rllib_nbsp.study.private import check_home
 from rllib_nbsp.study.reader import load_study
 from rllib_nbsp.study.stop_signal import StopSignal
 from rllib_nbsp.study.study import CheckedStudy, safe_name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import yaml
 
 from rllib_nbsp.envs import suite_of
+from rllib_nbsp.reading import read_json, read_yaml
 from rllib_nbsp.records import ENVIRONMENTS
 from rllib_nbsp.settings import NOT_HASHED, RunSettings, config_hash
 from rllib_nbsp.study.errors import PreflightError
@@ -44,18 +44,6 @@ def study_folder(root: str, name: str, resume: bool) -> Path:
     if resume and not (folder / "study.yaml").is_file():
         raise PreflightError([f"--resume: there is no study in {folder}; leave --resume out to start it"], 2)
     return folder
-
-
-def check_home() -> None:
-    """Whether this user has a home folder, as a container's arbitrary user id may not; Ray keeps its token there.
-
-    Raises:
-        PreflightError: if none is set or known.
-    """
-    try:
-        Path.home()
-    except RuntimeError as error:
-        raise PreflightError([f"user id {os.getuid()} has no home folder; set HOME to one"], 4) from error
 
 
 @contextlib.contextmanager
@@ -123,7 +111,7 @@ def _statuses(folder: Path) -> dict[Path, dict[str, Any]]:
     for rows in sorted([*folder.glob("*/*/seed_*/status.json"), *folder.glob("*/*/seed_*/evaluations.jsonl")]):
         status: dict[str, Any] = {"done": False, "config_hash": None}
         with contextlib.suppress(OSError, ValueError, TypeError):  # absent or torn: not finished
-            status |= json.loads((rows.parent / "status.json").read_text(encoding="utf-8"))
+            status |= read_json(rows.parent / "status.json")
         found[rows.parent] = status
     return found
 
@@ -170,7 +158,7 @@ def _check_unchanged(
 def _environment_changes(path: Path, trial: RunSettings) -> str:
     """How the environments of a finished trial differ from what its tasks' names stand for now."""
     try:
-        before = json.loads((path / ENVIRONMENTS).read_text(encoding="utf-8"))
+        before = read_json(path / ENVIRONMENTS)
     except FileNotFoundError:  # of a suite that says nothing, or of an earlier version
         return ""
     except (OSError, ValueError) as error:
@@ -192,8 +180,8 @@ def _own_keys(arm: Arm, earlier: Mapping[str, Any]) -> list[str]:
 def _changes(path: Path, trial: RunSettings, own: Sequence[str]) -> str:
     """The settings of a finished trial that differ from a trial's, but for the keys of its own."""
     try:
-        old = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        old = read_yaml(path / "config.yaml")
+    except (OSError, ValueError) as error:
         return f"which ones is not known: {error}"
     was, now = _flat(old), _flat(trial.model_dump(exclude=NOT_HASHED))
     absent = object()
@@ -273,10 +261,10 @@ def _searches(study: CheckedStudy, earlier: Mapping[str, Any]) -> dict[str, Any]
 
 def _earlier_study(folder: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
+        content = read_yaml(folder / "study.yaml")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise PreflightError([f"{folder / 'study.yaml'} cannot be read: {error}"], 3) from error
     return content if isinstance(content, dict) else {}
 
