@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from rllib_nbsp.envs import suite_of
-from rllib_nbsp.reading import read_json, read_yaml
+from rllib_nbsp.reading import MAX_NAME_LENGTH, read_json, read_yaml
 from rllib_nbsp.records import ENVIRONMENTS
 from rllib_nbsp.settings import NOT_HASHED, RunSettings, config_hash
 from rllib_nbsp.study.errors import PreflightError
@@ -55,7 +55,7 @@ def study_lock(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "a+", encoding="utf-8")
+        file = open(folder / ".lock", "a+", encoding="utf-8", opener=_not_a_link)
     except OSError as error:
         raise PreflightError([f"{folder}: {error.strerror}"], 4) from error
     with file:
@@ -63,13 +63,18 @@ def study_lock(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
-            owner = file.read().strip() or "another process"
+            owner = "".join(filter(str.isprintable, file.read(MAX_NAME_LENGTH))) or "another process"
             raise PreflightError([f"{folder} is in use by {owner} (host:pid)"], 4) from error
         file.seek(0)
         file.truncate()
         file.write(f"{socket.gethostname()}:{os.getpid()}\n")
         file.flush()
         yield
+
+
+def _not_a_link(path: str, flags: int) -> int:
+    """An opener that writes to no file elsewhere."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def open_trials(study: CheckedStudy, trials: Sequence[RunSettings], folder: Path, resume: bool) -> list[RunSettings]:

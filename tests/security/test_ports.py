@@ -123,7 +123,9 @@ def test_a_home_that_nobody_knows_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     assert caught.value.exit_code == 4
 
 
-@pytest.mark.parametrize("told", [("RAY_AUTH_TOKEN_PATH", "/some/token"), ("RAY_AUTH_TOKEN", "ab"), ("RAY_AUTH_MODE", "disabled")])
+@pytest.mark.parametrize(
+    "told", [("RAY_AUTH_TOKEN_PATH", "/some/token"), ("RAY_AUTH_TOKEN", "ab"), ("RAY_AUTH_MODE", "disabled")]
+)
 def test_a_home_is_not_needed_where_the_token_is_elsewhere(
     told: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
