@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from rllib_nbsp.reading import MAX_INTEGER, MAX_NAME_LENGTH, MAX_TRIALS, MAX_VISITS
+from rllib_nbsp.reading import MAX_INTEGER, MAX_TRIALS, MAX_VISITS
 
 from .errors import DataError
 from .games import atari_scores, normalised_returns
@@ -183,7 +183,6 @@ def _check_folder_names(root: Path, sequence: str, arm: str, seed: str) -> None:
         check_name("an arm's folder", arm)
         if int(seed) > MAX_INTEGER:
             raise ValueError(f"a seed is {shown(seed)}")
-        f"{sequence}{arm}".encode()
     except ValueError as error:
         raise DataError(f"{root}: {error}; name it *.stale to leave it out") from error
 
@@ -299,8 +298,12 @@ def _task_order(
 
 def _has_curriculum(config: dict[str, Any]) -> bool:
     tasks, cycles = config.get("tasks"), config.get("cycles")
-    named = isinstance(tasks, list) and all(isinstance(task, str) and len(task) <= MAX_NAME_LENGTH for task in tasks)
-    return named and type(cycles) is int and 1 <= len(tasks) * cycles <= MAX_VISITS
+    try:
+        for task in tasks if isinstance(tasks, list) else ():
+            check_name("a task", task)
+    except ValueError:
+        return False
+    return isinstance(tasks, list) and type(cycles) is int and 1 <= len(tasks) * cycles <= MAX_VISITS
 
 
 def _check_visits(evaluations: pd.DataFrame, orders: dict[str, TaskOrder], notes: list[str]) -> None:

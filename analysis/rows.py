@@ -145,12 +145,12 @@ def read_small_file(path: Path) -> Any:
 
 
 def check_name(key: str, value: Any) -> None:
-    """Refuse what no run is, has or does as a name: it would stand in tables, pages and on terminals.
+    """Refuse what no run is, has or does as a name: it would stand in tables, figures and pages and on terminals.
 
     Raises:
-        ValueError: if it is no text, or too long.
+        ValueError: if it is no text that can be printed on a line, or too long.
     """
-    if not isinstance(value, str) or len(value) > MAX_NAME_LENGTH:
+    if not isinstance(value, str) or len(value) > MAX_NAME_LENGTH or not value.isprintable():
         raise ValueError(f"{key} is {shown(value)}")
 
 

@@ -67,6 +67,14 @@ class Unreadable(ValueError):
     """A file that is refused: what was found, and what is allowed; which one it is, its reader says."""
 
 
+def printable(text: str) -> str:
+    """Text of a file as a terminal or a page may show it: characters that do not print as Python writes them.
+
+    Escapes move a terminal's cursor and change what stands there, others turn the direction of the line.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 # Bytes and lines
 
 
@@ -146,7 +154,7 @@ def read_json(path: Path) -> Any:
         OSError: if it cannot be opened.
         Unreadable: if it is no such file, or too long.
     """
-    return _parsed(path, parse_json)
+    return _parsed(path, lambda data: _checked(parse_json(data)))
 
 
 def parse_json(data: bytes) -> Any:
@@ -160,7 +168,7 @@ def parse_json(data: bytes) -> Any:
     except RecursionError:
         raise Unreadable("nested too deeply") from None
     if b"\\u" in data:
-        json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        json.dumps(value, ensure_ascii=False).encode()  # see `_checked`
     return value
 
 
@@ -202,13 +210,11 @@ def parse_yaml(data: bytes) -> Any:
                 raise ValueError(f"line {event.start_mark.line + 1}: a merge key (<<) is not allowed")
             if len(event.value) > MAX_NUMBER_LENGTH and _NUMBER.fullmatch(event.value):
                 raise ValueError(f"line {event.start_mark.line + 1}: a number of over {MAX_NUMBER_LENGTH} characters")
-    value = _LOADER(text).get_single_data()
-    _check_expanded(value)
-    return value
+    return _checked(_LOADER(text).get_single_data())
 
 
-def _check_expanded(value: Any) -> None:
-    """Count every value as often as aliases show it; one that holds itself has no end."""
+def _checked(value: Any) -> Any:
+    """A small file's value, if it is no larger than is read: aliases show a value again, one in itself for ever."""
     waiting, seen = [(value, 0)], 0
     while waiting:
         inner, depth = waiting.pop()
@@ -217,7 +223,8 @@ def _check_expanded(value: Any) -> None:
         waiting += [(child, depth + 1) for child in below]
         _check_size(seen + len(waiting), depth)
         if isinstance(inner, str):
-            inner.encode()
+            inner.encode()  # half of a surrogate pair is no text
+    return value
 
 
 def _check_size(values: int, depth: int) -> None:

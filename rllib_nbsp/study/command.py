@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rllib_nbsp.reading import printable
 from rllib_nbsp.settings import ConfigError
 from rllib_nbsp.study.errors import PreflightError
 from rllib_nbsp.study.folder import open_trials, planned, study_folder, study_lock, write_study
@@ -62,7 +63,7 @@ def main(argv: Sequence[str], *, program: Sequence[str], report: Callable[[Seque
         if options.debug:
             raise
         for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+            print(f"error: {printable(problem)}", file=sys.stderr)
         return error.exit_code
 
 

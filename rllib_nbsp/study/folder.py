@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rllib_nbsp.envs import suite_of
 from rllib_nbsp.reading import MAX_NAME_LENGTH, read_json, read_yaml
@@ -18,6 +19,9 @@ from rllib_nbsp.records import ENVIRONMENTS
 from rllib_nbsp.settings import NOT_HASHED, RunSettings, config_hash
 from rllib_nbsp.study.errors import PreflightError
 from rllib_nbsp.study.study import Arm, CheckedStudy
+
+MAX_TOLD = 1_000
+"""Characters of what a file says in an error."""
 
 
 def study_folder(root: str, name: str, resume: bool) -> Path:
@@ -82,8 +86,13 @@ def open_trials(study: CheckedStudy, trials: Sequence[RunSettings], folder: Path
 
     Raises:
         PreflightError: if there are results already and `resume` is not set; if results belong to another study, or
-            some that stay have other settings.
+            some that stay have other settings; if a trial's folder is a link.
     """
+    for path in (inner for trial in trials for inner in (_trial_folder(trial), *_trial_folder(trial).parents[:2])):
+        if path.is_symlink():
+            raise PreflightError(
+                [f"{path} is a symbolic link, which leads out of the study's folder; put a folder there"], 4
+            )
     finished = _statuses(folder)
     if not resume:
         if finished:
@@ -98,9 +107,9 @@ def open_trials(study: CheckedStudy, trials: Sequence[RunSettings], folder: Path
         return list(trials)
     earlier = _earlier_study(folder)
     held = earlier.get("experiment")
-    if held != study.settings.experiment:
+    if held != (own := study.settings.experiment):
         raise PreflightError(
-            [f"--resume: {folder} holds the experiment {held!r}, not {study.settings.experiment!r}; use --name"], 3
+            [f"--resume: {folder} holds the experiment {_cut(repr(held))}, not {own!r}; use --name"], 3
         )
     _check_unchanged(study, trials, finished, earlier)
     return [trial for trial in trials if not finished.get(_trial_folder(trial), {}).get("done")]
@@ -115,8 +124,9 @@ def _statuses(folder: Path) -> dict[Path, dict[str, Any]]:
     found = {}
     for rows in sorted([*folder.glob("*/*/seed_*/status.json"), *folder.glob("*/*/seed_*/evaluations.jsonl")]):
         status: dict[str, Any] = {"done": False, "config_hash": None}
-        with contextlib.suppress(OSError, ValueError, TypeError):  # absent or torn: not finished
-            status |= read_json(rows.parent / "status.json")
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # absent or torn: not finished
+            left = read_json(rows.parent / "status.json")
+            status = {"done": left["done"] is True, "config_hash": left["config_hash"]}
         found[rows.parent] = status
     return found
 
@@ -167,10 +177,10 @@ def _environment_changes(path: Path, trial: RunSettings) -> str:
     except FileNotFoundError:  # of a suite that says nothing, or of an earlier version
         return ""
     except (OSError, ValueError) as error:
-        return f"which one is not known: {error}"
+        return f"which one is not known: {ENVIRONMENTS}: {error}"
     was, now = _flat(before), _flat(suite_of(trial).environments(trial.tasks))
     differing = [key for key in dict.fromkeys([*now, *was]) if was.get(key) != now.get(key)]
-    return ", ".join(f"{key} {_was(was, key)} and {_is(now, key)}" for key in differing)
+    return _cut(", ".join(f"{key} {_was(was, key)} and {_is(now, key)}" for key in differing))
 
 
 def _own_keys(arm: Arm, earlier: Mapping[str, Any]) -> list[str]:
@@ -187,7 +197,7 @@ def _changes(path: Path, trial: RunSettings, own: Sequence[str]) -> str:
     try:
         old = read_yaml(path / "config.yaml")
     except (OSError, ValueError) as error:
-        return f"which ones is not known: {error}"
+        return f"which ones is not known: config.yaml: {error}"
     was, now = _flat(old), _flat(trial.model_dump(exclude=NOT_HASHED))
     absent = object()
     differing = [
@@ -197,7 +207,12 @@ def _changes(path: Path, trial: RunSettings, own: Sequence[str]) -> str:
         and was.get(key, absent) != now.get(key, absent)
         and not any(f"{key}.".startswith(f"{o}.") for o in own)
     ]
-    return ", ".join(f"{key} {_was(was, key)} and {_is(now, key)}" for key in differing)
+    return _cut(", ".join(f"{key} {_was(was, key)} and {_is(now, key)}" for key in differing))
+
+
+def _cut(text: str) -> str:
+    """What a file says, in an error, of which the beginning is enough."""
+    return text if len(text) <= MAX_TOLD else f"{text[:MAX_TOLD]}..."
 
 
 def _was(was: Mapping[str, Any], key: str) -> str:
@@ -246,6 +261,7 @@ def write_study(study: CheckedStudy, overrides: Sequence[str], folder: Path, res
         "text": _Block(study.text),
     }
     temporary = folder / "study.yaml.tmp"
+    temporary.unlink(missing_ok=True)
     temporary.write_text(yaml.dump(content, Dumper=_Dumper, sort_keys=False), encoding="utf-8")
     os.replace(temporary, folder / "study.yaml")
 
@@ -264,14 +280,31 @@ def _searches(study: CheckedStudy, earlier: Mapping[str, Any]) -> dict[str, Any]
     return {"objective": study.settings.search.objective, "arms": arms} if arms else {}
 
 
+class _StudyFile(BaseModel):
+    """What goes on from an earlier `study.yaml`."""
+
+    model_config = ConfigDict(strict=True)
+
+    experiment: str | None = None
+    sequences: dict[str, list[str]] | None = None
+    arms: list[str] = []
+    seeds: list[int] = []
+    notes: list[str] = []
+    overrides: list[str] | None = None
+    search: dict[str, str | dict[str, dict[str, dict[str, Any]]]] = {}
+
+
 def _earlier_study(folder: Path) -> dict[str, Any]:
     try:
-        content = read_yaml(folder / "study.yaml")
+        return _StudyFile.model_validate(read_yaml(folder / "study.yaml")).model_dump(exclude_unset=True)
     except FileNotFoundError:
         return {}
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
     except (OSError, ValueError) as error:
-        raise PreflightError([f"{folder / 'study.yaml'} cannot be read: {error}"], 3) from error
-    return content if isinstance(content, dict) else {}
+        problem = str(error)
+    raise PreflightError([f"{folder / 'study.yaml'} cannot be read: {_cut(problem)}"], 3)
 
 
 def existing(path: Path) -> Path:
