@@ -1,4 +1,4 @@
-"""Files of results that anything was done to: read, left out with a note, or refused in our own words; never a traceback."""
+"""Files of results to which anything was done: read, left out with a note, or refused in our own words."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.studies import leave, tiny_study
 
 SECONDS = 5.0
 """Of a processor that does other things too."""
-MANY = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 FILES = (
     "pair/sac/seed_0/evaluations.jsonl",
     "pair/sac/seed_0/training.jsonl",
@@ -188,7 +188,7 @@ def test_any_array_in_a_neuron_file(whole: Path, choices: st.DataObject) -> None
     check(whole, FILES[5], saved.getvalue())
 
 
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(FILES), choices=st.data())
 def test_a_report_of_any_value_in_any_place(whole: Path, name: str, choices: st.DataObject) -> None:
     before = (whole / name).read_bytes()
