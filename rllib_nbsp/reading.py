@@ -203,14 +203,22 @@ def parse_yaml(data: bytes) -> Any:
         values += isinstance(event, yaml.NodeEvent)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         _check_size(values, depth)
-        if getattr(event, "tag", None):
-            raise ValueError(f"line {event.start_mark.line + 1}: tag {event.tag} is not allowed")
-        if isinstance(event, yaml.ScalarEvent) and event.implicit[0]:
-            if event.value == "<<":  # merges multiply as aliases do
-                raise ValueError(f"line {event.start_mark.line + 1}: a merge key (<<) is not allowed")
-            if len(event.value) > MAX_NUMBER_LENGTH and _NUMBER.fullmatch(event.value):
-                raise ValueError(f"line {event.start_mark.line + 1}: a number of over {MAX_NUMBER_LENGTH} characters")
+        if problem := _problem(event):
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise ValueError(f"line {line}: {problem}")
     return _checked(_LOADER(text).get_single_data())
+
+
+def _problem(event: yaml.Event) -> str | None:
+    """Why YAML says more here than plain values, if it does."""
+    if tag := getattr(event, "tag", None):
+        return f"tag {tag} is not allowed"
+    if isinstance(event, yaml.ScalarEvent) and event.implicit[0]:
+        if event.value == "<<":  # merges multiply as aliases do
+            return "a merge key (<<) is not allowed"
+        if len(event.value) > MAX_NUMBER_LENGTH and _NUMBER.fullmatch(event.value):
+            return f"a number of over {MAX_NUMBER_LENGTH} characters"
+    return None
 
 
 def _checked(value: Any) -> Any:

@@ -40,7 +40,7 @@ def test_no_file_and_no_line_has_a_secret_of_the_environment(tmp_path: Path) -> 
     assert done.returncode == 1 and "as meant" in done.stdout, done.stderr[-3000:]
     files = [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
     found = {path.name for path in files}
-    assert {"study.yaml", "config.yaml", "versions.json", "error.txt", "params.json", "result.json"} <= found
+    assert {"study.yaml", "config.yaml", "versions.json", "error.txt", "progress.csv", "tuner.pkl"} <= found
     leaking = [path for path in files if PLANTED.encode() in content(path)]
     assert leaking == [] and PLANTED not in done.stdout + done.stderr
 
