@@ -93,9 +93,8 @@ def _parse(text: bytes, required: list[str]) -> dict[str, Any]:
     if missing := [key for key in required if row.get(key) is None]:
         raise ValueError(f"it has no {', '.join(missing)}")
     for key in INTEGER_KEYS:
-        if type(row[key]) is not int or not (key == "visit") <= row[key] <= (
-            MAX_VISITS if key == "visit" else MAX_INTEGER
-        ):
+        lowest, highest = (1, MAX_VISITS) if key == "visit" else (0, MAX_INTEGER)
+        if type(row[key]) is not int or not lowest <= row[key] <= highest:
             raise ValueError(f"{key} is {shown(row[key])}")
     for key in NAME_KEYS & row.keys():
         if row[key] is not None:
