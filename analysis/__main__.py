@@ -7,6 +7,8 @@ import io
 import sys
 from collections.abc import Sequence
 
+from rllib_nbsp.reading import printable
+
 from .errors import AnalysisError
 from .metrics import PROTOCOLS
 from .report import COMPARISONS, write_report
@@ -27,18 +29,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         report = write_report(arguments.results, arguments.out, compare=arguments.compare, protocol=arguments.protocol)
     except AnalysisError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return EXIT_ENVIRONMENT
     print(report.summary)
     if report.comparison:
         print(f"\n{report.comparison}")
     if report.best:
-        print("\n" + "\n".join(["best of each search:", *report.best]))
+        print("\n" + "\n".join(["best of each search:", *map(printable, report.best)]))
     print(f"\n{len(report.notes)} notes on these numbers are in the report.")
-    print(report.html)
+    print(printable(str(report.html)))
     if report.partial and not arguments.allow_partial:
         print(
             "error: the study is not complete (see Seeds above); --allow-partial accepts it as it is", file=sys.stderr

@@ -34,6 +34,7 @@ WIDTH = 9.5
 """Inches; the report shows a figure at the page's width."""
 
 STYLE: Any = {
+    "text.parse_math": False,  # a name with dollars is a name
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 10.5,

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
+
+from rllib_nbsp.reading import MAX_INTEGER, MAX_TRIALS, MAX_VISITS
 
 from .errors import DataError
 from .games import atari_scores, normalised_returns
-from .rows import counted, place, read_mapping, read_rows, read_small_file, say
+from .rows import check_name, counted, place, read_mapping, read_rows, read_small_file, say, shown
 from .schema import (
     COSTS,
     EVALUATION_COLUMNS,
@@ -50,6 +51,7 @@ def find_runs(results: str | Path, notes: list[str] | None = None) -> list[Run]:
         for arm in _folders(sequence):
             for folder in _folders(arm):
                 if match := _SEED_FOLDER.fullmatch(folder.name):
+                    _check_folder_names(root, sequence.name, arm.name, match[1])
                     config = read_mapping(folder / "config.yaml", notes)
                     versions = {str(k): str(v) for k, v in read_mapping(folder / "versions.json", notes).items()}
                     cost = _cost_of(folder, notes)
@@ -73,24 +75,42 @@ def load_study(results: str | Path) -> Study | None:
         return None
     try:
         content = read_small_file(path)
-        return Study(
+        study = Study(
             sequences={str(name): [str(task) for task in tasks] for name, tasks in content["sequences"].items()},
             arms=[str(arm) for arm in content["arms"]],
             seeds=[int(seed) for seed in content["seeds"]],
             notes=[str(note) for note in content.get("notes", ())],
-            search=_search_of(content["search"]) if "search" in content else None,
+            search=_search_of(content["search"], content["arms"]) if "search" in content else None,
         )
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        _check_study(study)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         wanted = "a mapping with sequences {name: [tasks]}, arms [names] and seeds [numbers]"
         raise DataError(f"{path} is not {wanted}: {error}") from error
+    return study
 
 
-def _search_of(content: dict[str, Any]) -> Search:
+def _search_of(content: dict[str, Any], listed: list[Any]) -> Search:
     arms = {
         str(arm): {str(label): dict(stated) for label, stated in samples.items()}
         for arm, samples in content["arms"].items()
     }
+    if unlisted := {label for samples in arms.values() for label in samples} - {*map(str, listed)}:
+        raise ValueError(f"search has the samples {shown(sorted(unlisted))}, which are no arms")
     return Search(str(content["objective"]), arms)
+
+
+def _check_study(study: Study) -> None:
+    """Whether it can be looked for.
+
+    Raises:
+        ValueError: if a name is none, a number too large, or there are more trials than anybody runs.
+    """
+    for name in (*study.sequences, *study.arms, *(task for tasks in study.sequences.values() for task in tasks)):
+        check_name("a name", name)
+    if odd := [seed for seed in study.seeds if not 0 <= seed <= MAX_INTEGER]:
+        raise ValueError(f"a seed is {shown(odd[0])}")
+    if (count := len(study.sequences) * len(study.arms) * len(study.seeds)) > MAX_TRIALS:
+        raise ValueError(f"it expects {count} trials; at most {MAX_TRIALS} are looked for")
 
 
 def load_evaluations(results: str | Path, notes: list[str] | None = None) -> pd.DataFrame:
@@ -157,10 +177,20 @@ def _folders(path: Path) -> list[Path]:
     )
 
 
+def _check_folder_names(root: Path, sequence: str, arm: str, seed: str) -> None:
+    try:
+        check_name("a sequence's folder", sequence)
+        check_name("an arm's folder", arm)
+        if int(seed) > MAX_INTEGER:
+            raise ValueError(f"a seed is {shown(seed)}")
+    except ValueError as error:
+        raise DataError(f"{root}: {error}; name it *.stale to leave it out") from error
+
+
 def _cost_of(folder: Path, notes: list[str] | None) -> dict[str, float]:
     """The counts of `cost.json`; one that is no count is left out, with a note."""
     content = read_mapping(folder / "cost.json", notes)
-    counts = {key: content[key] for key in COSTS if type(content.get(key)) is int and content[key] >= 0}
+    counts = {key: content[key] for key in COSTS if type(content.get(key)) is int and 0 <= content[key] <= MAX_INTEGER}
     if content and len(counts) < len(COSTS):
         say(notes, f"{place(folder / 'cost.json')}: no count for {', '.join(sorted(COSTS.keys() - counts.keys()))}")
     return counts
@@ -268,9 +298,12 @@ def _task_order(
 
 def _has_curriculum(config: dict[str, Any]) -> bool:
     tasks, cycles = config.get("tasks"), config.get("cycles")
-    return (
-        isinstance(tasks, list) and bool(tasks) and all(isinstance(t, str) for t in tasks) and isinstance(cycles, int)
-    )
+    try:
+        for task in tasks if isinstance(tasks, list) else ():
+            check_name("a task", task)
+    except ValueError:
+        return False
+    return isinstance(tasks, list) and type(cycles) is int and 1 <= len(tasks) * cycles <= MAX_VISITS
 
 
 def _check_visits(evaluations: pd.DataFrame, orders: dict[str, TaskOrder], notes: list[str]) -> None:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from rllib_nbsp.reading import read_arrays
+
 from .errors import check_known
 from .load import find_runs
-from .rows import say
+from .rows import check_name, say
 from .schema import NEURON_COLUMNS, Run
-
-MAX_NEURON_BYTES = 1_000_000_000
 
 _NEURON_FILE = re.compile(r"visit_(\d+)\.npz")
 
@@ -60,50 +58,47 @@ def _read_neurons(run: Run, notes: list[str] | None) -> Iterator[pd.DataFrame]:
         if match := _NEURON_FILE.fullmatch(path.name):
             try:
                 yield from _neuron_frames(run, int(match[1]), path)
-            except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile, zlib.error) as error:
+            except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
                 say(notes, f"{run.label}/neurons/{path.name}: left out, it cannot be read ({error})")
 
 
 def _neuron_frames(run: Run, visit: int, path: Path) -> list[pd.DataFrame]:
     """A frame per network and layer."""
-    with zipfile.ZipFile(path) as archive:
-        size = sum(member.file_size for member in archive.infolist())
-    if size > MAX_NEURON_BYTES:
-        raise ValueError(f"{size} bytes unpacked; at most {MAX_NEURON_BYTES}")
     frames = []
-    with np.load(path, allow_pickle=False) as arrays:
-        if "label_rate" not in arrays:
-            return []  # A method's own arrays, without scores.
-        layers = sorted({tuple(name.split("/")[:2]) for name in arrays.files if name.count("/") == 2})
-        task, label_rate = str(arrays["task"]), float(arrays["label_rate"])
-        env_steps = int(arrays["env_steps"])
-        for network, layer in layers:
-            get = f"{network}/{layer}/".__add__
-            counts = np.asarray(arrays[get("counts")])
-            size = len(counts)
-            frames.append(
-                pd.DataFrame(
-                    {
-                        "sequence": run.sequence,
-                        "arm": run.arm,
-                        "seed": run.seed,
-                        "visit": visit,
-                        "task": task,
-                        "network": network,
-                        "layer": int(layer),
-                        "neuron": np.arange(size),
-                        "score": arrays[get("score")],
-                        "accuracy": arrays[get("accuracy")],
-                        "n11": counts[:, 0],
-                        "n10": counts[:, 1],
-                        "n01": counts[:, 2],
-                        "n00": counts[:, 3],
-                        "mean_activation": arrays[get("mean_activation")],
-                        # Without masks every neuron learns freely.
-                        "mask": arrays[get("mask")] if get("mask") in arrays else 1.0,
-                        "label_rate": label_rate,
-                        "env_steps": env_steps,
-                    }
-                )
+    arrays = read_arrays(path)
+    if "label_rate" not in arrays:
+        return []  # A method's own arrays, without scores.
+    layers = sorted({tuple(name.split("/")[:2]) for name in arrays if name.count("/") == 2})
+    task, label_rate = str(arrays["task"]), float(arrays["label_rate"])
+    env_steps = int(arrays["env_steps"])
+    check_name("task", task)
+    for network, layer in layers:
+        get = f"{network}/{layer}/".__add__
+        counts = arrays[get("counts")]
+        size = len(counts)
+        frames.append(
+            pd.DataFrame(
+                {
+                    "sequence": run.sequence,
+                    "arm": run.arm,
+                    "seed": run.seed,
+                    "visit": visit,
+                    "task": task,
+                    "network": network,
+                    "layer": int(layer),
+                    "neuron": np.arange(size),
+                    "score": arrays[get("score")],
+                    "accuracy": arrays[get("accuracy")],
+                    "n11": counts[:, 0],
+                    "n10": counts[:, 1],
+                    "n01": counts[:, 2],
+                    "n00": counts[:, 3],
+                    "mean_activation": arrays[get("mean_activation")],
+                    # Without masks every neuron learns freely.
+                    "mask": arrays[get("mask")] if get("mask") in arrays else 1.0,
+                    "label_rate": label_rate,
+                    "env_steps": env_steps,
+                }
             )
+        )
     return frames

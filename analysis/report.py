@@ -15,6 +15,8 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from rllib_nbsp.reading import printable
+
 from . import figures, metrics, search, tables
 from .errors import UnknownNameError
 from .load import load_results
@@ -27,6 +29,7 @@ from .text import (
     cost_over_sac_text,
     cost_text,
     cycles_text,
+    markdown,
     neurons_text,
     short_name,
     summary_text,
@@ -240,17 +243,21 @@ def _markdown(
     notes: list[str],
     protocol: str,
 ) -> str:
-    parts = [f"# {_title(results)}", f"Metrics under the protocol `{protocol}`.", to_markdown(texts["summary"])]
+    parts = [
+        f"# {markdown(_title(results))}",
+        f"Metrics under the protocol `{protocol}`.",
+        to_markdown(texts["summary"]),
+    ]
     titled = [("Compared with the paper", texts["comparison"]), ("By cycle", texts["cycles"])]
     titled += [("Samples of each search", texts["search"])]
-    titled += [(f"Env steps to {tables.THRESHOLD:.0%} success, {s.sequence}", s.thresholds) for s in sections]
+    titled += [(f"Env steps to {tables.THRESHOLD:.0%} success, {markdown(s.sequence)}", s.thresholds) for s in sections]
     titled += [("Cost of a run", texts["costs"]), ("Cost of a method", texts["method_costs"])]
     for title, text in titled:
         if len(text):
             parts += [f"## {title}", to_markdown(text)]
     if best:
-        parts += ["## Best of each search", "\n".join(["```yaml", *best, "```"])]
-    parts += ["## Notes", "\n".join(f"- {note}" for note in notes) or "- none"]
+        parts += ["## Best of each search", "\n".join(["```yaml", *map(printable, best), "```"])]
+    parts += ["## Notes", "\n".join(f"- {markdown(note)}" for note in notes) or "- none"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -267,6 +274,7 @@ def _html(
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

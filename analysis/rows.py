@@ -6,22 +6,30 @@ Only JSON and plain YAML are read, so no file can make it run code. Whatever had
 
 from __future__ import annotations
 
-import json
 import math
-import zlib
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
+from rllib_nbsp.reading import (
+    MAX_INTEGER,
+    MAX_NAME_LENGTH,
+    MAX_NUMBER,
+    MAX_ROWS_VALUES,
+    MAX_VISITS,
+    Unreadable,
+    parse_json,
+    read_json,
+    read_lines,
+    read_yaml,
+)
 
 from .errors import DataError
 from .schema import INTEGER_KEYS, NAME_KEYS, NUMBER_KEYS, PHASES
 
 MAX_BAD_LINES = 0.01
 """Share of a file's lines that may be unreadable before the file is refused."""
-
-MAX_SETTINGS_BYTES = 1_000_000
 
 
 def read_rows(path: Path, required: Iterable[str], notes: list[str] | None = None) -> list[dict[str, Any]]:
@@ -41,47 +49,36 @@ def read_rows(path: Path, required: Iterable[str], notes: list[str] | None = Non
     path = path if path.is_file() else path.with_name(path.name + ".gz")
     if not path.is_file():
         return []
-    data, whole = _decompressed(path)
-    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    torn_at = len(lines) - 1 if lines[-1].strip(b"\0 \t\r") or not whole else None
     required = list(required)
-    rows, bad, total = [], [], 0
-    for number, line in enumerate(lines):
-        text = line.strip(b"\0 \t\r")
-        if not text:
-            continue
-        total += 1
-        try:
-            rows.append(_parse(text, required))
-        except (ValueError, RecursionError) as error:
-            if number == torn_at:
-                say(notes, f"{place(path)}: the last line is torn; it was left out")
-            else:
-                bad.append(f"line {number + 1}: {error}")
-    if len(bad) > MAX_BAD_LINES * total:
+    rows: list[dict[str, Any]] = []
+    first, bad, total, values = "", 0, 0, 0
+    try:
+        for number, line in enumerate(read_lines(path), start=1):
+            text = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip(b"\0 \t\r\n")
+            values += 1 + text.count(b",") + text.count(b"[") + text.count(b"{")
+            if values > MAX_ROWS_VALUES:
+                raise Unreadable(f"too many values; at most {MAX_ROWS_VALUES} are read")
+            if not text:
+                continue
+            total += 1
+            try:
+                rows.append(_parse(text, required))
+            except ValueError as error:
+                if not line.endswith(b"\n"):
+                    say(notes, f"{place(path)}: the last line is torn; it was left out")
+                else:
+                    first = first or f"line {number}: {error}"
+                    bad += 1
+    except Unreadable as error:
+        raise DataError(f"{path}: {error}") from error
+    if bad > MAX_BAD_LINES * total:
         raise DataError(
-            f"{path}: {len(bad)} of {total} lines are unreadable, at most 1 % may be (first: {bad[0]}); "
+            f"{path}: {bad} of {total} lines are unreadable, at most 1 % may be (first: {first}); "
             "mend the file, or name its folder *.stale"
         )
     if bad:
-        say(notes, f"{place(path)}: {counted(len(bad), 'unreadable line')} left out (first: {bad[0]})")
+        say(notes, f"{place(path)}: {counted(bad, 'unreadable line')} left out (first: {first})")
     return rows
-
-
-def _decompressed(path: Path) -> tuple[bytes, bool]:
-    """A file's bytes, unpacked if gzipped, and whether the packed stream was complete."""
-    data = path.read_bytes()
-    if not data.startswith(b"\x1f\x8b"):
-        return data, True
-    parts, whole = [], True
-    while data:
-        stream = zlib.decompressobj(wbits=31)
-        try:
-            parts.append(stream.decompress(data))
-        except zlib.error as error:
-            raise DataError(f"{path}: not a readable gzip file ({error})") from error
-        whole, data = stream.eof, stream.unused_data
-    return b"".join(parts), whole
 
 
 def _parse(text: bytes, required: list[str]) -> dict[str, Any]:
@@ -90,21 +87,22 @@ def _parse(text: bytes, required: list[str]) -> dict[str, Any]:
     Raises:
         ValueError: if the line is no row, or holds an impossible value.
     """
-    row = json.loads(text)
+    row = parse_json(text)
     if not isinstance(row, dict):
         raise ValueError("it is not an object")
     if missing := [key for key in required if row.get(key) is None]:
         raise ValueError(f"it has no {', '.join(missing)}")
     for key in INTEGER_KEYS:
-        if type(row[key]) is not int or row[key] < (key == "visit"):
-            raise ValueError(f"{key} is {row[key]!r}")
+        lowest, highest = (1, MAX_VISITS) if key == "visit" else (0, MAX_INTEGER)
+        if type(row[key]) is not int or not lowest <= row[key] <= highest:
+            raise ValueError(f"{key} is {shown(row[key])}")
     for key in NAME_KEYS & row.keys():
-        if not isinstance(row[key], str):
-            raise ValueError(f"{key} is {row[key]!r}")
+        if row[key] is not None:
+            check_name(key, row[key])
     for key in NUMBER_KEYS & row.keys():
         row[key] = _number(key, row[key])
     if "eval_task" in required and row["phase"] not in PHASES:
-        raise ValueError(f"phase is {row['phase']!r}, not {' or '.join(PHASES)}")
+        raise ValueError(f"phase is {shown(row['phase'])}, not {' or '.join(PHASES)}")
     if not (0.0 <= row.get("success_rate", 0.0) <= 1.0 or math.isnan(row["success_rate"])):
         raise ValueError(f"success_rate is {row['success_rate']!r}")
     return row
@@ -114,8 +112,8 @@ def _number(key: str, value: Any) -> float:
     if value is None:
         return float("nan")
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{key} is {value!r}")
-    return value if math.isfinite(value) else float("nan")
+        raise ValueError(f"{key} is {shown(value)}")
+    return value if abs(value) <= MAX_NUMBER else float("nan")
 
 
 # Small files
@@ -130,8 +128,8 @@ def read_mapping(path: Path, notes: list[str] | None) -> dict[str, Any]:
         if isinstance(content, dict):
             return content
         problem = "it is not a mapping"
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        problem = str(error).splitlines()[0]
+    except Unreadable as error:
+        problem = str(error)
     say(notes, f"{place(path)}: left out, it cannot be read ({problem})")
     return {}
 
@@ -140,13 +138,24 @@ def read_small_file(path: Path) -> Any:
     """What a YAML or JSON file holds.
 
     Raises:
-        ValueError: if it is larger than `MAX_SETTINGS_BYTES`, or no JSON.
-        yaml.YAMLError: if it is no plain YAML.
+        Unreadable: if it is no such file, or more than is read.
     """
-    if path.stat().st_size > MAX_SETTINGS_BYTES:
-        raise ValueError(f"larger than {MAX_SETTINGS_BYTES} bytes")
-    text = path.read_text(encoding="utf-8-sig")
-    return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    return read_json(path) if path.suffix == ".json" else read_yaml(path)
+
+
+def check_name(key: str, value: Any) -> None:
+    """Refuse what no run is, has or does as a name: it would stand in tables, figures and pages and on terminals.
+
+    Raises:
+        ValueError: if it is no text that can be printed on a line, or too long.
+    """
+    if not isinstance(value, str) or len(value) > MAX_NAME_LENGTH or not value.isprintable():
+        raise ValueError(f"{key} is {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """A value in an error, cut where it is long."""
+    return reprlib.repr(value)
 
 
 # Notes

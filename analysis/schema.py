@@ -142,7 +142,18 @@ GAMES = "atari"
 INTEGER_KEYS = ("seed", "visit", "env_steps")
 """Keys of a row that hold whole numbers; every row has them."""
 
-NAME_KEYS = {"sequence", "arm", "eval_task"}
+NAME_KEYS = {
+    "experiment",
+    "suite",
+    "sequence",
+    "arm",
+    "method",
+    "config_hash",
+    "trained_task",
+    "eval_task",
+    "task",
+    "policy",
+}
 """Keys that hold text."""
 
 NUMBER_KEYS = {"success_rate", "episodes", *TRAINING_COLUMNS} - {

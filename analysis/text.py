@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rllib_nbsp.reading import printable
+
 from . import metrics
 from .tables import SUMMARY, cost_over_sac
 
@@ -168,10 +170,15 @@ def comparison_text(comparison: pd.DataFrame) -> pd.DataFrame:
 def to_markdown(table: pd.DataFrame) -> str:
     """A text table as Markdown, its columns padded to line up in a terminal."""
     lines = [list(map(str, table.columns)), *([str(cell) for cell in row] for row in table.itertuples(index=False))]
-    lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    lines = [[markdown(cell).replace("|", "\\|") for cell in line] for line in lines]
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     padded = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines]
     return "\n".join([padded[0], "| " + " | ".join("-" * w for w in widths) + " |", *padded[1:]])
+
+
+def markdown(text: str) -> str:
+    """Text of a file as plain words of Markdown, on one line: no HTML, no link and no picture comes of a name."""
+    return printable(text.replace("\n", " ")).replace("<", "&lt;").replace("](", "]\\(").replace("`", "\\`")
 
 
 # Numbers and names

@@ -33,7 +33,7 @@ def test_the_rooms_have_floors_and_the_agent_stands_on_the_run_and_the_methods()
     heights = floors(arrows())
     assert heights["run_tune"] > heights["study"] > heights["algorithm"] > heights["sac"] > heights["run"]
     assert heights["run"] > heights["methods"] > heights["nn"]
-    assert arrows()["analysis"] == {"metrics"}
+    assert arrows()["analysis"] == {"metrics", "reading"}
 
 
 def test_the_page_is_drawn_anew_when_imports_change(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:

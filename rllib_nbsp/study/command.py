@@ -17,17 +17,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rllib_nbsp.reading import printable
 from rllib_nbsp.settings import ConfigError, RunSettings
 from rllib_nbsp.study.errors import PreflightError
-from rllib_nbsp.study.folder import (
-    check_home,
-    open_trials,
-    planned,
-    saved_env_steps,
-    study_folder,
-    study_lock,
-    write_study,
-)
+from rllib_nbsp.study.folder import open_trials, planned, saved_env_steps, study_folder, study_lock, write_study
+from rllib_nbsp.study.private import check_home
 from rllib_nbsp.study.reader import load_study
 from rllib_nbsp.study.stop_signal import StopSignal
 from rllib_nbsp.study.study import CheckedStudy, safe_name
@@ -69,7 +63,7 @@ def main(argv: Sequence[str], *, program: Sequence[str], report: Callable[[Seque
         if options.debug:
             raise
         for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+            print(f"error: {printable(problem)}", file=sys.stderr)
         return error.exit_code
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,14 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rllib_nbsp.envs import suite_of
+from rllib_nbsp.reading import MAX_NAME_LENGTH, read_json, read_yaml
 from rllib_nbsp.records import ENVIRONMENTS
 from rllib_nbsp.settings import NOT_HASHED, RunSettings, config_hash, with_added
 from rllib_nbsp.state.bundle import list_bundles, newest_env_steps
 from rllib_nbsp.state.own import STATE
 from rllib_nbsp.study.errors import PreflightError
 from rllib_nbsp.study.study import Arm, CheckedStudy
+
+MAX_TOLD = 1_000
+"""Characters of what a file says in an error."""
 
 
 def study_folder(root: str, name: str, resume: bool) -> Path:
@@ -48,18 +52,6 @@ def study_folder(root: str, name: str, resume: bool) -> Path:
     return folder
 
 
-def check_home() -> None:
-    """Whether this user has a home folder, as a container's arbitrary user id may not; Ray keeps its token there.
-
-    Raises:
-        PreflightError: if none is set or known.
-    """
-    try:
-        Path.home()
-    except RuntimeError as error:
-        raise PreflightError([f"user id {os.getuid()} has no home folder; set HOME to one"], 4) from error
-
-
 @contextlib.contextmanager
 def study_lock(folder: Path) -> Iterator[None]:
     """Make the folder, and hold it alone; the lock goes with the process.
@@ -69,7 +61,7 @@ def study_lock(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "a+", encoding="utf-8")
+        file = open(folder / ".lock", "a+", encoding="utf-8", opener=_not_a_link)
     except OSError as error:
         raise PreflightError([f"{folder}: {error.strerror}"], 4) from error
     with file:
@@ -77,7 +69,7 @@ def study_lock(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
-            owner = file.read().strip() or "another process"
+            owner = "".join(filter(str.isprintable, file.read(MAX_NAME_LENGTH))) or "another process"
             raise PreflightError([f"{folder} is in use by {owner} (host:pid)"], 4) from error
         file.seek(0)
         file.truncate()
@@ -86,13 +78,23 @@ def study_lock(folder: Path) -> Iterator[None]:
         yield
 
 
+def _not_a_link(path: str, flags: int) -> int:
+    """An opener that writes to no file elsewhere."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def open_trials(study: CheckedStudy, trials: Sequence[RunSettings], folder: Path, resume: bool) -> list[RunSettings]:
     """The trials that are still to be run in a folder.
 
     Raises:
         PreflightError: if there are results already and `resume` is not set; if results belong to another study, or
-            some that stay have other settings.
+            some that stay have other settings; if a trial's folder is a link.
     """
+    for path in (inner for trial in trials for inner in (_trial_folder(trial), *_trial_folder(trial).parents[:2])):
+        if path.is_symlink():
+            raise PreflightError(
+                [f"{path} is a symbolic link, which leads out of the study's folder; put a folder there"], 4
+            )
     finished = _statuses(folder)
     if not resume:
         if finished:
@@ -107,9 +109,9 @@ def open_trials(study: CheckedStudy, trials: Sequence[RunSettings], folder: Path
         return list(trials)
     earlier = _earlier_study(folder)
     held = earlier.get("experiment")
-    if held != study.settings.experiment:
+    if held != (own := study.settings.experiment):
         raise PreflightError(
-            [f"--resume: {folder} holds the experiment {held!r}, not {study.settings.experiment!r}; use --name"], 3
+            [f"--resume: {folder} holds the experiment {_cut(repr(held))}, not {own!r}; use --name"], 3
         )
     _check_unchanged(study, trials, finished, earlier)
     return [trial for trial in trials if not finished.get(_trial_folder(trial), {}).get("done")]
@@ -129,8 +131,9 @@ def _statuses(folder: Path) -> dict[Path, dict[str, Any]]:
     found = {}
     for rows in sorted([*folder.glob("*/*/seed_*/status.json"), *folder.glob("*/*/seed_*/evaluations.jsonl")]):
         status: dict[str, Any] = {"done": False, "config_hash": None}
-        with contextlib.suppress(OSError, ValueError, TypeError):  # absent or torn: not finished
-            status |= json.loads((rows.parent / "status.json").read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # absent or torn: not finished
+            left = read_json(rows.parent / "status.json")
+            status = {"done": left["done"] is True, "config_hash": left["config_hash"]}
         found[rows.parent] = status
     return found
 
@@ -177,14 +180,14 @@ def _check_unchanged(
 def _environment_changes(path: Path, trial: RunSettings) -> str:
     """How the environments of a finished trial differ from what its tasks' names stand for now."""
     try:
-        before = json.loads((path / ENVIRONMENTS).read_text(encoding="utf-8"))
+        before = read_json(path / ENVIRONMENTS)
     except FileNotFoundError:  # of a suite that says nothing, or of an earlier version
         return ""
     except (OSError, ValueError) as error:
-        return f"which one is not known: {error}"
+        return f"which one is not known: {ENVIRONMENTS}: {error}"
     was, now = _flat(before), _flat(suite_of(trial).environments(trial.tasks))
     differing = [key for key in dict.fromkeys([*now, *was]) if was.get(key) != now.get(key)]
-    return ", ".join(f"{key} {_was(was, key)} and {_is(now, key)}" for key in differing)
+    return _cut(", ".join(f"{key} {_was(was, key)} and {_is(now, key)}" for key in differing))
 
 
 def _own_keys(arm: Arm, earlier: Mapping[str, Any]) -> list[str]:
@@ -199,9 +202,9 @@ def _own_keys(arm: Arm, earlier: Mapping[str, Any]) -> list[str]:
 def _changes(path: Path, trial: RunSettings, own: Sequence[str]) -> str:
     """The settings of a finished trial that differ from a trial's, but for the keys of its own."""
     try:
-        old = with_added(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        return f"which ones is not known: {error}"
+        old = with_added(read_yaml(path / "config.yaml"))
+    except (OSError, ValueError, TypeError) as error:
+        return f"which ones is not known: config.yaml: {error}"
     was, now = _flat(old), _flat(trial.model_dump(exclude=NOT_HASHED))
     absent = object()
     differing = [
@@ -211,7 +214,12 @@ def _changes(path: Path, trial: RunSettings, own: Sequence[str]) -> str:
         and was.get(key, absent) != now.get(key, absent)
         and not any(f"{key}.".startswith(f"{o}.") for o in own)
     ]
-    return ", ".join(f"{key} {_was(was, key)} and {_is(now, key)}" for key in differing)
+    return _cut(", ".join(f"{key} {_was(was, key)} and {_is(now, key)}" for key in differing))
+
+
+def _cut(text: str) -> str:
+    """What a file says, in an error, of which the beginning is enough."""
+    return text if len(text) <= MAX_TOLD else f"{text[:MAX_TOLD]}..."
 
 
 def _was(was: Mapping[str, Any], key: str) -> str:
@@ -260,6 +268,7 @@ def write_study(study: CheckedStudy, overrides: Sequence[str], folder: Path, res
         "text": _Block(study.text),
     }
     temporary = folder / "study.yaml.tmp"
+    temporary.unlink(missing_ok=True)
     temporary.write_text(yaml.dump(content, Dumper=_Dumper, sort_keys=False), encoding="utf-8")
     os.replace(temporary, folder / "study.yaml")
 
@@ -278,14 +287,31 @@ def _searches(study: CheckedStudy, earlier: Mapping[str, Any]) -> dict[str, Any]
     return {"objective": study.settings.search.objective, "arms": arms} if arms else {}
 
 
+class _StudyFile(BaseModel):
+    """What goes on from an earlier `study.yaml`."""
+
+    model_config = ConfigDict(strict=True)
+
+    experiment: str | None = None
+    sequences: dict[str, list[str]] | None = None
+    arms: list[str] = []
+    seeds: list[int] = []
+    notes: list[str] = []
+    overrides: list[str] | None = None
+    search: dict[str, str | dict[str, dict[str, dict[str, Any]]]] = {}
+
+
 def _earlier_study(folder: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
+        return _StudyFile.model_validate(read_yaml(folder / "study.yaml")).model_dump(exclude_unset=True)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise PreflightError([f"{folder / 'study.yaml'} cannot be read: {error}"], 3) from error
-    return content if isinstance(content, dict) else {}
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
+    except (OSError, ValueError) as error:
+        problem = str(error)
+    raise PreflightError([f"{folder / 'study.yaml'} cannot be read: {_cut(problem)}"], 3)
 
 
 def existing(path: Path) -> Path:

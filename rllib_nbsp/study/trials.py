@@ -37,6 +37,7 @@ from rllib_nbsp.study.errors import PreflightError
 from rllib_nbsp.study.estimate import duration, study_seconds
 from rllib_nbsp.study.loggers import make_loggers, where_logged
 from rllib_nbsp.study.plan import local_resources, make_plan
+from rllib_nbsp.study.private import loopback, protect_token
 from rllib_nbsp.study.stop_signal import StopSignal
 from rllib_nbsp.study.study import SHARED
 
@@ -115,7 +116,9 @@ def run_study(
 def ray_session(
     address: str | None, torch_threads: int, modules: Sequence[str], stop: StopSignal
 ) -> Iterator[list[dict[str, float]]]:
-    """Start Ray on this machine, or join a cluster to which the package then travels; yields what each node has.
+    """Start Ray on this machine, for this user and on loopback, or join a cluster to which the package then travels.
+
+    Yields what each node has.
 
     The modules, plugins and the like, go to every process that Ray starts.
 
@@ -126,10 +129,12 @@ def ray_session(
     os.environ.update(threads)  # inherited by the workers of a local cluster
     quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     try:
+        protect_token(make=address is None)
         if address is None:
             # "local": a cluster that happens to run on this machine is not joined unasked
             beside: dict[str, Any] = {"py_modules": sources(modules)} if sources(modules) else {}
-            ray.init(address="local", num_cpus=int(local_resources()["CPU"]), runtime_env=beside, **quiet)
+            with loopback():
+                ray.init(address="local", num_cpus=int(local_resources()["CPU"]), runtime_env=beside, **quiet)
         else:
             _check_reachable(address)
             travels = {**runtime_env(*modules), "env_vars": threads}
@@ -138,7 +143,6 @@ def ray_session(
         raise PreflightError([f"--address {address or 'local'}: {_first_line(error)}"], 4) from error
     try:
         stop.install()
-        _protect_token()
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
@@ -162,12 +166,6 @@ def _check_reachable(address: str) -> None:
             socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
         except OSError as error:
             raise ConnectionError(f"nothing answers there ({error})") from error
-
-
-def _protect_token() -> None:
-    """Ray writes its authentication token readable by everybody."""
-    with contextlib.suppress(OSError, RuntimeError):
-        Path("~/.ray/auth_token").expanduser().chmod(0o600)
 
 
 def _node_problems(shared: Path | None, modules: Sequence[str]) -> list[str]:
@@ -248,6 +246,15 @@ def may_pass(error: BaseException | None) -> bool:
     return isinstance(error, MAY_PASS) or may_pass(error.__cause__)
 
 
+class ErrorsAsText(tune.Callback):
+    """Leaves Tune the text of what a trial failed with: it would unpickle the error from the results folder."""
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """Tune's hook."""
+        for trial in trials:
+            trial.run_metadata.pickled_error_filename = None
+
+
 def run_trials(
     trials: Sequence[RunSettings],
     folder: Path,
@@ -272,7 +279,7 @@ def run_trials(
                 storage_path=str(folder / "_tune"),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-                callbacks=[display, *loggers],
+                callbacks=[display, ErrorsAsText(), *loggers],
                 verbose=0,
             ),
         )

@@ -15,14 +15,18 @@ from typing import Any
 import yaml
 
 from rllib_nbsp.explain import KeyPath
+from rllib_nbsp.reading import (
+    MAX_DEPTH,
+    MAX_NUMBER_LENGTH,
+    MAX_STUDY_BYTES,
+    MAX_VALUES,
+    StudyLoader,
+    Unreadable,
+    read_bytes,
+)
 from rllib_nbsp.registry import did_you_mean
 from rllib_nbsp.settings import ConfigError
 from rllib_nbsp.study.presets import preset_name, presets
-
-MAX_BYTES = 1_000_000
-MAX_VALUES = 10_000
-MAX_DEPTH = 20
-MAX_NUMBER_LENGTH = 40
 
 _OTHER_BASE = re.compile(r"[-+]?(\d[\d_]*(:[\d_.]+)+|0[0-9_]+)")
 """Whole numbers and fractions to the base of 60, and octal ones."""
@@ -88,16 +92,15 @@ def read_yaml_file(path: Path) -> tuple[YamlTree, str]:
         ConfigError: if it cannot be read, is not UTF-8, is too large, or is refused by `read_yaml`.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_bytes(path, MAX_STUDY_BYTES)
     except FileNotFoundError:
         raise ConfigError([f"{path}: no such file or preset{did_you_mean(preset_name(path), presets())}"]) from None
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror}"]) from None
-    except ValueError as error:
+    except Unreadable as error:
+        raise ConfigError([f"{path}: {error}"]) from None
+    except ValueError as error:  # a name with a NUL
         raise ConfigError([f"{str(path)!r}: {error}"]) from None
-    if len(data) > MAX_BYTES:
-        raise ConfigError([f"{path}: too long; a configuration has at most {MAX_BYTES} bytes"])
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -116,15 +119,15 @@ def read_yaml(text: str, source: str) -> YamlTree:
             more values than a configuration can have.
     """
     try:
-        node = yaml.compose(text, yaml.SafeLoader)
+        node = yaml.compose(text, StudyLoader)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         hint = "; indent with spaces, not tabs" if "'\\t'" in str(error.problem) else ""
         raise ConfigError([f"{source}{line}: not valid YAML: {error.problem}{hint}"]) from None
     except yaml.YAMLError as error:
         raise ConfigError([f"{source}: not valid YAML: {' '.join(str(error).split())}"]) from None
-    except RecursionError:
-        raise ConfigError([f"{source}: nested deeper than {MAX_DEPTH} levels"]) from None
+    except Unreadable as error:
+        raise ConfigError([f"{source}:{error}"]) from None
     builder = _Builder(source)
     tree = YamlTree(source, {} if node is None else builder.build(node, ()), builder.places)
     if builder.problems:

@@ -247,5 +247,6 @@ def test_a_user_without_a_home_is_told_so_before_anything_is_made(tmp_path, monk
     finally:
         signal.signal(signal.SIGTERM, handler)
     assert code == 4
-    assert capsys.readouterr().err == f"error: user id {os.getuid()} has no home folder; set HOME to one\n"
+    said = f"error: user id {os.getuid()} has no home folder; set HOME to a folder that can be written, or "
+    assert capsys.readouterr().err == f"{said}RAY_AUTH_TOKEN_PATH to a file with a token\n"
     assert not (tmp_path / "results").exists()

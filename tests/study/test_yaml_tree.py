@@ -9,9 +9,10 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from rllib_nbsp.reading import MAX_STUDY_BYTES
 from rllib_nbsp.settings import ConfigError
 from rllib_nbsp.study.reader import load_study
-from rllib_nbsp.study.yaml_tree import MAX_BYTES, read_yaml
+from rllib_nbsp.study.yaml_tree import read_yaml
 from tests.study.conftest import STUDY, Load, problems_of
 
 
@@ -26,7 +27,7 @@ from tests.study.conftest import STUDY, Load, problems_of
         ("yes: 1\n", "study.yaml:1: key 'yes' is not text; put it in quotes"),
         ("? [a, b]\n: 1\n", "key a list or mapping is not text"),
         ("[1, 2]\n", "a mapping of keys to values is needed, got list"),
-        ("a: " + "[" * 3000, "nested deeper than 20 levels"),
+        ("a: " + "[" * 3000, "more than 20 levels"),
         ("a: " + "[" * 30 + "]" * 30, "more than 20 levels"),
         ("a: &a [*a]\n", "more than 20 levels"),
         ("cycles: " + "9" * 5000, "longer than 40 characters"),
@@ -46,7 +47,7 @@ def test_an_alias_bomb_is_refused(load: Load) -> None:
 
 
 def test_a_file_that_is_no_small_text_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "big.yaml").write_text("#" * (MAX_BYTES + 1))
+    (tmp_path / "big.yaml").write_text("#" * (MAX_STUDY_BYTES + 1))
     (tmp_path / "binary.yaml").write_bytes(b"experiment: \xff\xfe")
     for name, said in (("big.yaml", "at most 1000000"), ("binary.yaml", "byte 12 is not UTF-8"), (".", "directory")):
         with pytest.raises(ConfigError, match=said) as caught:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+from rllib_nbsp.reading import read_arrays
 
 EMBEDDING_SIZE = 384
 
@@ -29,10 +30,9 @@ def read_embeddings(path: str) -> dict[str, np.ndarray]:
     """The vectors of an .npz file by task.
 
     Raises:
-        OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile: if it is no such file.
+        OSError, ValueError: if it is no such file.
     """
-    with np.load(path) as file:
-        return {name: np.asarray(file[name], np.float64) for name in file.files}
+    return {name: np.asarray(array, np.float64) for name, array in read_arrays(Path(path)).items()}
 
 
 def check_embeddings(path: str, tasks: Sequence[str]) -> list[str]:
@@ -42,7 +42,7 @@ def check_embeddings(path: str, tasks: Sequence[str]) -> list[str]:
         return [f"{place}; give an absolute path: every trial runs in a folder of its own"]
     try:
         vectors = read_embeddings(path)
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError) as error:
         return [f"{place}, which cannot be read as an .npz file: {error}"]
     missing = [task for task in dict.fromkeys(tasks) if task not in vectors]
     if missing:
