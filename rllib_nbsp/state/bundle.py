@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator
 
-from rllib_nbsp.state.packing import StateError, pack, pack_arrays, read_json, unpack, unpack_arrays
+from rllib_nbsp.state.packing import MOST_JSON_BYTES, StateError, pack, pack_arrays, read_json, unpack, unpack_arrays
 
 KEPT = 2
 """Bundles that stay: should the newest be damaged, the run goes on from the one before."""
@@ -272,6 +272,8 @@ def read_manifest(path: Path) -> Manifest:
         StateError: naming the file.
     """
     file = path / MANIFEST
+    if file.is_file() and file.stat().st_size > MOST_JSON_BYTES:
+        raise StateError(f"{file}: {file.stat().st_size:,} bytes; at most {MOST_JSON_BYTES:,} are read")
     try:
         return Manifest.model_validate(read_json(_read(file), str(file)))
     except ValidationError as error:
