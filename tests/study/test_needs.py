@@ -143,6 +143,7 @@ ONLY_LONGER_OR_NEVER = {
     "evaluation.eval_env_steps",
     "evaluation.periodic_env_steps",
     "evaluation.report_env_steps",
+    "state.every_env_steps",
 }
 
 
