@@ -30,13 +30,13 @@ from rllib_nbsp.sac.learner import CONTINUAL
 from rllib_nbsp.sampling.evaluation import evaluate_tasks
 from rllib_nbsp.sampling.rollout_workers import RolloutWorkers, fragments_per_turn, starting
 from rllib_nbsp.sampling.scoring import labelled_rollout
+from rllib_nbsp.schedule import MAX_UPDATES_PER_CALL
 from rllib_nbsp.seeding import numpy_generator
 from rllib_nbsp.settings import ScoringSettings
 from rllib_nbsp.throughput import Throughput
 
 logger = logging.getLogger(__name__)
 
-MAX_UPDATES_PER_CALL = 64
 DORMANCY_ROWS = 256
 
 
@@ -55,6 +55,7 @@ class ContinualSAC(SAC):
         records: the trial's result folder, once the run has begun, if it has one.
     """
 
+    records: TrialFolder | None = None
     _trial_info: Any
 
     @classmethod
@@ -70,7 +71,7 @@ class ContinualSAC(SAC):
         self.schedule = self.run.schedule()
         self.replay = self._empty_replay()
         self.outcomes = Outcomes(self.run.curriculum, self.run.suite.has_success)
-        self.records: TrialFolder | None = None
+        self.records = None
         resources = self.run.settings.resources
         self.learners = Learners(self.learner_group, self.run.num_learners)
         self.workers = RolloutWorkers(
@@ -94,6 +95,12 @@ class ContinualSAC(SAC):
         SAC.__init__(self, config={**new_config, TRIAL_INFO: trial_info}, storage=self._storage)
         self._trial_info = trial_info  # which is no part of a configuration
         return True
+
+    def cleanup(self) -> None:
+        """RLlib's hook; another process may then write to the run's folder."""
+        super().cleanup()
+        if self.records:
+            self.records.close()
 
     def _empty_replay(self) -> TaskReplayBuffer:
         return TaskReplayBuffer(

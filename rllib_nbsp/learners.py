@@ -13,6 +13,8 @@ from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
+from rllib_nbsp.plugins import USER_ERRORS
+
 
 class Learners:
     """RLlib's group of Learners, local or remote.
@@ -118,7 +120,7 @@ def call_learner(learner: Learner, name: str, args: Sequence[Any]) -> tuple[bool
     """
     try:
         return True, getattr(learner, name)(*(_resolve(arg) for arg in args))
-    except Exception as error:  # reported to the driver, which raises it
+    except USER_ERRORS as error:  # reported to the driver, which raises it
         return False, f"{type(error).__name__}: {error}"
 
 

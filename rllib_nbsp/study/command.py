@@ -14,15 +14,20 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from rllib_nbsp.settings import ConfigError
+from rllib_nbsp.settings import ConfigError, RunSettings
 from rllib_nbsp.study.errors import PreflightError
 from rllib_nbsp.study.folder import check_home, open_trials, planned, study_folder, study_lock, write_study
 from rllib_nbsp.study.reader import load_study
 from rllib_nbsp.study.stop_signal import StopSignal
 from rllib_nbsp.study.study import CheckedStudy, safe_name
+from rllib_nbsp.study.versions import check_versions
+
+if TYPE_CHECKING:
+    from rllib_nbsp.study.trials import Outcome
 
 MOST_SEEDS = 10_000
 
@@ -63,12 +68,18 @@ def main(argv: Sequence[str], *, program: Sequence[str], report: Callable[[Seque
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # of a disk that is full or gone, in the study's own files
+        if options.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 4
 
 
 def _dry_run(study: CheckedStudy, folder: Path, options: argparse.Namespace) -> int:
     from rllib_nbsp.study.plan import make_plan  # imports Ray: seconds that a mistyped key need not wait for
 
     to_run = open_trials(study, study.trials(folder), folder, options.resume)
+    _say_versions(folder, to_run)
     if not to_run:
         print(f"all trials are finished already in {folder}")
         return 0
@@ -79,6 +90,19 @@ def _dry_run(study: CheckedStudy, folder: Path, options: argparse.Namespace) -> 
     for note in study.notes():
         print(f"note: {note}")
     return 0
+
+
+def _say_versions(folder: Path, to_run: Sequence[RunSettings]) -> None:
+    """Which versions the results that stay were made with, if others are here.
+
+    Raises:
+        PreflightError: if too much has changed since.
+    """
+    refused, said = check_versions(folder, to_run)
+    if refused:
+        raise PreflightError(refused, 3)
+    for line in said:
+        print(f"note: {line}")
 
 
 @dataclass(frozen=True)
@@ -112,6 +136,7 @@ def _run(study: CheckedStudy, folder: Path, options: argparse.Namespace, stop: S
     if to_run:
         from rllib_nbsp.study.trials import run_study
 
+        _say_versions(folder, to_run)
         outcome = run_study(
             to_run,
             folder,
@@ -121,13 +146,28 @@ def _run(study: CheckedStudy, folder: Path, options: argparse.Namespace, stop: S
             stop=stop,
             console=console,
             on_start=describe,
+            go_on=told.again(),
         )
+        if not (folder / "study.yaml").is_file():
+            print(f"error: {folder / 'study.yaml'} was removed during the run, and is written anew", file=sys.stderr)
+            folder.mkdir(parents=True, exist_ok=True)
+            describe()
         if outcome.stopped or outcome.failed:
             print(f"finished trials are kept; go on with: {told.again()}")
-            return stop.exit_code if outcome.stopped else 1
+            return _exit_code(outcome, options, stop)
     else:
         describe()
     return _report(study, folder, told)
+
+
+def _exit_code(outcome: Outcome, options: argparse.Namespace, stop: StopSignal) -> int:
+    if outcome.cut_off is not None:
+        if options.debug:
+            raise outcome.cut_off
+        lines = str(outcome.cut_off).splitlines() or ["(no message)"]
+        print(f"error: Ray Tune cannot go on: {type(outcome.cut_off).__name__}: {lines[0]}", file=sys.stderr)
+        return 4
+    return stop.exit_code if outcome.stopped else 1
 
 
 def _report(study: CheckedStudy, folder: Path, told: Told) -> int:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import yaml
 
 from rllib_nbsp.envs import suite_of
+from rllib_nbsp.locks import FolderInUse, FolderLock
 from rllib_nbsp.records import ENVIRONMENTS
 from rllib_nbsp.settings import NOT_HASHED, RunSettings, config_hash
 from rllib_nbsp.study.errors import PreflightError
@@ -67,21 +66,15 @@ def study_lock(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "a+", encoding="utf-8")
+        lock = FolderLock(folder)
     except OSError as error:
         raise PreflightError([f"{folder}: {error.strerror}"], 4) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            owner = file.read().strip() or "another process"
-            raise PreflightError([f"{folder} is in use by {owner} (host:pid)"], 4) from error
-        file.seek(0)
-        file.truncate()
-        file.write(f"{socket.gethostname()}:{os.getpid()}\n")
-        file.flush()
+    except FolderInUse as error:
+        raise PreflightError([str(error)], 4) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def open_trials(study: CheckedStudy, trials: Sequence[RunSettings], folder: Path, resume: bool) -> list[RunSettings]:
@@ -119,13 +112,20 @@ def _trial_folder(trial: RunSettings) -> Path:
 
 
 def _statuses(folder: Path) -> dict[Path, dict[str, Any]]:
-    found = {}
-    for rows in sorted([*folder.glob("*/*/seed_*/status.json"), *folder.glob("*/*/seed_*/evaluations.jsonl")]):
-        status: dict[str, Any] = {"done": False, "config_hash": None}
-        with contextlib.suppress(OSError, ValueError, TypeError):  # absent or torn: not finished
-            status |= json.loads((rows.parent / "status.json").read_text(encoding="utf-8"))
-        found[rows.parent] = status
-    return found
+    rows = [*folder.glob("*/*/seed_*/status.json"), *folder.glob("*/*/seed_*/evaluations.jsonl")]
+    return {path: _status(path) for path in sorted({file.parent for file in rows})}
+
+
+def _status(path: Path) -> dict[str, Any]:
+    status: dict[str, Any] = {"done": False, "config_hash": None}
+    with contextlib.suppress(OSError, ValueError, TypeError):  # absent or torn: not finished
+        status |= json.loads((path / "status.json").read_text(encoding="utf-8"))
+    return status
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a trial's folder says that it came to its end."""
+    return bool(_status(path)["done"])
 
 
 def _check_unchanged(
