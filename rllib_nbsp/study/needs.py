@@ -21,8 +21,8 @@ from rllib_nbsp.settings import RunSettings
 from rllib_nbsp.study.folder import existing
 
 MAX_MEMORY_FRAC = 0.7
-# Measured on the files and processes of finished trials.
-TRIAL_PROCESS_BYTES = 700_000_000
+# Measured on the files and processes of trials, without environments.
+TRIAL_PROCESS_BYTES = 600_000_000
 WORKER_PROCESS_BYTES = 500_000_000
 EVALUATION_ROW_BYTES, EPISODE_BYTES = 420, 70
 TRAINING_ROW_BYTES = 1_000

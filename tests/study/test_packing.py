@@ -81,5 +81,6 @@ def test_a_trial_is_refused_iff_no_way_to_lay_its_bundles_exists(sizes: list[flo
 
 
 def test_a_search_that_would_take_for_ever_refuses_nothing() -> None:
-    bundles = [{"CPU": 1.0 + n / 100} for n in range(24)]
-    assert check_resources(bundles, [{"CPU": 2.21}] * 12 + [{"CPU": 1.0}], "it") == []
+    # Three on a node make 36, whichever; to know that for 37 different ones, all orders would have to be tried.
+    bundles = [{"CPU": 3.0 + n / 1000} for n in range(37)]
+    assert check_resources(bundles, [{"CPU": 10.0}] * 12, "it") == []
