@@ -13,7 +13,7 @@ import subprocess
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ class TrialFolder:
         FolderInUse: if another process writes here.
     """
 
-    _writers: weakref.WeakValueDictionary[Path, TrialFolder] = weakref.WeakValueDictionary()
+    _writers: ClassVar[weakref.WeakValueDictionary[Path, TrialFolder]] = weakref.WeakValueDictionary()
 
     def __init__(
         self,

@@ -133,9 +133,9 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
     def _told(self, request: str, error: BaseException, hint: str = "") -> Exception:
         """An error as the driver can read it: of a type of ours, since those of an environment's library may need more
         than a message."""
-        ours = isinstance(error, EnvironmentFailure)
-        kind, what = (type(error), str(error)) if ours else (RuntimeError, f"{type(error).__name__}: {error}")
-        return kind(f"rollout worker {self.worker_index}, {request}: {what}{hint}")
+        if isinstance(error, EnvironmentFailure):
+            return type(error)(f"rollout worker {self.worker_index}, {request}: {error}{hint}")
+        return RuntimeError(f"rollout worker {self.worker_index}, {request}: {type(error).__name__}: {error}{hint}")
 
     def take_weights(self, number: int, weights: np.ndarray | ray.ObjectRef) -> None:
         """Act with these weights from now on, if they are not here yet.

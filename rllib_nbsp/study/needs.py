@@ -96,7 +96,7 @@ def state_nbytes(rows: int, row: int, networks: int) -> int:
 
 
 def _environments(run: ResolvedRun) -> int:
-    """How many a trial keeps: of each task, in each process that samples, for training, evaluation and scoring apart."""
+    """How many a trial keeps: of each task, in each process that samples, for training, evaluation and scoring."""
     resources, apart = run.settings.resources, run.settings.evaluation.num_envs
     sampling = max(1, resources.num_env_runners) * (resources.num_envs_per_env_runner + apart)
     return len(run.curriculum.tasks) * (sampling + (apart if run.scoring else 0))
@@ -105,8 +105,8 @@ def _environments(run: ResolvedRun) -> int:
 def _batches(run: ResolvedRun) -> int:
     """Bytes of the rows of one call of the Learners, once more where they travel, and an update's rows as floats."""
     settings, spec = run.settings, run.row_spec
-    owed = settings.training.rollout_fragment_length * settings.resources.num_envs_per_env_runner
-    owed *= max(1, settings.resources.num_env_runners) * run.training.updates_per_env_step
+    steps = settings.training.rollout_fragment_length * settings.resources.num_envs_per_env_runner
+    owed = steps * max(1, settings.resources.num_env_runners) * run.training.updates_per_env_step
     only_updates = any(not p.collect for v in run.curriculum.visits for p in run.method.phases(run.keys, v))
     updates = MAX_UPDATES_PER_CALL if only_updates else min(MAX_UPDATES_PER_CALL, math.ceil(owed))
     obs = math.prod(spec.obs_shape)

@@ -11,6 +11,7 @@ ROUNDING = 1e-9
 MAX_TRIED = 10_000
 """Places that are tried for the bundles of a trial before it counts as one that fits: the search is exponential."""
 
+
 def total(bundles: Iterable[Bundle]) -> dict[str, float]:
     """All resources of a trial's bundles together."""
     sums: Counter[str] = Counter()

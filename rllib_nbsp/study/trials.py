@@ -243,11 +243,11 @@ class StudyTrial(ContinualSAC):
         told = error.cause if isinstance(error, RayTaskError) else error
         lines = str(told).strip().splitlines() or ["(no message)"]
         filed = ""
-        if folder.is_dir():
-            with contextlib.suppress(OSError):  # of a full disk, which is then what is told
-                text = "".join(traceback.format_exception(error))
-                (folder / "error.txt").write_text(text, encoding="utf-8")
-                filed = f" ({folder / 'error.txt'})"
+        with contextlib.suppress(OSError):  # of a full disk or a folder that is gone, which is then what is told
+            if self.records is None:
+                folder.mkdir(parents=True, exist_ok=True)
+            (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            filed = f" ({folder / 'error.txt'})"
         return f"{type(told).__name__}: {lines[0]}{self._room(told, folder)}{filed}"
 
     def _room(self, error: BaseException, folder: Path) -> str:

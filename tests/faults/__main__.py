@@ -74,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     code, cases = run(ROWS, options.fast)
     rows = [report_of(row, cases) for row in ROWS]
     Path(options.json).write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
-    print(f"{sum(row['injected'] for row in rows)} faults, {sum(row['as_it_must'] for row in rows)} taken as they must be")
+    print(
+        f"{sum(row['injected'] for row in rows)} faults, {sum(row['as_it_must'] for row in rows)} taken as they must be"
+    )
     return code
 
 

@@ -75,9 +75,9 @@ class Ledger:
         self.recovery_s = 0.0
         add = algo.replay.add
 
-        def counted(columns: dict[str, Any], task: int, successful: list[int] | None = None) -> int:
+        def counted(columns: dict[str, Any], task: int, successful_episodes: list[int] | None = None) -> int:
             self._note(ids(np.asarray(columns["obs"])), task)
-            return add(columns, task, successful)
+            return add(columns, task, successful_episodes)
 
         algo.replay.add = counted  # type: ignore[method-assign]
 

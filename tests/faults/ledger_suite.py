@@ -27,7 +27,9 @@ TASKS = ("left", "right")
 SCALES = np.array((2.0**-22, 2.0**-10, 2.0**-12, 2.0**-6, 0.25), np.float32)
 EPISODE_STEPS = 10
 _instances = itertools.count()
-Fault = Literal["", "raise", "raise_bare", "exit", "nan_obs", "inf_reward", "shape", "dtype", "kill", "construct", "reset"]
+Fault = Literal[
+    "", "raise", "raise_bare", "exit", "nan_obs", "inf_reward", "shape", "dtype", "kill", "construct", "reset"
+]
 
 
 class LedgerSettings(Settings):

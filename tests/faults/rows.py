@@ -36,9 +36,7 @@ class Row:
     open: str = ""
 
 
-def _row(
-    number: int, fault: str, ends: Literal["survives", "clean error", "both"], *tests: str, open: str = ""
-) -> Row:
+def _row(number: int, fault: str, ends: Literal["survives", "clean error", "both"], *tests: str, open: str = "") -> Row:
     return Row(f"F{number:02d}", fault, ends, tests, open)
 
 
@@ -144,9 +142,10 @@ ROWS = (
          FOLDER + "results_of_other_settings_are_refused_with_what_changed"),
     _row(42, "resumed with other versions", "both",
          "tests/study/test_versions.py::test_a_study_is_resumed_with_the_versions_that_it_was_begun_with"),
-    _row(43, "Ray's object store is too small", "survives", open="nothing of ours fills it: fragments and weights alone"),
+    _row(43, "Ray's object store is too small", "survives", open="only fragments and weights lie there"),
     _row(44, "the analysis reads while a run writes", "survives", FILES + "rows_are_read_while_they_are_written"),
-    _row(45, "a rollout worker is killed in an evaluation", "survives", WORKERS + "a_worker_is_killed_in_an_evaluation"),
+    _row(45, "a rollout worker is killed in an evaluation", "survives",
+         WORKERS + "a_worker_is_killed_in_an_evaluation"),
     _row(46, "two hours of visits: memory and open files", "survives", open="takes two hours"),
     _row(47, "the results folder is removed during a run", "clean error",
          STUDIES + "results_that_are_removed_end_their_trial_and_the_study_says_so",

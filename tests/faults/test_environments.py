@@ -22,7 +22,9 @@ def test_an_environment_that_fails_now_and_then(fault: str, start: Start, figure
     figures(ledger, injected=rebuilt)
 
 
-@pytest.mark.parametrize("fault", ["reset", "construct", "shape", "dtype", "raise", "raise_bare", "nan_obs", "inf_reward"])
+@pytest.mark.parametrize(
+    "fault", ["reset", "construct", "shape", "dtype", "raise", "raise_bare", "nan_obs", "inf_reward"]
+)
 def test_an_environment_that_fails_for_good_ends_the_run_and_says_where(
     fault: str, start: Start, figures: Figures, tmp_path: Path
 ) -> None:
@@ -57,7 +59,7 @@ def test_a_worker_whose_environments_cannot_be_built_ends_the_run(
 ) -> None:
     started = time.monotonic()
     ledger = start(config(tmp_path, fault="construct", workers=1))
-    with pytest.raises(EnvironmentFailure, match="rollout worker 1, .*ledger task 'left'.*OSError: no simulator"):
+    with pytest.raises(EnvironmentFailure, match=r"rollout worker 1, .*ledger task 'left'.*OSError: no simulator"):
         finish(ledger)
     assert time.monotonic() - started < 60
     figures(ledger)

@@ -70,7 +70,7 @@ def test_rows_that_another_has_touched_end_the_run(folder: TrialFolder) -> None:
     with pytest.raises(RecordsError, match=rf"training.jsonl has {size + 3} bytes and had {size} after the run's last"):
         folder.training({"env_steps": 2})
     file.unlink()
-    with pytest.raises(RecordsError, match="training.jsonl has 0 bytes and had"):
+    with pytest.raises(RecordsError, match=r"training.jsonl has 0 bytes and had"):
         folder.training({"env_steps": 2})
 
 

@@ -157,7 +157,9 @@ def test_a_lost_cluster_is_said_with_the_command_that_goes_on(tmp_path: Path, fi
     killed = time.monotonic()
     code, said = study.ends()
     assert time.monotonic() - killed < 90
-    assert code == 4 and re.search(r"error: the Ray cluster at \S+ is lost; finished trials are kept; go on with: ", said)
+    assert code == 4 and re.search(
+        r"error: the Ray cluster at \S+ is lost; finished trials are kept; go on with: ", said
+    )
     figures(seconds=time.monotonic() - killed)
     deadline = time.monotonic() + 30
     while any("ray::StudyTrial" in cmdline(pid) for pid in below):
@@ -245,7 +247,9 @@ def test_results_that_become_read_only_end_their_trial_and_say_so(
     subprocess.run(["mount", "-o", "remount,ro", str(arm)], check=True)
     code, said = study.ends()
     assert code == 1, said
-    assert re.search(r"^failed: left_right/sac/seed_0: OSError: .*Read-only file system: '" + str(arm), said, re.MULTILINE)
+    assert re.search(
+        r"^failed: left_right/sac/seed_0: OSError: .*Read-only file system: '" + str(arm), said, re.MULTILINE
+    )
     assert "go on with: " in said and "Traceback" not in said
     figures()
 

@@ -45,7 +45,9 @@ def test_a_worker_is_killed_in_the_middle_of_a_fragment(
     frac: float, start: Start, figures: Figures, tmp_path: Path
 ) -> None:
     once = tmp_path / "once"
-    ledger = start(config(tmp_path / "rows", workers=1, visit_env_steps=ENDLESS, fault="kill", frac=frac, once=str(once)))
+    ledger = start(
+        config(tmp_path / "rows", workers=1, visit_env_steps=ENDLESS, fault="kill", frac=frac, once=str(once))
+    )
     (killed,) = pids(ledger)
     ledger.fault(lambda came: came[0] != killed)
     until(ledger, lambda: recovered(ledger))
@@ -132,7 +134,9 @@ def test_a_lost_learner_ends_the_run_at_once_and_may_pass(
 ) -> None:
     ledger = start(config(tmp_path).learners(num_learners=learners, num_cpus_per_learner=0.5))
     until(ledger, lambda: ledger.algo.updates > 0)
-    process = ledger.algo.learners.first("apply", _pid) if learners == 1 else ledger.algo.learners.every("apply", _pid)[1]
+    process = (
+        ledger.algo.learners.first("apply", _pid) if learners == 1 else ledger.algo.learners.every("apply", _pid)[1]
+    )
     started = time.monotonic()
     os.kill(process, signal.SIGKILL)
     with pytest.raises((RayError, ConnectionError)) as caught:
@@ -146,6 +150,12 @@ def _pid(learner: Any) -> int:
     return os.getpid()
 
 
+def jumping_clock() -> Callable[[], float]:
+    """Wall time, an hour back to a day on."""
+    now, rng = time.time, np.random.default_rng(0)
+    return lambda: now() + rng.integers(-3600, 86400)
+
+
 def test_a_clock_that_jumps_changes_nothing(
     start: Start, figures: Figures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,9 +163,8 @@ def test_a_clock_that_jumps_changes_nothing(
     for jumps in (False, True):
         ledger = start(config(tmp_path / str(jumps)))
         with monkeypatch.context() as patched:
-            now, rng = time.time, np.random.default_rng(0)
             if jumps:
-                patched.setattr(time, "time", lambda: now() + rng.integers(-3600, 86400))
+                patched.setattr(time, "time", jumping_clock())
             finish(ledger)
         weights.append(ledger.algo.learners.first("checksum"))
     assert weights[0] == weights[1]

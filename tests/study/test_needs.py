@@ -106,7 +106,9 @@ def test_the_memory_of_a_calls_batches_by_hand(run: RunSettings, tmp_path: Path)
     row, floats = 2 * 6 * 4 + 40, 2 * 6 * 4
     assert needs(run).batches == 16 * (row + floats)  # 4 steps of 0.1 updates each are at most one
     assert needs(changed(run, "training", updates_per_env_step=2.0)).batches == 16 * (8 * row + floats)
-    assert needs(changed(run, "training", updates_per_env_step=1e6)).batches == 16 * (MAX_UPDATES_PER_CALL * row + floats)
+    assert needs(changed(run, "training", updates_per_env_step=1e6)).batches == 16 * (
+        MAX_UPDATES_PER_CALL * row + floats
+    )
     assert needs(changed(run, "resources", num_learners=2)).batches == 16 * (2 * row + floats)
     retrained = load_study(write_config(tmp_path, arms={"packnet": {"method": "packnet"}})).trials()[0]
     assert needs(retrained).batches >= 16 * (MAX_UPDATES_PER_CALL * row + floats)

@@ -56,9 +56,7 @@ def test_all_bundles_of_all_trials_are_laid_on_nodes() -> None:
     assert at_once([{"CPU": 3.0}] * 3, *nodes) == 1
     assert check_resources([{"CPU": 3.0}] * 3, nodes, "it") == []
     (line,) = check_resources([{"CPU": 3.0}] * 3, [{"CPU": 5.0}, {"CPU": 5.0}], "it")
-    assert line == (
-        "a trial needs 3 x (3 CPU), each on one node (PACK), and they do not fit together on those of it"
-    )
+    assert line == ("a trial needs 3 x (3 CPU), each on one node (PACK), and they do not fit together on those of it")
     assert at_once([{"CPU": 1.0}, {"CPU": 1.0}], *nodes, placement="STRICT_SPREAD") == 6
     assert at_once([{"CPU": 1.5}, {"CPU": 1.5}], *nodes, placement="STRICT_PACK") == 3
     # Different trials, in their order: the third waits, and so does what comes after it.

@@ -25,7 +25,7 @@ def begun(tmp_path: Path, **changed: str | None) -> tuple[Path, list[Any]]:
 
 
 def bumped(version: str, place: int) -> str:
-    parts = version.split(".")
+    parts = version.partition("+")[0].split(".")
     parts[place] = str(int(parts[place]) + 1)
     return ".".join(parts)
 
@@ -40,7 +40,9 @@ def test_a_study_is_resumed_with_the_versions_that_it_was_begun_with(package: st
     folder, to_run = begun(tmp_path / "other", **{package: bumped(now, series)})
     (refused,), said = check_versions(folder, to_run)
     assert said == []
-    assert refused.startswith(f"--resume: 1 trials of {folder} were run with {package} {bumped(now, series)}, and here ")
+    assert refused.startswith(
+        f"--resume: 1 trials of {folder} were run with {package} {bumped(now, series)}, and here "
+    )
     assert f" is {now}: install " in refused and refused.endswith("or use another --name")
 
     folder, to_run = begun(tmp_path / "patch", **{package: bumped(now, 2)})
