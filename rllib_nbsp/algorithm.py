@@ -205,9 +205,7 @@ class ContinualSAC(SAC):
 
     def _learn(self) -> None:
         """The updates owed for the environment steps that were really added."""
-        if len(self.replay) < self.run.training.batch_size:
-            return
-        while (owed := self.schedule.updates_owed) >= 1:
+        while len(self.replay) >= self.run.training.batch_size and (owed := self.schedule.updates_owed) >= 1:
             self._update(min(owed, MAX_UPDATES_PER_CALL))
 
     def _update(self, count: int, only: str | None = None) -> None:
@@ -247,8 +245,7 @@ class ContinualSAC(SAC):
         assert self.records is not None
         self.records.neurons(self.visit, data.scores, self.learners.first("method_arrays"))
         self.records.weights(self.visit, self.learners.first("weights"))
-        sizes = self.learners.first("sizes")
-        self.records.cost({**sizes, "prior_bytes": self.replay.nbytes[1], **self.schedule.extra})
+        self.records.cost({**self.learners.first("sizes"), "prior_bytes": self.replay.nbytes[1], **self.schedule.extra})
 
     def _finish_run(self) -> None:
         self.schedule.done = True

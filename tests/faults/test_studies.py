@@ -20,7 +20,7 @@ from tests.studies import TIMEOUT_S, call, command, write_config
 
 CLOCK = ("wall_s", "env_steps_per_s", "updates_per_s")
 SAC = {"sac": {"method": "sac"}}
-LONG = ("--set", "visit.max_env_steps=40000", "training.updates_per_env_step=0.05")
+LONG = ("--set", "visit.max_env_steps=8000", "training.updates_per_env_step=0.05")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
 pytestmark = pytest.mark.slow
 
@@ -152,7 +152,7 @@ def test_a_lost_cluster_is_said_with_the_command_that_goes_on(tmp_path: Path, fi
     trial = tmp_path / "results" / "tiny" / "left_right" / "sac" / "seed_0"
     study.until((trial / "training.jsonl").is_file)
     below = descendants(study.process.pid)
-    (gcs,) = [pid for pid in below if cmdline(pid).split()[:1][0:1] and "gcs_server" in cmdline(pid).split()[0]]
+    (gcs,) = [pid for pid in below if cmdline(pid).partition(" ")[0].endswith("gcs_server")]
     os.kill(gcs, signal.SIGKILL)
     killed = time.monotonic()
     code, said = study.ends()
@@ -165,8 +165,8 @@ def test_a_lost_cluster_is_said_with_the_command_that_goes_on(tmp_path: Path, fi
     while any("ray::StudyTrial" in cmdline(pid) for pid in below):
         assert time.monotonic() < deadline, "the trial outlives its cluster"
         time.sleep(0.5)
-    done = call(*go_on(said), "--set", "visit.max_env_steps=400")
-    assert done.returncode in (0, 3), done.stderr  # of other settings, which is told
+    done = call(*go_on(said))
+    assert done.returncode == 0, done.stderr
 
 
 @as_root
