@@ -55,6 +55,7 @@ COUNTED_ANEW_FRAC = 0.1
 FAILURE = "failure"
 """In a trial's last result, the error that ended it."""
 CONNECT_TIMEOUT_S = 10.0
+SESSION_BYTES = 100_000_000  # logs, sockets and what Tune stages
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ def ray_session(
     quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
+            _check_session_room()
             # "local": a cluster that happens to run on this machine is not joined unasked
             beside: dict[str, Any] = {"py_modules": sources(modules)} if sources(modules) else {}
             ray.init(address="local", num_cpus=int(local_resources()["CPU"]), runtime_env=beside, **quiet)
@@ -148,14 +150,27 @@ def ray_session(
             _check_reachable(address)
             travels = {**runtime_env(*modules), "env_vars": threads}
             ray.init(address=address, runtime_env=travels, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise PreflightError([f"--address {address or 'local'}: {str(error).splitlines()[0]}"], 4) from error
+    except Exception as error:  # bare ones too
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PreflightError([f"--address {address or 'local'}: {said}"], 4) from error
     try:
         stop.install()
         _protect_token()
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
+
+
+def _check_session_room() -> None:
+    """Ray by itself waits for half a minute, and does not say for what.
+
+    Raises:
+        OSError: if there is no room for its files.
+    """
+    folder = existing(Path(os.environ.get("RAY_TMPDIR", "/tmp")))
+    free = shutil.disk_usage(folder).free
+    if free < SESSION_BYTES:
+        raise OSError(f"{folder}, where Ray keeps its files, has {free:,} bytes free; RAY_TMPDIR names another folder")
 
 
 def _check_reachable(address: str) -> None:

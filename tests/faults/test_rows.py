@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ def test_what_did_not_run_or_failed_is_not_said_to_have_passed() -> None:
         {"outcome": outcome, "seconds": 1.0, "recovery_s": 2.0} for outcome in ("passed", "failed", "skipped")
     )
 
-    def cells(cases: dict[str, list[dict[str, object]]]) -> tuple[str, ...]:
+    def cells(cases: dict[str, list[dict[str, Any]]]) -> tuple[str, ...]:
         return next(iter(rows_of([report_of(row, cases)])))
 
     assert cells({"a.py::test_a": [passed, passed]})[2:5] == ("2", "goes on", "")
