@@ -54,6 +54,7 @@ def test_a_reset_that_fails_once(start: Start, figures: Figures, tmp_path: Path)
     figures(ledger)
 
 
+@pytest.mark.slow
 def test_a_worker_whose_environments_cannot_be_built_ends_the_run(
     start: Start, figures: Figures, tmp_path: Path
 ) -> None:
