@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 # What pip says, the names alone.
 NAMES := 's/^Collecting \([^ ]*\).*/  \1/p; s/^Installing collected.*/  all of them are here, and are installed now/p'
 
-.PHONY: run test test-all check docs report bench bench-methods bench-learning clean
+.PHONY: run test test-all faults check docs report bench bench-methods bench-learning clean
 
 run: $(STAMP)  ## The quickstart study and its report; started again, it goes on where it stopped.
 	$(PY) run_tune.py $(if $(wildcard results/quickstart/study.yaml),--resume)
@@ -25,6 +25,10 @@ test: $(STAMP)  ## The fast tests, then the smoke studies through the command li
 test-all: test  ## Also the slow tests and the quickstart.
 	$(PY) -m pytest -q -m slow
 	$(MAKE) run
+
+faults: $(STAMP)  ## Every fault of docs/faults.md, and the table there (about 40 minutes).
+	$(PY) -m tests.faults --json fault_report.json
+	$(PY) -m docs.faults fault_report.json
 
 check: $(STAMP)  ## Format, lint, types, the direction of imports, the script, the drawing of them, the tables of docs/.
 	$(PY) -m ruff format --check .

@@ -30,6 +30,7 @@ from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.sampling.evaluation import evaluate_tasks
 from rllib_nbsp.sampling.rollout_workers import RolloutWorkers, fragments_per_turn, starting
 from rllib_nbsp.sampling.scoring import labelled_rollout
+from rllib_nbsp.schedule import MAX_UPDATES_PER_CALL
 from rllib_nbsp.seeding import numpy_generator
 from rllib_nbsp.settings import ScoringSettings
 from rllib_nbsp.sharing import SharedVisit
@@ -37,7 +38,6 @@ from rllib_nbsp.throughput import Throughput
 
 logger = logging.getLogger(__name__)
 
-MAX_UPDATES_PER_CALL = 64
 DORMANCY_ROWS = 256
 
 
@@ -62,6 +62,7 @@ class ContinualSAC(ResumableSAC):
         place_reported: where it was at the last report.
     """
 
+    records: TrialFolder | None = None
     _trial_info: Any
 
     @classmethod
@@ -77,7 +78,7 @@ class ContinualSAC(ResumableSAC):
         self.schedule = self.run.schedule()
         self.replay = self.empty_replay()
         self.outcomes = Outcomes(self.run.curriculum, self.run.suite.has_success)
-        self.records: TrialFolder | None = None
+        self.records = None
         resources = self.run.settings.resources
         self.learners = Learners(self.learner_group, self.run.num_learners)
         self.workers = RolloutWorkers(
@@ -245,9 +246,7 @@ class ContinualSAC(ResumableSAC):
 
     def _learn(self) -> None:
         """The updates owed for the environment steps that were really added."""
-        if len(self.replay) < self.run.training.batch_size:
-            return
-        while (owed := self.schedule.updates_owed) >= 1:
+        while len(self.replay) >= self.run.training.batch_size and (owed := self.schedule.updates_owed) >= 1:
             self._update(min(owed, MAX_UPDATES_PER_CALL))
 
     def _update(self, count: int, only: str | None = None) -> None:
@@ -293,8 +292,7 @@ class ContinualSAC(ResumableSAC):
         assert self.records is not None
         self.records.neurons(self.visit, data.scores, self.learners.first("method_arrays"))
         self.records.weights(self.visit, self.learners.first("weights"))
-        sizes = self.learners.first("sizes")
-        self.records.cost({**sizes, "prior_bytes": self.replay.nbytes[1], **self.schedule.extra})
+        self.records.cost({**self.learners.first("sizes"), "prior_bytes": self.replay.nbytes[1], **self.schedule.extra})
 
     def _finish_run(self) -> None:
         self.schedule.done = True

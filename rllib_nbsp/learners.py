@@ -8,10 +8,15 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+
+from rllib_nbsp.plugins import USER_ERRORS
+
+ANSWER_S = 10.0
 
 
 class Learners:
@@ -29,10 +34,31 @@ class Learners:
         self._numbered = 0
 
     def update(self, columns: dict[str, np.ndarray], count: int) -> None:
-        """Make updates on the rows of these columns, which are ordered [rank][update][row]."""
+        """Make updates on the rows of these columns, which are ordered [rank][update][row].
+
+        Raises:
+            ConnectionError: if a Learner was lost; the others only say that they cannot reach it.
+        """
         self.weights_changed()
         batch = rllib_batch(columns)
-        self._group.update(batch=batch, minibatch_size=batch.count // (count * self._count))
+        try:
+            self._group.update(batch=batch, minibatch_size=batch.count // (count * self._count))
+        except RayError as error:
+            if lost := self._lost():
+                raise ConnectionError(f"{lost} of {self._count} Learners were lost in an update") from error
+            raise
+
+    def _lost(self) -> int:
+        """How many Learners' processes are gone."""
+        lost = 0
+        for learner in self._group._worker_manager.actors().values():
+            try:
+                ray.get(learner.apply.remote(_nothing), timeout=ANSWER_S)
+            except GetTimeoutError:  # at work
+                continue
+            except RayActorError:
+                lost += 1
+        return lost
 
     def every(self, name: str, *args: Any) -> list[Any]:
         """Call a method of every Learner.
@@ -105,6 +131,10 @@ class Learners:
                 raise RuntimeError(f"{place}: weights or method states of the Learners differ: {checksums}")
 
 
+def _nothing(learner: Learner) -> None:
+    """Asked of a Learner to see whether it is there."""
+
+
 def rllib_batch(columns: dict[str, np.ndarray]) -> MultiAgentBatch:
     """Rows as a Learner takes them; a bare `SampleBatch` would not be converted to tensors."""
     return MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=len(columns["rewards"]))
@@ -118,7 +148,7 @@ def call_learner(learner: Learner, name: str, args: Sequence[Any]) -> tuple[bool
     """
     try:
         return True, getattr(learner, name)(*(_resolve(arg) for arg in args))
-    except Exception as error:  # reported to the driver, which raises it
+    except USER_ERRORS as error:  # reported to the driver, which raises it
         return False, f"{type(error).__name__}: {error}"
 
 

@@ -6,16 +6,32 @@ trial, its Learners and rollout workers, on whatever machine, knows what a run's
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 INSTALLED = {"site-packages", "dist-packages"}
+USER_ERRORS = (Exception, SystemExit)
+"""What a user's code may end with: one that wants to end the program would else look like a process that was lost."""
+
+
+@contextlib.contextmanager
+def exits_as_errors() -> Iterator[None]:
+    """Where a remote process runs a user's code: an exit there is the code's error, not a process that was lost.
+
+    Raises:
+        RuntimeError: in place of SystemExit.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        raise RuntimeError(f"SystemExit: {error}") from error
 
 
 class PluginError(ValueError):

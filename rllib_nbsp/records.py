@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib.metadata
 import json
 import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import yaml
 
 from rllib_nbsp.curriculum import Visit
+from rllib_nbsp.locks import FolderLock
 from rllib_nbsp.nn.neurons import NeuronScores
 from rllib_nbsp.settings import RunSettings, config_hash
 from rllib_nbsp.version import __version__
@@ -25,20 +29,33 @@ ROWS = "*.jsonl"
 WRITTEN = (ROWS, "neurons/*.npz", "weights/*.npz", "cost.json", "error.txt")
 """What a trial adds to as it goes."""
 ENVIRONMENTS = "environments.json"
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What a file system says that takes no more bytes."""
+LOCK_WAIT_S = 60.0  # an orphan, whose driver or node was lost, ends within that
 PACKAGES = ("ray", "torch", "numpy", "gymnasium", "metaworld", "mujoco", "ale-py")
+
+
+class RecordsError(RuntimeError):
+    """A trial's rows are not where it has written them, or cannot be added to."""
 
 
 class TrialFolder:
     """Writes what a trial leaves behind (the files of docs/results_folder.md).
 
-    Rows are written directly, never through Tune's staging area, and reach the file system at each call.
+    Rows are written directly, never through Tune's staging area, and reach the file system at each call. One process
+    at a time writes them, and in it the folder that was opened last.
 
     Args:
         path: the folder, made if it does not exist.
         settings: the trial's.
         environments: what `Suite.environments` says of the tasks.
         fresh: the trial starts; what an unfinished one left here is renamed to `*.stale`. Otherwise rows are added.
+
+    Raises:
+        FolderInUse: if another process writes here.
     """
+
+    _writers: ClassVar[weakref.WeakValueDictionary[Path, TrialFolder]] = weakref.WeakValueDictionary()
 
     def __init__(
         self,
@@ -51,6 +68,11 @@ class TrialFolder:
         self.path = path
         self.config_hash = config_hash(settings)
         path.mkdir(parents=True, exist_ok=True)
+        if (before := self._writers.get(path.absolute())) is not None:
+            before.close()
+        self._lock: FolderLock | None = FolderLock(path, wait_s=LOCK_WAIT_S)
+        self._writers[path.absolute()] = self
+        self._ends: dict[str, int] = {}  # of files of rows, after our own last one
         for old in [file for pattern in WRITTEN for file in path.glob(pattern)] if fresh else []:
             os.replace(old, _unused(old))
         self._identity = {
@@ -120,25 +142,57 @@ class TrialFolder:
     def finish(self) -> None:
         """Mark the trial as done, so that a resumed study leaves it alone."""
         self._status(done=True)
+        self.close()
+
+    def close(self) -> None:
+        """Write no more, and let others."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
-        with open(self.path / name, "a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite({**self._identity, **row}), allow_nan=False) + "\n")
+        line = f"{json.dumps(_finite({**self._identity, **row}), allow_nan=False)}\n".encode()
+        path = self.path / name
+        with self._writing(path), open(path, "ab") as file:
+            end = self._ends.setdefault(name, file.tell())
+            if file.tell() != end:
+                raise RecordsError(f"{path} has {file.tell():,} bytes and had {end:,} after the run's last row")
+            file.write(line)
+            self._ends[name] = end + len(line)
+
+    @contextlib.contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        """Whether it is ours to write, and what is wrong if it cannot be written.
+
+        Raises:
+            RecordsError: if another run writes here, or the folder is gone.
+            OSError: any other, naming the file.
+        """
+        if self._lock is None:
+            raise RecordsError(f"{self.path} was closed, by the end of this run or another run of this process")
+        try:
+            yield
+        except OSError as error:
+            if not self.path.is_dir():
+                raise RecordsError(f"{self.path} is gone: it was removed or moved while the run wrote to it") from error
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
     def _save(self, path: Path, arrays: dict[str, Any]) -> None:
-        path.parent.mkdir(exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        with open(temporary, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        os.replace(temporary, path)
+        with self._writing(path):
+            path.parent.mkdir(exist_ok=True)
+            with open(temporary, "wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+            os.replace(temporary, path)
 
     def _status(self, done: bool) -> None:
         self._replace("status.json", json.dumps({"done": done, "config_hash": self.config_hash}) + "\n")
 
     def _replace(self, name: str, text: str) -> None:
         temporary = self.path / f"{name}.tmp"
-        temporary.write_text(text)
-        os.replace(temporary, self.path / name)
+        with self._writing(self.path / name):
+            temporary.write_text(text)
+            os.replace(temporary, self.path / name)
 
 
 def filed(settings: RunSettings, search_trial: str | None) -> RunSettings:

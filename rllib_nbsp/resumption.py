@@ -74,20 +74,27 @@ class Resumption:
             Whether the run has begun.
         """
         run = self._algorithm
-        if not run.schedule.started and self._states is not None and (bundle := self._states.read()) is not None:
-            self.put_back(bundle.parts, bundle.series)
-            run.records, self._restored = None, bundle.parts["run"]
-            logger.warning("visit %d goes on at environment step %d (%s)", run.visit.number, run.env_steps, bundle.path)
-            if run.visit.number == 1:
-                run.sharing.claim()  # as before, for the others too
+        if not run.schedule.started and self._states is not None and self._states.exist:
+            run.open_records(fresh=False)  # from here on, nobody else writes there
+            self._go_on(self._states)
         elif self._restored is not None and self._states is not None:
             self._states.drop()  # what lies there is of a way that the run does not go
         if run.schedule.started and run.records is None:
-            records = run.open_records(fresh=False)
-            if records is not None and self._restored and self._restored["folder"] == str(records.path):
-                records.cut(self._restored["rows"])
+            run.open_records(fresh=False)
+        if self._restored and run.records is not None and self._restored["folder"] == str(run.records.path):
+            run.records.cut(self._restored["rows"])
         self._restored = None
         return bool(run.schedule.started)
+
+    def _go_on(self, states: RunStates) -> None:
+        run, bundle = self._algorithm, states.read()
+        if bundle is None:
+            return
+        self.put_back(bundle.parts, bundle.series)
+        self._restored = bundle.parts["run"]
+        logger.warning("visit %d goes on at environment step %d (%s)", run.visit.number, run.env_steps, bundle.path)
+        if run.visit.number == 1:
+            run.sharing.claim()  # as before, for the others too
 
     def save(self, iterations: int) -> None:
         """Write the state of a run that has begun and is not over.
@@ -138,6 +145,8 @@ class Resumption:
             self._restoring = False
         if bundle is not None:
             self.put_back(bundle.parts, bundle.series)
+            if self._algorithm.records is not None:
+                self._algorithm.records.close()
             self._algorithm.records, self._restored = None, bundle.parts["run"]
 
     # All of it
@@ -236,11 +245,13 @@ class ResumableSAC(SAC):
     _at_rest: bool
 
     def cleanup(self) -> None:
-        """RLlib's hook: a run that is not over keeps its state."""
+        """RLlib's hook: a run that is not over keeps its state; another process may then write to its folder."""
         if self._at_rest:
             self.resumption.save(self.iteration)
         self.sharing.release()
         super().cleanup()
+        if self.records:
+            self.records.close()
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         """RLlib's state, where we are, and (in the Learner's part) temperature, masks and the method's state.

@@ -13,6 +13,8 @@ from typing import Any
 from rllib_nbsp.curriculum import Curriculum, Phase, Visit
 from rllib_nbsp.settings import VisitSettings
 
+MAX_UPDATES_PER_CALL = 64
+"""Of the Learners, whose batches lie in memory together."""
 ROUNDING = 1e-6  # ten steps of 0.1 updates each are one update, also in binary
 EXTRA = ("scoring_env_steps", "auxiliary_env_steps", "auxiliary_updates")
 FAULTS = ("rebuilt_envs", "lost_fragments")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import fcntl
 import hashlib
 import json
 import logging
@@ -21,6 +20,7 @@ from typing import Any
 from ray.rllib.algorithms.algorithm import Algorithm
 
 from rllib_nbsp.curriculum import Phase
+from rllib_nbsp.locks import FolderInUse, FolderLock
 from rllib_nbsp.nn.neurons import LayerStatistics, NeuronScores
 from rllib_nbsp.records import versions
 from rllib_nbsp.run import ResolvedRun
@@ -83,7 +83,7 @@ class SharedVisit:
         name = None if settings.shared_dir is None or settings.results_dir is None else first_visit(settings)
         self._folder = None if name is None else Path(str(settings.shared_dir)) / name
         self._versions = versions()
-        self._lock: Any = None
+        self._lock: FolderLock | None = None
         self.waits_for: str | None = None
 
     def found(self) -> Bundle | None:
@@ -98,19 +98,12 @@ class SharedVisit:
         if self._folder is None or self._lock is not None:
             return True
         self._folder.mkdir(parents=True, exist_ok=True)
-        lock = open(self._folder / "lock", "a+", encoding="utf-8")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            self.waits_for = lock.read() or "another run"
-            lock.close()
+            self._lock = FolderLock(self._folder, self._algorithm.filed.arm)
+        except FolderInUse as error:
+            self.waits_for = error.owner
             return False
         self.waits_for = None
-        lock.truncate(0)
-        lock.write(self._algorithm.filed.arm)
-        lock.flush()
-        self._lock = lock
         return True
 
     def wait(self) -> None:
@@ -120,7 +113,7 @@ class SharedVisit:
     def release(self) -> None:
         """Let others make the visit."""
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
             self._lock = None
 
     def leave(self) -> None:

@@ -62,6 +62,7 @@ class MetaWorldSuite(Suite):
     """Meta-World through its gymnasium API."""
 
     name = "metaworld"
+    env_nbytes = 25_000_000  # measured
 
     def __init__(self) -> None:
         self._goals: dict[tuple[str, int], tuple[type, list[Any]]] = {}

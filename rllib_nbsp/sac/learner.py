@@ -21,6 +21,7 @@ from rllib_nbsp.methods.agent import Agent, VisitData
 from rllib_nbsp.methods.base import ContinualMethod
 from rllib_nbsp.nn.networks import NETWORKS, activities
 from rllib_nbsp.nn.neurons import NeuronScores, dormant_frac, layer_statistics
+from rllib_nbsp.plugins import exits_as_errors
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.sac.graphs import CUDARecording, GraphedUpdates
 from rllib_nbsp.sac.tape import CPURecording
@@ -37,6 +38,7 @@ class ContinualSACTorchLearner(TorchLearner):
     temperature outside the module, target networks that move once a call) is replaced here.
     """
 
+    @exits_as_errors()
     def build(self) -> None:
         """Build module and optimizers, then the agent and its method."""
         self.run = ResolvedRun(self.config.settings)
@@ -79,6 +81,7 @@ class ContinualSACTorchLearner(TorchLearner):
 
     # An update
 
+    @exits_as_errors()
     def update(
         self,
         batch: Any = None,

@@ -24,6 +24,7 @@ from ray.rllib.utils.metrics import (
 from torch import Tensor
 
 from rllib_nbsp.envs import EnvironmentFailure
+from rllib_nbsp.plugins import USER_ERRORS
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.sampling.sampler import EpisodeSummary, Sampler
 
@@ -49,7 +50,7 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
         self._failure: Exception | None = None
         try:
             self._build(config)
-        except Exception as error:
+        except USER_ERRORS as error:
             if self.worker_index == 0:
                 raise
             asked = f"start with suite {config.given.get('suite')!r}, tasks {config.given.get('tasks')}"
@@ -133,16 +134,16 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
         try:
             self.take_weights(number, weights)
             return getattr(self, request)(**kwargs)
-        except Exception as error:
+        except USER_ERRORS as error:
             logger.exception("rollout worker %d: %s of %s", self.worker_index, request, kwargs)
             return {"worker_index": self.worker_index, "failure": self._told(request, error)}
 
-    def _told(self, request: str, error: Exception, hint: str = "") -> Exception:
+    def _told(self, request: str, error: BaseException, hint: str = "") -> Exception:
         """An error as the driver can read it: of a type of ours, since those of an environment's library may need more
         than a message."""
-        ours = isinstance(error, EnvironmentFailure)
-        kind, what = (type(error), str(error)) if ours else (RuntimeError, f"{type(error).__name__}: {error}")
-        return kind(f"rollout worker {self.worker_index}, {request}: {what}{hint}")
+        if isinstance(error, EnvironmentFailure):
+            return type(error)(f"rollout worker {self.worker_index}, {request}: {error}{hint}")
+        return RuntimeError(f"rollout worker {self.worker_index}, {request}: {type(error).__name__}: {error}{hint}")
 
     def take_weights(self, number: int, weights: np.ndarray | ray.ObjectRef) -> None:
         """Act with these weights from now on, if they are not here yet.

@@ -24,14 +24,13 @@ from rllib_nbsp.envs.contract import (
     checked_step,
     own_return,
 )
+from rllib_nbsp.plugins import USER_ERRORS
 from rllib_nbsp.seeding import seed_global_streams
 
 MAX_FAILURES = 3  # of one sub-environment at one step; the next one ends the run
 MAX_ABORTED = 10  # episodes of one sub-environment that failures cut, with none finished between them
 MAX_RESET_RETRIES = 3
 RESET_BACKOFF_S = 0.1  # doubles with every retry
-
-_RAISED = (Exception, SystemExit)  # of user code: it may also want to end the program, which would tell nobody why
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +134,7 @@ class EnvVector:
         for e in range(num_envs):
             try:
                 self._envs.append(self._make(e))
-            except _RAISED as error:
+            except USER_ERRORS as error:
                 self.close()
                 raise EnvironmentFailure(f"{self._place(e)}, construction: {_describe(error)}") from error
 
@@ -181,7 +180,7 @@ class EnvVector:
                 self._step(e, actions[e])
             except EnvironmentContractError:
                 raise
-            except _RAISED as error:
+            except USER_ERRORS as error:
                 failed.append((e, error))
         # One pass over all rows; which of them it was is looked for only when there is one.
         if not ((self._bounded or np.isfinite(self._next_obs).all()) and np.isfinite(self._rewards).all()):
@@ -258,7 +257,7 @@ class EnvVector:
                 self._step(e, action)
             except EnvironmentFailure:
                 raise
-            except _RAISED as again:
+            except USER_ERRORS as again:
                 error = again
                 continue
             still = self._non_finite(e)
@@ -294,7 +293,7 @@ class EnvVector:
                 obs = checked_reset(env.reset(), self._shape, self._dtype)
             except EnvironmentContractError as error:
                 raise EnvironmentContractError(f"{self._place(e)}, reset: {error}") from error
-            except _RAISED as error:
+            except USER_ERRORS as error:
                 failure: BaseException = error
                 continue
             problem = _first_non_finite(obs)
@@ -314,7 +313,7 @@ class EnvVector:
     def _close(self, e: int) -> None:
         try:
             self._envs[e].close()
-        except _RAISED as error:
+        except USER_ERRORS as error:
             logger.warning("%s, close: %s", self._place(e), _describe(error))
 
     def _place(self, e: int) -> str:

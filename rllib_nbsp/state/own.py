@@ -47,6 +47,11 @@ class RunStates:
         """Where the run was when its state was written or read last."""
         return None if self._place is None else self._place[0]
 
+    @property
+    def exist(self) -> bool:
+        """Whether there are any, valid or not."""
+        return bool(list_bundles(self.root))
+
     def check(self) -> None:
         """See that nothing lies there which the run cannot go on from.
 

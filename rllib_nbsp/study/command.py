@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -25,6 +26,10 @@ from rllib_nbsp.study.private import check_home
 from rllib_nbsp.study.reader import load_study
 from rllib_nbsp.study.stop_signal import StopSignal
 from rllib_nbsp.study.study import CheckedStudy, safe_name
+from rllib_nbsp.study.versions import check_versions
+
+if TYPE_CHECKING:
+    from rllib_nbsp.study.trials import Outcome
 
 MOST_SEEDS = 10_000
 
@@ -65,12 +70,18 @@ def main(argv: Sequence[str], *, program: Sequence[str], report: Callable[[Seque
         for problem in error.problems:
             print(f"error: {printable(problem)}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # of a disk that is full or gone, in the study's own files
+        if options.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 4
 
 
 def _dry_run(study: CheckedStudy, folder: Path, options: argparse.Namespace) -> int:
     from rllib_nbsp.study.plan import make_plan  # imports Ray: seconds that a mistyped key need not wait for
 
     to_run = open_trials(study, study.trials(folder), folder, options.resume)
+    _say_versions(folder, to_run)
     if not to_run:
         print(f"all trials are finished already in {folder}")
         return 0
@@ -81,6 +92,19 @@ def _dry_run(study: CheckedStudy, folder: Path, options: argparse.Namespace) -> 
     for note in study.notes():
         print(f"note: {note}")
     return 0
+
+
+def _say_versions(folder: Path, to_run: Sequence[RunSettings]) -> None:
+    """Which versions the results that stay were made with, if others are here.
+
+    Raises:
+        PreflightError: if too much has changed since.
+    """
+    refused, said = check_versions(folder, to_run)
+    if refused:
+        raise PreflightError(refused, 3)
+    for line in said:
+        print(f"note: {line}")
 
 
 @dataclass(frozen=True)
@@ -115,6 +139,7 @@ def _run(study: CheckedStudy, folder: Path, options: argparse.Namespace, stop: S
     if to_run:
         from rllib_nbsp.study.trials import run_study
 
+        _say_versions(folder, to_run)
         outcome = run_study(
             to_run,
             folder,
@@ -124,11 +149,16 @@ def _run(study: CheckedStudy, folder: Path, options: argparse.Namespace, stop: S
             stop=stop,
             console=console,
             on_start=describe,
+            go_on=told.again(),
         )
+        if not (folder / "study.yaml").is_file():
+            print(f"error: {folder / 'study.yaml'} was removed during the run, and is written anew", file=sys.stderr)
+            folder.mkdir(parents=True, exist_ok=True)
+            describe()
         if outcome.stopped or outcome.failed:
             _tell_saved(to_run, console, "is saved at")
             print(f"finished trials are kept; go on with: {told.again()}")
-            return stop.exit_code if outcome.stopped else 1
+            return _exit_code(outcome, options, stop)
     else:
         describe()
     return _report(study, folder, told)
@@ -139,6 +169,16 @@ def _tell_saved(trials: Sequence[RunSettings], console: Console, is_it: str) -> 
         if steps:
             line = f"{trial.sequence}/{trial.arm}/seed_{trial.seed} {is_it} environment step {steps:,}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _exit_code(outcome: Outcome, options: argparse.Namespace, stop: StopSignal) -> int:
+    if outcome.cut_off is not None:
+        if options.debug:
+            raise outcome.cut_off
+        lines = str(outcome.cut_off).splitlines() or ["(no message)"]
+        print(f"error: Ray Tune cannot go on: {type(outcome.cut_off).__name__}: {lines[0]}", file=sys.stderr)
+        return 4
+    return stop.exit_code if outcome.stopped else 1
 
 
 def _report(study: CheckedStudy, folder: Path, told: Told) -> int:

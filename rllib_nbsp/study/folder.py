@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rllib_nbsp.envs import suite_of
-from rllib_nbsp.reading import MAX_NAME_LENGTH, read_json, read_yaml
+from rllib_nbsp.locks import FolderInUse, FolderLock
+from rllib_nbsp.reading import read_json, read_yaml
 from rllib_nbsp.records import ENVIRONMENTS
 from rllib_nbsp.settings import NOT_HASHED, RunSettings, config_hash, with_added
 from rllib_nbsp.state.bundle import list_bundles, newest_env_steps
@@ -61,26 +60,15 @@ def study_lock(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "a+", encoding="utf-8", opener=_not_a_link)
+        lock = FolderLock(folder)
     except OSError as error:
         raise PreflightError([f"{folder}: {error.strerror}"], 4) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            owner = "".join(filter(str.isprintable, file.read(MAX_NAME_LENGTH))) or "another process"
-            raise PreflightError([f"{folder} is in use by {owner} (host:pid)"], 4) from error
-        file.seek(0)
-        file.truncate()
-        file.write(f"{socket.gethostname()}:{os.getpid()}\n")
-        file.flush()
+    except FolderInUse as error:
+        raise PreflightError([str(error)], 4) from error
+    try:
         yield
-
-
-def _not_a_link(path: str, flags: int) -> int:
-    """An opener that writes to no file elsewhere."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    finally:
+        lock.release()
 
 
 def open_trials(study: CheckedStudy, trials: Sequence[RunSettings], folder: Path, resume: bool) -> list[RunSettings]:
@@ -128,14 +116,20 @@ def _trial_folder(trial: RunSettings) -> Path:
 
 
 def _statuses(folder: Path) -> dict[Path, dict[str, Any]]:
-    found = {}
-    for rows in sorted([*folder.glob("*/*/seed_*/status.json"), *folder.glob("*/*/seed_*/evaluations.jsonl")]):
-        status: dict[str, Any] = {"done": False, "config_hash": None}
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # absent or torn: not finished
-            left = read_json(rows.parent / "status.json")
-            status = {"done": left["done"] is True, "config_hash": left["config_hash"]}
-        found[rows.parent] = status
-    return found
+    rows = [*folder.glob("*/*/seed_*/status.json"), *folder.glob("*/*/seed_*/evaluations.jsonl")]
+    return {path: _status(path) for path in sorted({file.parent for file in rows})}
+
+
+def _status(path: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # absent or torn: not finished
+        left = read_json(path / "status.json")
+        return {"done": left["done"] is True, "config_hash": left["config_hash"]}
+    return {"done": False, "config_hash": None}
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a trial's folder says that it came to its end."""
+    return bool(_status(path)["done"])
 
 
 def _check_unchanged(

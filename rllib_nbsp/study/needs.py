@@ -1,117 +1,55 @@
-"""What a study needs against what there is: processors, memory and disk. Nothing here knows Ray."""
+"""What a study needs of memory and disk against what there is. Nothing here knows Ray."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from rllib_nbsp.nn.networks import NETWORKS
 from rllib_nbsp.replay.buffer import row_nbytes
 from rllib_nbsp.run import ResolvedRun
+from rllib_nbsp.schedule import MAX_UPDATES_PER_CALL
 from rllib_nbsp.settings import RunSettings
 from rllib_nbsp.study.folder import existing
 
-Bundle = Mapping[str, float]
-
 MAX_MEMORY_FRAC = 0.7
-# Measured on the files and processes of finished trials.
-TRIAL_PROCESS_BYTES = 700_000_000
+# Measured on the files and processes of trials, without environments.
+TRIAL_PROCESS_BYTES = 600_000_000
 WORKER_PROCESS_BYTES = 500_000_000
 EVALUATION_ROW_BYTES, EPISODE_BYTES = 420, 70
 TRAINING_ROW_BYTES = 1_000
 NEURON_BYTES = 600
+STATES_KEPT, STATE_SEGMENT_ROWS = 2, 10_000
 SCALARS_BYTES = 40  # of a transition, beside its observations
-
-
-# Processors
-
-
-def total(bundles: Iterable[Bundle]) -> dict[str, float]:
-    """All resources of a trial's bundles together."""
-    sums: Counter[str] = Counter()
-    for bundle in bundles:
-        sums.update(bundle)
-    return dict(sums)
-
-
-def concurrent_trials(bundles: Iterable[Bundle], available: Mapping[str, float]) -> int:
-    """How many trials of these bundles fit at once."""
-    fits = [available.get(name, 0.0) / amount for name, amount in total(bundles).items() if amount > 0]
-    return max(1, int(min(fits, default=1.0) + 1e-9))
-
-
-def check_resources(
-    bundles: Sequence[Bundle],
-    nodes: Sequence[Mapping[str, float]],
-    where: str,
-    placement: str = "PACK",
-) -> list[str]:
-    """What a trial needs and will never get, one line each: Ray would let it wait for ever.
-
-    Args:
-        bundles: the trial's, each of which one node must hold.
-        nodes: what each node has.
-        where: what these are, for people.
-        placement: `resources.placement_strategy`.
-    """
-    lacking = _check_totals(bundles, total(nodes), where)
-    if lacking:
-        return lacking
-    if placement == "STRICT_SPREAD" and len(bundles) > len(nodes):
-        return [
-            f"resources.placement_strategy STRICT_SPREAD puts the {len(bundles)} bundles of a trial on as many nodes, "
-            f"and {where} has {len(nodes)}: use SPREAD"
-        ]
-    together = [total(bundles)] if placement == "STRICT_PACK" else bundles
-    return [
-        f"a trial needs {_words(bundle)} on one node, and no node of {where} has that"
-        for bundle in {_words(bundle): bundle for bundle in together}.values()
-        if not any(all(node.get(name, 0.0) + 1e-9 >= amount for name, amount in bundle.items()) for node in nodes)
-    ]
-
-
-def _words(bundle: Bundle) -> str:
-    return " and ".join(f"{amount:g} {name}" for name, amount in bundle.items())
-
-
-def _check_totals(bundles: Sequence[Bundle], available: Mapping[str, float], where: str) -> list[str]:
-    advice = {
-        "CPU": "lower --num-env-runners or --num-learners, or set resources.num_cpus_per_env_runner below 1",
-        "GPU": "use --num-gpus-per-learner 0, or --address for a cluster that has them",
-    }
-    return [
-        f"a trial needs {amount:g} {name}, and {where} has {available.get(name, 0.0):g}: "
-        + advice.get(name, "resources.custom_resources_per_env_runner names a resource that no node offers")
-        for name, amount in total(bundles).items()
-        if amount > available.get(name, 0.0) + 1e-9
-    ]
-
-
-# Memory and disk
+IN_MEMORY = ("environments", "replay", "fragments", "batches", "scoring", "networks", "processes")
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes that one trial takes."""
+    """Bytes that one trial takes: of memory, of disk for its results, and while it runs for its state beside them."""
 
+    environments: int
     replay: int
     fragments: int
+    batches: int
     scoring: int
     networks: int
     processes: int
     disk: int
+    state: int
 
     @property
     def memory(self) -> int:
         """Bytes of main memory."""
-        return self.replay + self.fragments + self.scoring + self.networks + self.processes
+        return sum(getattr(self, name) for name in IN_MEMORY)
 
 
 def needs(settings: RunSettings) -> Needs:
@@ -133,13 +71,48 @@ def needs(settings: RunSettings) -> Needs:
     workers = settings.resources.num_env_runners
     fragment = settings.training.rollout_fragment_length * settings.resources.num_envs_per_env_runner
     return Needs(
+        environments=_environments(run) * run.suite.env_nbytes,
         replay=rows * row,
         fragments=max(1, workers) * fragment * (2 * run.row_spec.obs_nbytes + SCALARS_BYTES),
+        batches=_batches(run),
         scoring=rollout,
         networks=run.num_learners * learner_bytes + workers * 4 * _numbers(networks[0].state_dict().values()),
         processes=TRIAL_PROCESS_BYTES + (settings.resources.num_learners + workers) * WORKER_PROCESS_BYTES,
         disk=_disk(run, 4 * (weights + reserves + targets)),
+        state=state_nbytes(rows, row, 4 * (3 * weights + reserves + targets)),
     )
+
+
+def state_nbytes(rows: int, row: int, networks: int) -> int:
+    """Bytes on disk of the states that a run goes on from: networks in each, the stores' segments once for all.
+
+    Args:
+        rows: of D and D_pre.
+        row: bytes of one.
+        networks: bytes of weights, targets and Adam's two moments.
+    """
+    # Rows that were overwritten stay as long as a state that is kept has them.
+    return STATES_KEPT * networks + (rows + STATES_KEPT * STATE_SEGMENT_ROWS) * row
+
+
+def _environments(run: ResolvedRun) -> int:
+    """How many a trial keeps: of each task, in each process that samples, for training, evaluation and scoring."""
+    resources, apart = run.settings.resources, run.settings.evaluation.num_envs
+    sampling = max(1, resources.num_env_runners) * (resources.num_envs_per_env_runner + apart)
+    return len(run.curriculum.tasks) * (sampling + (apart if run.scoring else 0))
+
+
+def _batches(run: ResolvedRun) -> int:
+    """Bytes of the rows of one call of the Learners, once more where they travel, and an update's rows as floats."""
+    settings, spec = run.settings, run.row_spec
+    steps = settings.training.rollout_fragment_length * settings.resources.num_envs_per_env_runner
+    owed = steps * max(1, settings.resources.num_env_runners) * run.training.updates_per_env_step
+    only_updates = any(not p.collect for v in run.curriculum.visits for p in run.method.phases(run.keys, v))
+    updates = MAX_UPDATES_PER_CALL if only_updates else min(MAX_UPDATES_PER_CALL, math.ceil(owed))
+    obs = math.prod(spec.obs_shape)
+    row = 2 * obs * np.dtype(spec.obs_dtype).itemsize + SCALARS_BYTES
+    copies = 2 if settings.resources.num_learners else 1
+    return run.training.batch_size * (copies * max(1, updates) * row + 2 * obs * np.dtype(np.float32).itemsize)
 
 
 def _numbers(tensors: Iterable[Tensor]) -> int:
@@ -165,17 +138,22 @@ def check_memory(trials: Sequence[RunSettings], concurrent: int, available: int)
     if wanted <= MAX_MEMORY_FRAC * available:
         return []
     one = largest[-1]
-    names = ("replay", "fragments", "scoring", "networks", "processes")
-    shares = ", ".join(f"{name} {gigabytes(getattr(one, name))}" for name in names)
+    shares = ", ".join(f"{name} {gigabytes(getattr(one, name))}" for name in IN_MEMORY)
     return [
         f"memory: {concurrent} trials at once need {gigabytes(wanted)}, more than {MAX_MEMORY_FRAC:.0%} of the "
         f"{gigabytes(available)} here (one: {shares}); lower the largest of these or --max-concurrent"
     ]
 
 
-def check_disk(trials: Sequence[RunSettings], folder: Path) -> list[str]:
+def disk_bytes(trials: Sequence[RunSettings], concurrent: int) -> int:
+    """Of the results of all trials, and of the states of as many as run at once."""
+    each = [needs(settings) for settings in trials]
+    return sum(need.disk for need in each) + sum(sorted(need.state for need in each)[-concurrent:])
+
+
+def check_disk(trials: Sequence[RunSettings], concurrent: int, folder: Path) -> list[str]:
     """A line with the numbers if the results would not fit."""
-    wanted, free = sum(needs(settings).disk for settings in trials), shutil.disk_usage(existing(folder)).free
+    wanted, free = disk_bytes(trials, concurrent), shutil.disk_usage(existing(folder)).free
     if wanted <= free:
         return []
     return [f"disk: the results need {gigabytes(wanted)}, and {folder} has {gigabytes(free)} free"]

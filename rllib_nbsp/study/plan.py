@@ -14,20 +14,13 @@ from rich.table import Table
 
 from rllib_nbsp.algorithm import ContinualSAC
 from rllib_nbsp.envs import EnvironmentFailure
+from rllib_nbsp.plugins import USER_ERRORS
 from rllib_nbsp.settings import RunSettings
 from rllib_nbsp.sharing import shared_by
 from rllib_nbsp.study.errors import PreflightError
 from rllib_nbsp.study.estimate import Speed, calibrate, duration, study_seconds, trial_seconds
-from rllib_nbsp.study.needs import (
-    check_disk,
-    check_memory,
-    check_resources,
-    concurrent_trials,
-    gigabytes,
-    memory_bytes,
-    needs,
-    total,
-)
+from rllib_nbsp.study.needs import check_disk, check_memory, disk_bytes, gigabytes, memory_bytes, needs
+from rllib_nbsp.study.packing import check_resources, concurrent_trials, total
 
 MAX_TABLE_ROWS = 40
 
@@ -106,7 +99,9 @@ class Plan:
             for kind in self.kinds
             for line in check_resources(trial_bundles(kind), nodes, where, kind.resources.placement_strategy)
         ]
-        concurrent = min(self.concurrent, concurrent_trials(trial_bundles(self.kinds[0]), total(nodes)))
+        bundles = {_kind(kind): trial_bundles(kind) for kind in self.kinds}
+        wanted = [(bundles[_kind(trial)], trial.resources.placement_strategy) for trial in self.trials]
+        concurrent = concurrent_trials(wanted[: self.concurrent], nodes)
         return replace(self, concurrent=concurrent, problems=[*self.problems, *dict.fromkeys(lacking)])
 
     def show(self, console: Console, folder: Path) -> None:
@@ -123,12 +118,13 @@ class Plan:
         bundles = " + ".join(
             "{" + ", ".join(f"{n}: {a:g}" for n, a in b.items()) + "}" for b in trial_bundles(self.kinds[0])
         )
-        disk = sum(needs(trial).disk for trial in self.trials)
+        disk = disk_bytes(self.trials, self.concurrent)
         seconds = study_seconds(self.trial_seconds(), self.concurrent)
         lines = (
             f"trials:     {len(self.trials)}, {self.concurrent} at once",
             f"resources:  {bundles} a trial, {self.trials[0].resources.placement_strategy}",
-            f"memory:     {gigabytes(largest.memory)} a trial, {gigabytes(largest.replay)} of it replay",
+            f"memory:     {gigabytes(largest.memory)} a trial, {gigabytes(largest.replay)} of it replay, "
+            f"{gigabytes(largest.environments)} environments, {gigabytes(largest.batches)} batches",
             f"disk:       {gigabytes(disk)} in {folder}",
             f"time:       at most {duration(seconds)}, by a short calibration on this machine",
             *self.shared(),
@@ -148,16 +144,22 @@ def make_plan(trials: Sequence[RunSettings], cluster: bool, max_concurrent: int 
     """
     quiet_ray()
     kinds = sorted(_kinds(trials), key=lambda kind: sum(total(trial_bundles(kind)).values()), reverse=True)
-    plan = Plan(trials, kinds, min(len(trials), max_concurrent or len(trials)), check_disk(trials, folder))
-    if cluster:
-        return plan
-    plan = plan.on([local_resources()], "this machine")
-    return replace(plan, problems=[*plan.problems, *check_memory(trials, plan.concurrent, memory_bytes())])
+    plan = Plan(trials, kinds, min(len(trials), max_concurrent or len(trials)), [])
+    if not cluster:
+        plan = plan.on([local_resources()], "this machine")
+    problems = [*plan.problems, *check_disk(trials, plan.concurrent, folder)]
+    if not cluster:
+        problems += check_memory(trials, plan.concurrent, memory_bytes())
+    return replace(plan, problems=problems)
 
 
 def _kinds(trials: Sequence[RunSettings]) -> list[RunSettings]:
     """One trial for each way to use resources."""
-    return list({trial.resources.model_dump_json(): trial for trial in trials}.values())
+    return list({_kind(trial): trial for trial in trials}.values())
+
+
+def _kind(trial: RunSettings) -> str:
+    return trial.resources.model_dump_json()
 
 
 def _speed(trial: RunSettings, speeds: dict[str, Speed]) -> Speed:
@@ -166,7 +168,7 @@ def _speed(trial: RunSettings, speeds: dict[str, Speed]) -> Speed:
     if key not in speeds:
         try:
             speeds[key] = calibrate(trial)
-        except Exception as error:  # an environment's, or memory that is not there
+        except USER_ERRORS as error:  # an environment's, or memory that is not there
             what = error if isinstance(error, EnvironmentFailure) else f"{type(error).__name__}: {error}"
             raise PreflightError([f"{trial.suite} task {trial.tasks[0]!r} does not run here: {what}"], 4) from error
     return speeds[key]

@@ -7,6 +7,7 @@ restarts what fails, and keeps its own files in `_tune` beside the results.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -21,32 +22,43 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import AuthenticationError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from rich.console import Console
 
 from rllib_nbsp.algorithm import ContinualSAC
 from rllib_nbsp.envs import EnvironmentFailure
 from rllib_nbsp.nodes import blind_to, import_errors
-from rllib_nbsp.plugins import runtime_env, sources
+from rllib_nbsp.plugins import USER_ERRORS, runtime_env, sources
+from rllib_nbsp.records import FULL
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.settings import RunSettings
 from rllib_nbsp.sharing import shared_by
+from rllib_nbsp.study.cluster_watch import cluster_watched
 from rllib_nbsp.study.display import LiveDisplay, trial_label
 from rllib_nbsp.study.errors import PreflightError
 from rllib_nbsp.study.estimate import duration, study_seconds
+from rllib_nbsp.study.folder import existing, is_finished
 from rllib_nbsp.study.loggers import make_loggers, where_logged
+from rllib_nbsp.study.needs import needs
 from rllib_nbsp.study.plan import local_resources, make_plan
 from rllib_nbsp.study.private import loopback, protect_token
 from rllib_nbsp.study.stop_signal import StopSignal
 from rllib_nbsp.study.study import SHARED
 
 MAX_FAILURES = 3
-MAY_PASS = (RayError, OSError)
-"""What a lost process, connection or file system ends with."""
-FAILURE, LABEL = "failure", "trial_label"
-"""In a trial's last result, the error that ended it, and which one it was."""
+MAY_PASS = (RayError, ConnectionError, TimeoutError)
+"""What a lost process or connection ends with."""
+PASSING = {
+    getattr(errno, name)
+    for name in ("EIO", "ESTALE", "EAGAIN", "EBUSY", "ENOMEM", "ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH")
+}
+"""What a file system says that is away for a while, of all that an `OSError` may be; a full disk stays full."""
+COUNTED_ANEW_FRAC = 0.1
+FAILURE = "failure"
+"""In a trial's last result, the error that ended it."""
 CONNECT_TIMEOUT_S = 10.0
+SESSION_BYTES = 100_000_000  # logs, sockets and what Tune stages
 
 
 @dataclass(frozen=True)
@@ -55,13 +67,16 @@ class Outcome:
 
     Attributes:
         failed: trials that failed for good, with their errors' last lines.
-        stopped: whether a signal ended it early.
+        stopped: whether some trials have neither come to their end nor failed: a signal has ended the study early, or
+            what `cut_off` says.
         seconds: wall time of the trials.
+        cut_off: what kept Ray Tune from going on, if anything did.
     """
 
     failed: dict[str, str]
     stopped: bool
     seconds: float
+    cut_off: Exception | None
 
 
 def run_study(
@@ -74,11 +89,12 @@ def run_study(
     stop: StopSignal,
     console: Console,
     on_start: Callable[[], None],
+    go_on: str,
 ) -> Outcome:
     """Plan, start Ray, run the trials to their ends, and say how it went.
 
     SIGTERM and Ctrl-C stop all trials; the study can then be resumed. `loggers` are names of `study.LoggerName`.
-    `on_start` is called when everything is checked.
+    `on_start` is called when everything is checked; `go_on` is the command that resumes.
 
     Raises:
         PreflightError: if the study cannot run here; `on_start` was not called then.
@@ -101,7 +117,10 @@ def run_study(
         for line in plan.shared():
             console.print(line, highlight=False)
         on_start()
-        outcome = run_trials(trials, folder, max_concurrent, logging_to, console)
+        resumes = f"finished trials are kept; go on with: {go_on}"
+        console.print(f"if it is cut off, {resumes}", markup=False, highlight=False, soft_wrap=True)
+        with cluster_watched(resumes):
+            outcome = run_trials(trials, folder, max_concurrent, logging_to, console)
     for line in where_logged(loggers, folder):
         console.print(f"logged: {line}", markup=False, highlight=False, soft_wrap=True)
     for label, error in outcome.failed.items():
@@ -131,6 +150,7 @@ def ray_session(
     try:
         protect_token(make=address is None)
         if address is None:
+            _check_session_room()
             # "local": a cluster that happens to run on this machine is not joined unasked
             beside: dict[str, Any] = {"py_modules": sources(modules)} if sources(modules) else {}
             with loopback():
@@ -139,7 +159,7 @@ def ray_session(
             _check_reachable(address)
             travels = {**runtime_env(*modules), "env_vars": threads}
             ray.init(address=address, runtime_env=travels, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError, AuthenticationError) as error:
+    except Exception as error:  # bare ones too
         raise PreflightError([f"--address {address or 'local'}: {_first_line(error)}"], 4) from error
     try:
         stop.install()
@@ -151,7 +171,19 @@ def ray_session(
 def _first_line(error: Exception) -> str:
     if "InvalidAuthToken" in str(error.__cause__):  # which Ray tells as any failure to connect
         return "it asks for its head's ~/.ray/auth_token and for RAY_AUTH_MODE=token"
-    return str(error).splitlines()[0]
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _check_session_room() -> None:
+    """Ray by itself waits for half a minute, and does not say for what.
+
+    Raises:
+        OSError: if there is no room for its files.
+    """
+    folder = existing(Path(os.environ.get("RAY_TMPDIR", "/tmp")))
+    free = shutil.disk_usage(folder).free
+    if free < SESSION_BYTES:
+        raise OSError(f"{folder}, where Ray keeps its files, has {free:,} bytes free; RAY_TMPDIR names another folder")
 
 
 def _check_reachable(address: str) -> None:
@@ -204,7 +236,7 @@ class StudyTrial(ContinualSAC):
         self._settings = config.settings
         try:
             super().setup(config)
-        except Exception as error:
+        except USER_ERRORS as error:
             self._failure = self._noted(error)
 
     def step(self) -> dict[str, Any]:
@@ -212,29 +244,40 @@ class StudyTrial(ContinualSAC):
         try:
             if self._failure is None:
                 return super().step()
-        except Exception as error:
+        except USER_ERRORS as error:
             self._failure = self._noted(error)
-        return {"done": True, FAILURE: self._failure, LABEL: trial_label(self._settings)}
+        return {"done": True, FAILURE: self._failure}
 
     def log_result(self, result: dict[str, Any]) -> None:
         """RLlib's hook, which hands a result to callbacks; that of a failed trial has nothing that they know."""
         if self._failure is None:
             super().log_result(result)
 
-    def _noted(self, error: Exception) -> str:
+    def _noted(self, error: BaseException) -> str:
         """An error in one line, once its traceback is filed.
 
         Raises:
-            Exception: the error itself, if it may pass.
+            BaseException: the error itself, if it may pass.
         """
         if may_pass(error):
             raise error
         folder = Path(str(self._settings.results_dir))  # a trial of a study always has one
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
         told = error.cause if isinstance(error, RayTaskError) else error
         lines = str(told).strip().splitlines() or ["(no message)"]
-        return f"{type(told).__name__}: {lines[0]} ({folder / 'error.txt'})"
+        filed = ""
+        with contextlib.suppress(OSError):  # of a full disk or a folder that is gone, which is then what is told
+            if self.records is None:
+                folder.mkdir(parents=True, exist_ok=True)
+            (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            filed = f" ({folder / 'error.txt'})"
+        return f"{type(told).__name__}: {lines[0]}{self._room(told, folder)}{filed}"
+
+    def _room(self, error: BaseException, folder: Path) -> str:
+        """What the trial needs beside what there is, if a disk is full."""
+        if not isinstance(error, OSError) or error.errno not in FULL:
+            return ""
+        free = shutil.disk_usage(existing(folder)).free
+        return f"; {free:,} bytes are free there, and a trial needs about {needs(self._settings).disk:,}"
 
 
 def may_pass(error: BaseException | None) -> bool:
@@ -243,7 +286,57 @@ def may_pass(error: BaseException | None) -> bool:
         return False
     if isinstance(error, RayTaskError):  # of a remote function; a bare RayError stands for a cause that cannot travel
         return type(error.cause) is not RayError and may_pass(error.cause)
-    return isinstance(error, MAY_PASS) or may_pass(error.__cause__)
+    passing = isinstance(error, MAY_PASS) or (isinstance(error, OSError) and error.errno in PASSING)
+    return passing or may_pass(error.__cause__)
+
+
+class Progress(tune.Callback):
+    """How each trial has ended so far, and how often one that was lost may still start again.
+
+    That is `MAX_FAILURES` times, counted anew whenever it gets further than ever before, by `COUNTED_ANEW_FRAC` of a
+    visit: what is lost now and then must not end a run of days, and what kills a process at one place must.
+
+    Args:
+        trials: those to come.
+
+    Attributes:
+        done: labels of those that came to their ends.
+        failed: of those that failed for good, with the errors' last lines.
+    """
+
+    def __init__(self, trials: Sequence[RunSettings]) -> None:
+        self._trials = {trial.results_dir: trial for trial in trials}
+        self._mark: dict[str, float] = {}
+        self.done: set[str] = set()
+        self.failed: dict[str, str] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune files a copy of all it was given, and needs none of this."""
+        return {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Tune's hook."""
+        settings = self._settings(trial)
+        label = trial_label(settings)
+        if FAILURE in result:
+            self.failed[label] = result[FAILURE]
+        elif result["done"]:
+            self.done.add(label)
+        elif result["env_steps"] >= self._mark.get(label, 0.0):
+            self._mark[label] = result["env_steps"] + COUNTED_ANEW_FRAC * settings.visit.max_env_steps
+            trial.run_metadata.num_failures = 0
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tune's hook."""
+        lines = ["its process was lost"]
+        with contextlib.suppress(OSError):
+            lines = Path(trial.error_file).read_text(encoding="utf-8").strip().splitlines()
+        self.failed[trial_label(self._settings(trial))] = f"{lines[-1]} ({trial.path}/error.txt)"
+
+    def _settings(self, trial: Any) -> RunSettings:
+        return self._trials[trial.config["run"]["results_dir"]]
 
 
 class ErrorsAsText(tune.Callback):
@@ -263,7 +356,8 @@ def run_trials(
     console: Console,
 ) -> Outcome:
     """Run trials to their ends; SIGTERM and Ctrl-C stop all of them, and the study can then be resumed."""
-    start = time.monotonic()
+    start, progress = time.monotonic(), Progress(trials)
+    cut_off: Exception | None = None
     with LiveDisplay(trials, console) as display:
         tuner = tune.Tuner(
             StudyTrial,
@@ -279,25 +373,26 @@ def run_trials(
                 storage_path=str(folder / "_tune"),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-                callbacks=[display, ErrorsAsText(), *loggers],
+                callbacks=[progress, display, ErrorsAsText(), *loggers],
                 verbose=0,
             ),
         )
-        results = tuner.fit()
-    failed = {}
-    labels = {_file_name(trial.model_dump()): trial_label(trial) for trial in trials}
-    for result in results:
-        if result.error is not None:
-            lines = str(result.error).strip().splitlines()
-            # Tune's folder of a trial ends with its id; a result that came before an error does not say whose it was.
-            label = labels[Path(result.path).name.rpartition("-")[0]]
-            failed[label] = f"{lines[-1]} ({result.path}/error.txt)"
-        elif result.metrics and FAILURE in result.metrics:
-            failed[result.metrics[LABEL]] = result.metrics[FAILURE]
-    stopped = any(result.error is None and not (result.metrics or {}).get("done") for result in results)
+        try:
+            tuner.fit()
+        except Exception as error:  # of its own files, on a disk that is full or gone
+            cut_off = error
+    labels = {trial_label(trial): trial for trial in trials}
+    # A driver reads back what the trials have written: nobody else would miss it.
+    lost = {
+        label: f"it is finished, and its results are gone from {labels[label].results_dir}"
+        for label in sorted(progress.done)
+        if not is_finished(Path(str(labels[label].results_dir)))
+    }
+    failed = {**progress.failed, **lost}
+    stopped = bool(labels.keys() - failed.keys() - progress.done)
     if not (failed or stopped):
         shutil.rmtree(folder / SHARED, ignore_errors=True)
-    return Outcome(failed, stopped, time.monotonic() - start)
+    return Outcome(failed, stopped, time.monotonic() - start, cut_off if stopped else None)
 
 
 def in_order(trials: Sequence[RunSettings]) -> list[RunSettings]:

@@ -7,19 +7,24 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 from ray.exceptions import ActorDiedError, RayTaskError, WorkerCrashedError
 
+from rllib_nbsp import ContinualSACConfig
 from rllib_nbsp.envs import EnvironmentContractError, EnvironmentFailure, suite_of
-from rllib_nbsp.records import TrialFolder
+from rllib_nbsp.locks import FolderInUse
+from rllib_nbsp.records import RecordsError, TrialFolder
 from rllib_nbsp.study.command import Told, _parser, _report, main
 from rllib_nbsp.study.errors import PreflightError
 from rllib_nbsp.study.folder import open_trials, planned, write_study
 from rllib_nbsp.study.reader import load_study
-from rllib_nbsp.study.trials import may_pass
-from tests.studies import TINY, call, write_config
+from rllib_nbsp.study.trials import COUNTED_ANEW_FRAC, MAX_FAILURES, Progress, StudyTrial, may_pass
+from tests.studies import TINY, call, tiny_study, write_config
+from tests.tiny import short_run
 
 ENVIRONMENT = """
 import ray
@@ -142,6 +147,14 @@ def raised(error: Exception, cause: Exception) -> Exception:
         (ConnectionError("1 of 2 Learners answered"), True),
         (TimeoutError("no rollout worker has answered"), True),
         (OSError(5, "the file system is away"), True),
+        (OSError(116, "stale file handle"), True),
+        (OSError(28, "no space left on device"), False),
+        (OSError(30, "read-only file system"), False),
+        (FileNotFoundError(2, "of a hook's own"), False),
+        (OSError("of a library, without a number"), False),
+        (RecordsError("the folder is gone"), False),
+        (FolderInUse(Path("here"), "another"), False),
+        (SystemExit("not now"), False),
         (raised(RuntimeError("no weights"), ActorDiedError()), True),
         (RayTaskError("f", "the traceback", ActorDiedError()), True),
         (TASK, False),
@@ -155,6 +168,93 @@ def raised(error: Exception, cause: Exception) -> Exception:
 )
 def test_lost_processes_may_pass_and_what_code_does_will_come_again(error: Exception, passes: bool) -> None:
     assert may_pass(error) == passes
+
+
+LEAVING = """
+import sys
+from rllib_nbsp import register_method
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+
+class Settings(MethodSettings):
+    at: str = ""
+
+class Leaving(ContinualMethod):
+    Config = Settings
+
+    def __init__(self, config, agent, replay):
+        super().__init__(config, agent, replay)
+        self.leave("construction")
+
+    def leave(self, where):
+        if self.config.at == where:
+            sys.exit(f"leaving at {where}")
+
+    def on_visit_start(self, visit, data):
+        self.leave("visit_start")
+
+    def loss_terms(self, batch):
+        self.leave("loss_terms")
+        return {}
+
+register_method("leaving", Leaving)
+"""
+
+
+@pytest.mark.parametrize("learners", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("at", ["construction", "visit_start", "loss_terms"])
+def test_an_exit_in_a_hook_is_the_methods_error_in_every_process(
+    at: str, learners: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_session: None
+) -> None:
+    module = "leaving_method"
+    (tmp_path / f"{module}.py").write_text(LEAVING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    config = short_run(ContinualSACConfig(), tmp_path / "rows").plugins(module).method("leaving", at=at)
+    config.learners(num_learners=learners, num_cpus_per_learner=0.5)
+    if learners:  # whose process does not know the module by itself
+        import ray
+
+        ray.shutdown()
+        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    trial = StudyTrial(config=config.to_dict())
+    try:
+        result: dict[str, Any] = {}
+        for _ in range(20):
+            result = trial.step()
+            if result["done"]:
+                break
+        assert f"SystemExit: leaving at {at}" in result["failure"]
+        assert f"leaving at {at}" in (tmp_path / "rows" / "error.txt").read_text()
+    finally:
+        if at != "construction":
+            trial.stop()
+
+
+class Lost:
+    """What Tune knows of a trial."""
+
+    def __init__(self, settings: Any) -> None:
+        self.config = {"run": settings.model_dump()}
+        self.run_metadata = SimpleNamespace(num_failures=0)
+
+    def fails(self, progress: Progress, *env_steps: int) -> int:
+        """It reports so many steps and is lost; returns how often it was, as Tune counts."""
+        for steps in env_steps:
+            progress.on_trial_result(1, [], self, {"done": False, "env_steps": steps})
+        self.run_metadata.num_failures += 1
+        return self.run_metadata.num_failures
+
+
+def test_a_limit_of_failures_that_finished_work_resets(tmp_path: Path) -> None:
+    settings = tiny_study(tmp_path).trials(tmp_path / "results")[0]
+    further = int(COUNTED_ANEW_FRAC * settings.visit.max_env_steps)
+    progress, trial = Progress([settings]), Lost(settings)
+    # At one place, again and again: it counts.
+    assert [trial.fails(progress, 100, 200, 200 + k) for k in range(MAX_FAILURES + 1)] == [1, 2, 3, 4]
+    # Ever further: each is the first one.
+    assert [trial.fails(progress, 100, 200 + k * further) for k in range(1, 20)] == [1] * 19
+    # Before its first report it got nowhere.
+    assert [trial.fails(progress) for _ in range(3)] == [2, 3, 4]
 
 
 @pytest.mark.parametrize(

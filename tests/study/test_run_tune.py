@@ -151,8 +151,9 @@ def test_every_kind_of_trial_must_fit_on_the_cluster(tmp_path: Path) -> None:
     plan = make_plan(runs, True, None, tmp_path)
     fits = plan.on([{"CPU": 11.0}, {"CPU": 1.0, "far": 1.0}], "it")
     assert (fits.problems, fits.concurrent) == ([], 2)
-    # Two trials of the larger kind would need 12 CPU, and Ray waits for the second.
-    assert plan.on([{"CPU": 10.0}, {"CPU": 1.0, "far": 1.0}], "it").concurrent == 1
+    # The larger one needs 6 CPU, and the other 1 beside it.
+    assert plan.on([{"CPU": 7.0}, {"CPU": 1.0, "far": 1.0}], "it").concurrent == 2
+    assert plan.on([{"CPU": 6.0}, {"CPU": 1.0, "far": 1.0}], "it").concurrent == 1
     (line,) = plan.on([{"CPU": 12.0}], "it").problems
     assert line.startswith("a trial needs 1 far, and it has 0")
     (line,) = plan.on([{"CPU": 12.0}, {"far": 1.0}], "it").problems
