@@ -14,7 +14,7 @@ from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
-from rllib_nbsp.plugins import USER_ERRORS
+from rllib_nbsp.plugins import USER_ERRORS, of_ray
 
 ANSWER_S = 10.0
 
@@ -149,6 +149,8 @@ def call_learner(learner: Learner, name: str, args: Sequence[Any]) -> tuple[bool
     try:
         return True, getattr(learner, name)(*(_resolve(arg) for arg in args))
     except USER_ERRORS as error:  # reported to the driver, which raises it
+        if of_ray(error):
+            raise
         return False, f"{type(error).__name__}: {error}"
 
 

@@ -21,6 +21,11 @@ USER_ERRORS = (Exception, SystemExit)
 """What a user's code may end with: one that wants to end the program would else look like a process that was lost."""
 
 
+def of_ray(error: BaseException) -> bool:
+    """Whether it is an exit that Ray has asked this process for, as on a node that is being drained."""
+    return hasattr(error, "ray_terminate_msg")
+
+
 @contextlib.contextmanager
 def exits_as_errors() -> Iterator[None]:
     """Where a remote process runs a user's code: an exit there is the code's error, not a process that was lost.
@@ -31,6 +36,8 @@ def exits_as_errors() -> Iterator[None]:
     try:
         yield
     except SystemExit as error:
+        if of_ray(error):
+            raise
         raise RuntimeError(f"SystemExit: {error}") from error
 
 

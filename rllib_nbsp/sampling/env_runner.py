@@ -24,7 +24,7 @@ from ray.rllib.utils.metrics import (
 from torch import Tensor
 
 from rllib_nbsp.envs import EnvironmentFailure
-from rllib_nbsp.plugins import USER_ERRORS
+from rllib_nbsp.plugins import USER_ERRORS, of_ray
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.sampling.sampler import EpisodeSummary, Sampler
 
@@ -135,6 +135,8 @@ class ContinualEnvRunner(EnvRunner, Checkpointable):
             self.take_weights(number, weights)
             return getattr(self, request)(**kwargs)
         except USER_ERRORS as error:
+            if of_ray(error):
+                raise
             logger.exception("rollout worker %d: %s of %s", self.worker_index, request, kwargs)
             return {"worker_index": self.worker_index, "failure": self._told(request, error)}
 

@@ -29,7 +29,7 @@ from rich.console import Console
 from rllib_nbsp.algorithm import ContinualSAC
 from rllib_nbsp.envs import EnvironmentFailure
 from rllib_nbsp.nodes import blind_to, import_errors
-from rllib_nbsp.plugins import USER_ERRORS, runtime_env, sources
+from rllib_nbsp.plugins import USER_ERRORS, of_ray, runtime_env, sources
 from rllib_nbsp.records import FULL
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.settings import RunSettings
@@ -286,8 +286,8 @@ def may_pass(error: BaseException | None) -> bool:
         return False
     if isinstance(error, RayTaskError):  # of a remote function; a bare RayError stands for a cause that cannot travel
         return type(error.cause) is not RayError and may_pass(error.cause)
-    passing = isinstance(error, MAY_PASS) or (isinstance(error, OSError) and error.errno in PASSING)
-    return passing or may_pass(error.__cause__)
+    away = isinstance(error, OSError) and error.errno in PASSING
+    return isinstance(error, MAY_PASS) or away or of_ray(error) or may_pass(error.__cause__)
 
 
 class Progress(tune.Callback):

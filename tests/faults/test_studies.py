@@ -21,9 +21,9 @@ from tests.studies import TIMEOUT_S, call, command, write_config
 
 CLOCK = ("wall_s", "env_steps_per_s", "updates_per_s")
 SAC = {"sac": {"method": "sac"}}
-LONG = ("--set", "visit.max_env_steps=8000", "training.updates_per_env_step=0.05")
+LONG, SHORT = (("--set", f"visit.max_env_steps={n}", "training.updates_per_env_step=0.05") for n in (8000, 3000))
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def rows(trial: Path, name: str = "evaluations.jsonl") -> list[dict[str, Any]]:
@@ -127,7 +127,7 @@ def test_a_trial_whose_processes_are_killed_starts_again_and_no_row_is_there_twi
     tmp_path: Path, begin: Begin, figures: Figures
 ) -> None:
     config = write_config(tmp_path, arms=SAC, cycles=1)
-    study = begin(config, "--results-dir", tmp_path / "results", *LONG, "--num-learners", "1")
+    study = begin(config, "--results-dir", tmp_path / "results", *SHORT, "--num-learners", "1")
     trial = tmp_path / "results" / "tiny" / "left_right" / "sac" / "seed_0"
     recovery = []
     for name in ("ray::StudyTrial", "ray::_WrappedExecutable"):
@@ -217,7 +217,7 @@ def test_a_study_whose_disk_is_full_says_so_and_goes_on_once_there_is_room(
 ) -> None:
     results = small_disk(tmp_path / "results", "size=12m")
     config = write_config(tmp_path, arms=SAC, cycles=1)
-    study = begin(config, "--results-dir", results, *LONG)
+    study = begin(config, "--results-dir", results, *SHORT)
     trial = results / "tiny" / "left_right" / "sac" / "seed_0"
     study.until((trial / "training.jsonl").is_file)
     with open(results / "filler", "wb", buffering=0) as filler, contextlib.suppress(OSError):
@@ -256,7 +256,7 @@ def test_results_that_become_read_only_end_their_trial_and_say_so(
     results = tmp_path / "results"
     arm = results / "tiny" / "left_right" / "sac"
     config = write_config(tmp_path, arms=SAC, cycles=1)
-    study = begin(config, "--results-dir", results, *LONG)
+    study = begin(config, "--results-dir", results, *SHORT)
     study.until((arm / "seed_0" / "training.jsonl").is_file)
     small_disk(arm / "seed_0", "ro")  # over what is there, as a disk turns that has had an error
     code, said = study.ends()
@@ -272,7 +272,7 @@ def test_results_that_are_removed_end_their_trial_and_the_study_says_so(
     tmp_path: Path, begin: Begin, figures: Figures
 ) -> None:
     config = write_config(tmp_path, arms=SAC, cycles=1)
-    study = begin(config, "--results-dir", tmp_path / "results", *LONG)
+    study = begin(config, "--results-dir", tmp_path / "results", *SHORT)
     folder = tmp_path / "results" / "tiny"
     trial = folder / "left_right" / "sac" / "seed_0"
     study.until((trial / "training.jsonl").is_file)

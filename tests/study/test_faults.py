@@ -134,6 +134,12 @@ def test_what_will_come_again_ends_its_trial_and_a_lost_process_starts_anew(tmp_
 TASK = RayTaskError("f", "the traceback", KeyError("x")).as_instanceof_cause()
 
 
+def asked_by_ray(error: SystemExit) -> SystemExit:
+    """As Ray raises it in a process that is to end (`_raylet.pyx`)."""
+    error.ray_terminate_msg = "the node is drained"
+    return error
+
+
 def raised(error: Exception, cause: Exception) -> Exception:
     error.__cause__ = cause
     return error
@@ -155,6 +161,7 @@ def raised(error: Exception, cause: Exception) -> Exception:
         (RecordsError("the folder is gone"), False),
         (FolderInUse(Path("here"), "another"), False),
         (SystemExit("not now"), False),
+        (asked_by_ray(SystemExit(1)), True),
         (raised(RuntimeError("no weights"), ActorDiedError()), True),
         (RayTaskError("f", "the traceback", ActorDiedError()), True),
         (TASK, False),
