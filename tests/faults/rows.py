@@ -14,7 +14,9 @@ ENVIRONMENTS, WORKERS, STUDIES, FILES = (
 )
 VECTOR, ROLLOUT = "tests/sampling/test_vector.py::test_", "tests/sampling/test_rollout_workers.py::test_"
 FOLDER, RUN_TUNE = "tests/study/test_folder.py::test_", "tests/study/test_run_tune.py::test_"
-BUNDLES = "the state that a run goes on from has tests of its own"
+RESUME, CHECKPOINT, BUNDLE = (
+    f"tests/{name}.py::test_" for name in ("resume/test_going_on", "resume/test_checkpoints", "state/test_bundle")
+)
 
 
 @dataclass(frozen=True)
@@ -80,21 +82,22 @@ ROWS = (
          WORKERS + "a_worker_that_is_stopped_for_a_while_is_late_or_started_anew"),
     _row(13, "kill -9 of the only remote Learner", "clean error",
          WORKERS + "a_lost_learner_ends_the_run_at_once_and_may_pass",
-         STUDIES + "a_trial_whose_processes_are_killed_starts_again_and_no_row_is_there_twice",
-         open=f"from where the trial goes on: {BUNDLES}"),
+         STUDIES + "a_trial_whose_processes_are_killed_starts_again_and_no_row_is_there_twice"),
     _row(14, "kill -9 of one of two Learners", "clean error",
          WORKERS + "a_lost_learner_ends_the_run_at_once_and_may_pass",
-         open=f"from where the trial goes on: {BUNDLES}"),
+         open="as a trial of a study, which goes on as in F13"),
     _row(15, "kill -9 of a trial's process under Ray Tune", "survives",
          STUDIES + "a_trial_whose_processes_are_killed_starts_again_and_no_row_is_there_twice",
-         "tests/study/test_faults.py::test_what_will_come_again_ends_its_trial_and_a_lost_process_starts_anew"),
+         "tests/study/test_faults.py::test_what_will_come_again_ends_its_trial_and_a_lost_process_starts_anew",
+         "tests/resume/test_studies.py::test_a_trial_whose_process_is_killed_goes_on_in_the_same_study"),
     _row(16, "kill -9 of the driver as its second trial starts", "survives",
          STUDIES + "a_killed_driver_has_said_how_to_go_on_and_the_resumed_rows_are_those_of_a_run_that_never_stopped",
          open="the plan has twenty random moments"),
     _row(17, "kill -9 of the driver while Tune prunes checkpoints", "survives",
-         open="Tune keeps no checkpoints of ours; " + BUNDLES),
+         "tests/resume/test_killed.py::test_a_killed_run_ends_as_one_that_never_stopped",
+         open="Tune keeps no checkpoints of ours; a run is killed as it writes and prunes its own states"),
     _row(18, "SIGTERM", "survives", RUN_TUNE + "a_signal_stops_the_trials_and_the_study_can_be_resumed",
-         open=f"what is saved then: {BUNDLES}"),
+         RESUME + "a_signal_waits_for_the_state", "tests/resume/test_studies.py::test_a_study_goes_on_where_it_was_cut_off"),
     _row(19, "SIGINT", "survives", RUN_TUNE + "a_signal_stops_the_trials_and_the_study_can_be_resumed",
          open="a second one, and SIGUSR1"),
     _row(20, "SIGSTOP and SIGCONT of a rollout worker", "survives",
@@ -108,11 +111,18 @@ ROWS = (
          STUDIES + "a_lost_cluster_is_said_with_the_command_that_goes_on",
          "tests/study/test_cluster_watch.py::test_a_cluster_that_answers_no_more_ends_the_process_and_says_how_to_go_on"),
     _row(25, "a network that is cut, or loses packets", "survives", open="needs a network of its own"),
-    _row(26, "a file of the state is truncated", "clean error", open=BUNDLES),
-    _row(27, "a bit of the state flips", "clean error", open=BUNDLES),
-    _row(28, "a file of the state is missing", "clean error", open=BUNDLES),
-    _row(29, "a pickle is planted in the state", "clean error", open=BUNDLES),
-    _row(30, "a state of a newer schema", "clean error", open=BUNDLES),
+    _row(26, "a file of the state is truncated", "both",
+         CHECKPOINT + "whatever_was_done_to_a_file_is_found_and_named",
+         RESUME + "a_damaged_state_is_said_and_the_one_before_it_taken"),
+    _row(27, "a bit of the state flips", "both",
+         CHECKPOINT + "whatever_was_done_to_a_file_is_found_and_named",
+         RESUME + "a_damaged_state_is_said_and_the_one_before_it_taken"),
+    _row(28, "a file of the state is missing", "clean error",
+         CHECKPOINT + "whatever_was_done_to_a_file_is_found_and_named"),
+    _row(29, "a pickle is planted in the state", "clean error",
+         "tests/state/test_packing.py::test_foreign_arrays_are_refused_before_memory_is_taken",
+         CHECKPOINT + "whatever_was_done_to_a_file_is_found_and_named"),
+    _row(30, "a state of a newer schema", "clean error", BUNDLE + "a_manifest_of_another_form_is_refused"),
     _row(31, "the last row is cut, or followed by zeros", "survives",
          "tests/analysis/test_rows.py::test_torn_last_line_keeps_the_other_rows",
          "tests/analysis/test_rows.py::test_byte_order_mark_crlf_blank_lines_and_nul_padding_do_not_matter"),
@@ -138,7 +148,8 @@ ROWS = (
     _row(39, "two runs write to one folder", "clean error",
          FILES + "a_second_process_is_kept_from_a_trials_folder", RUN_TUNE + "a_study_in_use_is_left_alone",
          FILES + "rows_that_another_has_touched_end_the_run"),
-    _row(40, "resumed with other numbers of workers or Learners", "survives", open=BUNDLES),
+    _row(40, "resumed with other numbers of workers or Learners", "survives",
+         RESUME + "another_number_of_workers_keeps_all_but_the_running_episodes", open="of Learners"),
     _row(41, "resumed with other settings", "clean error",
          FOLDER + "results_of_other_settings_are_refused_with_what_changed"),
     _row(42, "resumed with other versions", "both",
