@@ -31,6 +31,8 @@ class Suite(ABC):
     alters_training: ClassVar[bool] = False
     """Whether training environments change rewards or end episodes early. Such a suite's environments report the return
     of a whole episode as it ends, in `info["episode"]["r"]` as gymnasium's RecordEpisodeStatistics does."""
+    env_nbytes: ClassVar[int] = 1_000_000
+    """Main memory of one environment, about: what a study's plan counts with."""
 
     def configured(self, settings: Settings) -> Suite:
         """The suite under the settings of its section, of type `Config`."""
