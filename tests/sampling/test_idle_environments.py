@@ -19,21 +19,24 @@ from tests.sampling.samplers import Policy
 
 TASKS = list(DIRECTIONS)
 TRAINING, EVALUATION = 3, 2  # environments of a vector
-FAILS = 0.004
+FAILS = 0.01
 
 
 class BrittleEnv(PointMassEnv):
-    """A point mass whose place is drawn as it is built, and which breaks now and then."""
+    """A point mass whose place is drawn as it is built, and which breaks now and then in training.
 
-    def __init__(self, suite: BrittleSuite, direction: tuple[float, float], seed: int) -> None:
+    An evaluation's episode is seeded by its index alone, so that there it would break again and again.
+    """
+
+    def __init__(self, suite: BrittleSuite, direction: tuple[float, float], seed: int, training: bool) -> None:
         super().__init__(direction, seed)
-        self._suite = suite
+        self._suite, self._training = suite, training
         self._centre = (self._centre[0] + self.np_random.normal(), self._centre[1])
         suite.alive += 1
         suite.most = max(suite.most, suite.alive)
 
     def step(self, action: np.ndarray) -> Any:
-        if self.np_random.random() < FAILS:
+        if self._training and self.np_random.random() < FAILS:
             raise RuntimeError("broken")
         return super().step(action)
 
@@ -48,7 +51,7 @@ class BrittleSuite(PointMassSuite):
         self.alive = self.most = 0
 
     def make_env(self, task: str, *, seed: int, training: bool = True) -> BrittleEnv:
-        return BrittleEnv(self, DIRECTIONS[task], seed)
+        return BrittleEnv(self, DIRECTIONS[task], seed, training)
 
 
 def sampler_of(suite: Suite, max_idle_envs: int) -> Sampler:
@@ -76,18 +79,25 @@ requests = st.tuples(
 )
 
 
+def state(sampler: Sampler) -> Any:
+    found = sampler.get_state()
+    if found["running"]:
+        found["running"]["noise"] = found["running"]["noise"].numpy()
+    return found
+
+
 def same(one: Any, other: Any) -> bool:
     np.testing.assert_equal(one, other)
     return True
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(requests, min_size=2, max_size=25), st.integers(0, 2 * TRAINING + EVALUATION))
+@settings(max_examples=15, deadline=None)
+@given(st.lists(requests, min_size=2, max_size=15), st.integers(0, 2 * TRAINING + EVALUATION))
 def test_rows_and_states_are_the_same_whatever_is_kept(asked: list[tuple[str, int, int]], max_idle_envs: int) -> None:
     keeping, dropping = sampler_of(BrittleSuite(), 10_000), sampler_of(BrittleSuite(), max_idle_envs)
     for request in asked:
         assert same(ask(dropping, request), ask(keeping, request)), request
-        assert same(dropping.get_state(), keeping.get_state()), request
+        assert same(state(dropping), state(keeping)), request
     assert dropping.take_rebuilt() == keeping.take_rebuilt()
 
 
