@@ -19,6 +19,8 @@ from rllib_nbsp.settings import ModelSettings, RunSettings, Settings
 Env = gym.Env[Any, Any]
 ActionSpace = Box | Discrete[Any]
 
+ENV_BYTES = 1_000_000
+
 
 class Suite(ABC):
     """A family of tasks with one observation space and one action space: [-1, 1] in every dimension, or discrete."""
@@ -31,8 +33,6 @@ class Suite(ABC):
     alters_training: ClassVar[bool] = False
     """Whether training environments change rewards or end episodes early. Such a suite's environments report the return
     of a whole episode as it ends, in `info["episode"]["r"]` as gymnasium's RecordEpisodeStatistics does."""
-    env_nbytes: ClassVar[int] = 1_000_000
-    """Main memory of one environment, about: what a study's plan counts with."""
 
     def configured(self, settings: Settings) -> Suite:
         """The suite under the settings of its section, of type `Config`."""
@@ -55,6 +55,10 @@ class Suite(ABC):
     @abstractmethod
     def task_spaces(self, task: str) -> tuple[Box, ActionSpace]:
         """Observation and action space of one task."""
+
+    def env_nbytes(self, tasks: int, envs: int) -> int:
+        """Main memory of so many environments of so many tasks in one process, about: a study's plan counts with it."""
+        return envs * ENV_BYTES
 
     def modules(self, tasks: Sequence[str]) -> list[str]:
         """Names of modules that these tasks are imported from; a run takes them along to other machines."""

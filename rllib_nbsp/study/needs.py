@@ -106,12 +106,13 @@ class Needs:
     scoring: int
     networks: int
     processes: int
+    environments: int
     disk: int
 
     @property
     def memory(self) -> int:
         """Bytes of main memory."""
-        return self.replay + self.fragments + self.scoring + self.networks + self.processes
+        return self.replay + self.fragments + self.scoring + self.networks + self.processes + self.environments
 
 
 def needs(settings: RunSettings) -> Needs:
@@ -138,8 +139,18 @@ def needs(settings: RunSettings) -> Needs:
         scoring=rollout,
         networks=run.num_learners * learner_bytes + workers * 4 * _numbers(networks[0].state_dict().values()),
         processes=TRIAL_PROCESS_BYTES + (settings.resources.num_learners + workers) * WORKER_PROCESS_BYTES,
+        environments=max(1, workers) * _environments(run),
         disk=_disk(run, 4 * (weights + reserves + targets)),
     )
+
+
+def _environments(run: ResolvedRun) -> int:
+    """Of one process: those that are at work in a request, beside running episodes, and those that are kept idle."""
+    resources, tasks = run.settings.resources, len(run.curriculum.tasks)
+    training, measured = resources.num_envs_per_env_runner, run.settings.evaluation.num_envs
+    every = tasks * (training + measured * (2 if run.scoring else 1))
+    at_once = training + max(training, measured) + resources.max_idle_envs
+    return run.suite.env_nbytes(tasks, min(every, at_once))
 
 
 def _numbers(tensors: Iterable[Tensor]) -> int:
@@ -165,7 +176,7 @@ def check_memory(trials: Sequence[RunSettings], concurrent: int, available: int)
     if wanted <= MAX_MEMORY_FRAC * available:
         return []
     one = largest[-1]
-    names = ("replay", "fragments", "scoring", "networks", "processes")
+    names = ("replay", "fragments", "scoring", "networks", "processes", "environments")
     shares = ", ".join(f"{name} {gigabytes(getattr(one, name))}" for name in names)
     return [
         f"memory: {concurrent} trials at once need {gigabytes(wanted)}, more than {MAX_MEMORY_FRAC:.0%} of the "

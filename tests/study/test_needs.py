@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 
+from rllib_nbsp.envs import SUITES
 from rllib_nbsp.settings import CommonSettings, ConfigError, RunSettings, Settings
 from rllib_nbsp.study.needs import (
     TRIAL_PROCESS_BYTES,
@@ -57,6 +58,22 @@ def test_network_memory_by_hand(run: RunSettings) -> None:
     remote = changed(run, "resources", num_learners=2, num_env_runners=3)
     assert needs(remote).networks == 2 * learner + 3 * 4 * 164
     assert needs(remote).processes == TRIAL_PROCESS_BYTES + 5 * WORKER_PROCESS_BYTES
+
+
+def test_environments_are_those_at_work_and_those_that_are_kept_idle(tmp_path: Path) -> None:
+    # Of each of 2 tasks 4 in training, 5 in evaluation and, for nbsp, 5 in scoring; at work at once 4 + 5; 1 MB each.
+    sac, nbsp = tiny_study(tmp_path).trials()
+    assert needs(sac).environments == 2 * (4 + 5) * 10**6
+    assert needs(nbsp).environments == (4 + 5 + 16) * 10**6
+    assert needs(changed(nbsp, "resources", max_idle_envs=0)).environments == 9 * 10**6
+    assert needs(changed(nbsp, "resources", max_idle_envs=0, num_env_runners=3)).environments == 3 * 9 * 10**6
+
+
+def test_twenty_tasks_of_metaworld_fit_a_process_of_their_own() -> None:
+    suite = SUITES["metaworld"]
+    run = load_study("tune_configs/metaworld/window_pair.yaml").trials()[-1]  # NBSP, which scores
+    many = needs(run.model_copy(update={"tasks": (suite.task_names() or [])[:20]}))
+    assert many.environments / run.resources.num_env_runners + TRIAL_PROCESS_BYTES < 1.5e9
 
 
 def test_too_little_memory_is_refused_with_the_numbers(run: RunSettings) -> None:

@@ -303,10 +303,10 @@ def test_of_many_trials_the_screen_shows_those_that_run_and_counts_the_others(tm
         for number in (5, 150, 199):
             progress.on_trial_start(0, [], SimpleNamespace(config={"run": runs[number].model_dump()}))
         progress.on_trial_error(0, [], SimpleNamespace(config={"run": runs[199].model_dump()}))
-        screen.truncate(0)
     text = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", screen.getvalue())
-    lines = [line.strip() for line in text.replace("\r", "").replace("\0", "").splitlines() if line.strip()]
-    assert lines[0] == "200 trials: 2 running, 197 waiting, 1 failed"
+    first = "200 trials: 2 running, 197 waiting, 1 failed"
+    lines = [line.strip() for line in text[text.rindex(first) :].splitlines() if line.strip()]
+    assert lines[0] == first
     assert [re.split(" +", line)[0] for line in lines[2:6]] == [f"sac/seed_{i}" for i in (5, 150, 199, 0)]
     assert lines[-1] == f"... and {200 - (len(lines) - 3)} more"
     assert len(lines) < 24
@@ -316,14 +316,14 @@ def test_the_screen_is_drawn_once_a_second_at_most(tmp_path: Path, monkeypatch: 
     runs, screen, now = many(3, tmp_path), io.StringIO(), [100.0]
     monkeypatch.setattr("rllib_nbsp.study.display.time.monotonic", lambda: now[0])
     trial = SimpleNamespace(config={"run": runs[0].model_dump()})
-    progress = LiveDisplay(runs, Console(file=screen, force_terminal=True, width=80))
     drawn = 0
-    for event in range(50):  # in 5 seconds
-        now[0] = 100.0 + event / 10
-        progress.on_trial_start(0, [], trial)
-        before = len(screen.getvalue())
-        progress.on_step_end(0, [])
-        drawn += len(screen.getvalue()) > before
+    with LiveDisplay(runs, Console(file=screen, force_terminal=True, width=80)) as progress:
+        for event in range(50):  # in 5 seconds
+            now[0] = 100.0 + event / 10
+            progress.on_trial_start(0, [], trial)
+            before = len(screen.getvalue())
+            progress.on_step_end(0, [])
+            drawn += len(screen.getvalue()) > before
     assert drawn == 5
 
 
