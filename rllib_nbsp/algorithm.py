@@ -265,7 +265,7 @@ class ContinualSAC(ResumableSAC):
 
     def _finish_visit(self) -> None:
         """The boundary, top to bottom."""
-        self._evaluate("boundary", self.run.settings.evaluation.boundary_episodes)
+        self._evaluate("boundary")
         if self.visit.number == 1:
             self.sharing.leave()
         self._close_visit()
@@ -343,9 +343,8 @@ class ContinualSAC(ResumableSAC):
     # Evaluation and reports
 
     def _evaluate_periodically(self) -> None:
-        episodes = self.run.settings.evaluation.periodic_episodes
-        if episodes and self.schedule.evaluation_is_due():
-            self._evaluate("periodic", episodes)
+        if self.run.settings.evaluation.periodic_episodes and self.schedule.evaluation_is_due():
+            self._evaluate("periodic")
 
     def evaluate(self) -> dict[str, Any]:
         """Evaluate every task with the policy of now, as at a boundary; training and its rows do not know of it.
@@ -353,27 +352,28 @@ class ContinualSAC(ResumableSAC):
         Returns:
             What `outcomes.evaluation_result` says; `train` has the like of the last evaluation under `evaluation`.
         """
-        return self._measure("boundary", self.run.settings.evaluation.boundary_episodes)[1]
+        return self._measure("boundary")[1]
 
-    def _measure(self, phase: str, episodes: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    def _measure(self, phase: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Rows of an evaluation, and the same as a result."""
         settings = self.run.settings.evaluation
+        at_boundary = phase == "boundary"
         self._callback("on_evaluate_start", metrics_logger=self.metrics)
         rows = evaluate_tasks(
             self.workers,
-            self.run.curriculum.tasks,
-            episodes=episodes,
+            self.run.curriculum.tasks if at_boundary else self.run.periodic_tasks(self.visit),
+            episodes=settings.boundary_episodes if at_boundary else settings.periodic_episodes,
             version=self.schedule.version,
             settings=settings,
-            env_steps=settings.eval_env_steps if phase == "boundary" else None,
+            env_steps=settings.eval_env_steps if at_boundary else None,
             has_success=self.run.suite.has_success,
         )
         evaluation = evaluation_result(rows)
         self._callback("on_evaluate_end", metrics_logger=self.metrics, evaluation_metrics=evaluation)
         return rows, evaluation
 
-    def _evaluate(self, phase: str, episodes: int) -> None:
-        measured, evaluation = self._measure(phase, episodes)
+    def _evaluate(self, phase: str) -> None:
+        measured, evaluation = self._measure(phase)
         self.outcomes.add(evaluation, boundary=phase == "boundary")
         place = {
             "visit": self.visit.number,

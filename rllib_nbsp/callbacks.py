@@ -55,7 +55,7 @@ class ContinualCallback(RLlibCallback):
         """
 
     def on_evaluation_end(self, *, algorithm: Algorithm, visit: Visit, rows: list[dict[str, Any]]) -> None:
-        """Every task was evaluated, periodically or at a boundary (`phase` in each row)."""
+        """Tasks were evaluated, periodically or at a boundary (`phase` in each row): there, every one."""
 
     def on_visit_end(self, *, algorithm: Algorithm, visit: Visit, data: VisitData) -> None:
         """The visit is over and evaluated; the method has not consolidated and nothing is reset yet."""

@@ -42,7 +42,7 @@ class Outcomes:
 
     def add(self, evaluation: dict[str, Any], *, boundary: bool) -> None:
         """Take an evaluation, as `evaluation_result` has it; one at a boundary counts in the metrics."""
-        self._last = evaluation
+        self._last = {**self._last, **evaluation}  # a task that was left out keeps its last result
         if boundary and self._has_success:
             self._success.append([evaluation[task]["success_rate"] for task in self._tasks])
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from rllib_nbsp.curriculum import Curriculum, Visit
+from rllib_nbsp.curriculum import Curriculum, Task, Visit
 from rllib_nbsp.envs import ActionSpace, Suite, suite_of, with_suite_section
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
@@ -111,6 +111,14 @@ class ResolvedRun:
     def evaluation_env_steps(self) -> int:
         """Environment steps between two periodic evaluations."""
         return self.settings.evaluation.periodic_env_steps or max(1, self.settings.visit.max_env_steps // 20)
+
+    def periodic_tasks(self, visit: Visit) -> list[Task]:
+        """The tasks that are evaluated during a visit, in order of their index."""
+        which = self.settings.evaluation.periodic_tasks
+        if which == "all":
+            return self.curriculum.tasks
+        seen = {visit.task} if which == "current" else {v.task for v in self.curriculum.visits[: visit.number]}
+        return [task for task in self.curriculum.tasks if task in seen]
 
     @property
     def success_flag(self) -> str:

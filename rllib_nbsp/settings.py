@@ -171,7 +171,7 @@ class BoundarySettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """Evaluation of every task of the sequence, in environments of its own."""
+    """Evaluation of the sequence's tasks, in environments of its own."""
 
     boundary_episodes: PositiveInt = 20
     """Episodes of each task after each visit."""
@@ -181,6 +181,9 @@ class EvaluationSettings(Settings):
     """0 switches periodic evaluation off."""
     periodic_env_steps: PositiveInt | None = None
     """None: every twentieth of `visit.max_env_steps`."""
+    periodic_tasks: Literal["all", "seen", "current"] = "all"
+    """Which tasks periodic evaluations are of: every one, those visited so far, or the visit's own alone. At boundaries
+    it is always every one. With K tasks, `all` costs K times `current`."""
     num_envs: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Environments of one task that are evaluated side by side."""
     deterministic: bool = True
@@ -198,6 +201,9 @@ class ResourceSettings(Settings):
     """Remote rollout workers; 0 samples inside the trial's own process."""
     num_envs_per_env_runner: Annotated[int, Field(ge=1, le=10_000)] = 4
     """Environments that a process steps side by side."""
+    max_idle_envs: Count = 16
+    """Environments that a process keeps of tasks and uses (training, evaluation, scoring) that are not at work; further
+    ones are built when they are needed, with the same results."""
     num_cpus_per_env_runner: NonNegativeFloat = 1.0
     """CPUs that Ray keeps for a rollout worker."""
     custom_resources_per_env_runner: dict[str, NonNegativeFloat] = {}
@@ -300,7 +306,11 @@ class RunSettings(CommonSettings):
 NOT_HASHED = {"experiment", "plugins", "sequence", "arm", "seed", "results_dir", "shared_dir", "resources"}
 
 
-ADDED: dict[str, dict[str, Any]] = {"training": {"tf32": False}, "state": {"every_env_steps": None}}
+ADDED: dict[str, dict[str, Any]] = {
+    "training": {"tf32": False},
+    "evaluation": {"periodic_tasks": "all"},
+    "state": {"every_env_steps": None},
+}
 """By section, keys that came after results were published, with what runs did before: at it, a key is not hashed,
 nor a section of nothing else."""
 

@@ -55,6 +55,15 @@ def test_boundaries_give_the_metrics_so_far_by_hand() -> None:
     assert [outcomes.result()[name] for name in SO_FAR] == pytest.approx([0.6875, 0.75, 0.75, 0.375])
 
 
+def test_a_task_that_an_evaluation_leaves_out_keeps_its_last_result() -> None:
+    outcomes = Outcomes(Curriculum(["a", "b"], cycles=1), has_success=True)
+    before = outcomes.result()
+    outcomes.add(evaluated([1.0, 0.0], ["a", "b"]), boundary=True)
+    outcomes.add(evaluated([0.5], ["a"]), boundary=False)
+    assert flat(outcomes.result()).keys() == flat(before).keys()
+    assert [outcomes.result()["evaluation"][task]["success_rate"] for task in "ab"] == [0.5, 0.0]
+
+
 def test_a_periodic_evaluation_counts_in_no_metric() -> None:
     outcomes = Outcomes(Curriculum(["a", "b"], cycles=1), has_success=True)
     outcomes.add(evaluated([1.0, 0.0], ["a", "b"]), boundary=True)

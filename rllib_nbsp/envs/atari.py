@@ -156,7 +156,6 @@ class AtariSuite(Suite):
     """
 
     name = "atari"
-    env_nbytes = 1_600_000  # measured
     Config = AtariSettings
     has_success = False
     alters_training = True

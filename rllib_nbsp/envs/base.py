@@ -19,6 +19,9 @@ from rllib_nbsp.settings import ModelSettings, RunSettings, Settings
 Env = gym.Env[Any, Any]
 ActionSpace = Box | Discrete[Any]
 
+ENV_BYTES = 2_000_000
+"""Of one environment, about; measured: Pendulum 0.01 MB, MuJoCo's of gymnasium 1.2 MB, a game 1.6 MB."""
+
 
 class Suite(ABC):
     """A family of tasks with one observation space and one action space: [-1, 1] in every dimension, or discrete."""
@@ -31,10 +34,6 @@ class Suite(ABC):
     alters_training: ClassVar[bool] = False
     """Whether training environments change rewards or end episodes early. Such a suite's environments report the return
     of a whole episode as it ends, in `info["episode"]["r"]` as gymnasium's RecordEpisodeStatistics does."""
-
-    env_nbytes: ClassVar[int] = 2_000_000
-    """Main memory of one environment, about: a trial keeps some for each task, which a plan counts. Of gymnasium's own,
-    measured: Pendulum 0.01 MB, MuJoCo's 1.2 MB."""
 
     def configured(self, settings: Settings) -> Suite:
         """The suite under the settings of its section, of type `Config`."""
@@ -57,6 +56,10 @@ class Suite(ABC):
     @abstractmethod
     def task_spaces(self, task: str) -> tuple[Box, ActionSpace]:
         """Observation and action space of one task."""
+
+    def env_nbytes(self, tasks: int, envs: int) -> int:
+        """Main memory of so many environments of so many tasks in one process, about: a study's plan counts with it."""
+        return envs * ENV_BYTES
 
     def modules(self, tasks: Sequence[str]) -> list[str]:
         """Names of modules that these tasks are imported from; a run takes them along to other machines."""

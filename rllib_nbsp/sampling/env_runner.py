@@ -26,7 +26,8 @@ from torch import Tensor
 from rllib_nbsp.envs import EnvironmentFailure
 from rllib_nbsp.plugins import USER_ERRORS, of_ray
 from rllib_nbsp.run import ResolvedRun
-from rllib_nbsp.sampling.sampler import EpisodeSummary, Sampler
+from rllib_nbsp.sampling.episodes import EpisodeSummary
+from rllib_nbsp.sampling.sampler import Sampler
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,8 @@ from torch import Tensor
 from rllib_nbsp.envs import ActionSpace, Suite
 from rllib_nbsp.replay.stacks import StackedFrames
 from rllib_nbsp.replay.stores import is_frame_stack
-from rllib_nbsp.sampling.vector import EnvSeed, EnvVector, VectorStep
+from rllib_nbsp.sampling.episodes import EpisodeSummary, EpisodeTally, Rows, rollout_summaries
+from rllib_nbsp.sampling.vector import EnvSeed, EnvVector
 from rllib_nbsp.seeding import kept_global_streams, numpy_generator, seed_int, torch_generator
 from rllib_nbsp.settings import RunSettings
 
@@ -38,10 +39,6 @@ EVALUATION_SEED = 2504_08000
 MIN_ROWS = 4
 """Deterministic actions are computed on at least so many rows: from there on, a matrix product gives a row the same
 bits wherever in the batch it stands (seen with torch 2.13 on x86), so an episode does not depend on its neighbours."""
-
-Rows = dict[str, Any]
-"""Columns of rows: arrays, or stacks of frames that are not unpacked."""
-EpisodeSummary = dict[str, Any]
 
 
 class Act(Protocol):
@@ -55,7 +52,8 @@ class Act(Protocol):
 class Sampler:
     """The environments of one process and what is asked of them; knows neither Ray nor RLlib's config.
 
-    Vectors are built at a task's first request and kept: a Meta-World environment takes 0.7 s to build.
+    Vectors are built at a task's first request. Of those that are idle, the ones that were used last are kept, up to
+    `resources.max_idle_envs` environments; one that is asked for again after it was closed acts as if it had been kept.
 
     Args:
         suite: makes the environments.
@@ -87,7 +85,8 @@ class Sampler:
         self._worker = worker_index
         self._process_tag = process_tag
         self._tasks = list(dict.fromkeys(settings.tasks))
-        self._vectors: dict[tuple[str, str], EnvVector] = {}
+        self._vectors: dict[tuple[str, str], EnvVector] = {}  # the one used last at the end
+        self._rebuilt = 0  # by vectors that are closed
         # Of training: which episodes are running, and since when.
         self._running: tuple[str, int] | None = None
         self._tally = EpisodeTally(0)
@@ -95,7 +94,7 @@ class Sampler:
         self._next_episode = 0
         self._acted = bytearray()  # the actions since the version's start, one after the other
         self._began: dict[str, list[int]] = {}  # what the vector's environments were then
-        self._found: dict[tuple[str, str], dict[str, list[int]]] = {}  # the same of vectors that are not built yet
+        self._found: dict[tuple[str, str], dict[str, list[int]]] = {}  # the same of vectors that are not built
 
     # Training
 
@@ -311,7 +310,7 @@ class Sampler:
                 running[e], started = started, started + 1
         rows = {name: column.reshape(-1, *column.shape[2:])[:num_env_steps] for name, column in columns.items()}
         rows["episode"] = np.unique(rows["episode"], return_inverse=True)[1]
-        episodes = _rollout_summaries(rows)
+        episodes = rollout_summaries(rows)
         kept = ("obs", "actions", "rewards", "success", "episode")
         return {name: rows[name] for name in kept} | ({} if stacks is None else {"obs": stacks.sealed()}), episodes
 
@@ -370,7 +369,7 @@ class Sampler:
 
     def take_rebuilt(self) -> int:
         """How many environments were built anew since the last time."""
-        rebuilt = 0
+        rebuilt, self._rebuilt = self._rebuilt, 0
         for vector in self._vectors.values():
             rebuilt += vector.rebuilt
             vector.rebuilt = 0
@@ -389,10 +388,12 @@ class Sampler:
         _check_at_least("version", version, 0)
 
     def _vector(self, use: str, task: str, num_envs: int, env_seed: EnvSeed) -> EnvVector:
-        """The task's environments for one use, built at the first call."""
+        """The task's environments for one use, built if there are none."""
         key = (use, task)
-        if key not in self._vectors:
-            self._vectors[key] = EnvVector(
+        vector = self._vectors.pop(key, None)
+        self._close_idle(self._settings.resources.max_idle_envs)
+        if vector is None:
+            vector = EnvVector(
                 self._suite,
                 task,
                 num_envs,
@@ -401,7 +402,22 @@ class Sampler:
                 training=use == "training",
                 state=self._found.pop(key, None),
             )
-        return self._vectors[key]
+        self._vectors[key] = vector
+        return vector
+
+    def _close_idle(self, most: int) -> None:
+        """Close vectors, the longest unused first, until the idle ones have at most so many environments."""
+        running = ("training", self._running[0]) if self._running else None
+        idle = [key for key in self._vectors if key != running]
+        count = sum(self._vectors[key].num_envs for key in idle)
+        for key in idle:
+            if count <= most:
+                return
+            vector = self._vectors.pop(key)
+            count -= vector.num_envs
+            self._rebuilt += vector.rebuilt
+            self._found[key] = vector.get_state()
+            vector.close()
 
     @torch.no_grad()
     def _actions(
@@ -424,68 +440,6 @@ class Sampler:
         if not np.isfinite(actions).all():
             raise FloatingPointError(f"the policy's actions in task {task!r} are not finite; training has diverged")
         return actions
-
-
-class EpisodeTally:
-    """Return, length and success of the episodes that are running in a vector.
-
-    Where the suite alters training environments, rewards do not add up to a return, and an end may not be the game's:
-    then an episode is what the environment itself reports one of.
-    """
-
-    def __init__(self, num_envs: int, *, altered: bool = False) -> None:
-        self._altered = altered
-        self._returns = np.zeros(num_envs)
-        self._lengths = np.zeros(num_envs, np.int64)
-        self._success = np.zeros(num_envs, bool)
-
-    def add(self, step: VectorStep) -> list[tuple[int, EpisodeSummary]]:
-        """Take a step in; returns (sub-environment, summary) of the episodes that it ended."""
-        for e in step.restarted:
-            self._clear(e)
-        self._returns += step.rewards
-        self._lengths += 1
-        self._success |= step.success
-        summaries = []
-        for e in step.ended:
-            if self._altered and e not in step.own_returns:
-                continue
-            summary = {
-                "return": step.own_returns[e] if self._altered else float(self._returns[e]),
-                "length": int(self._lengths[e]),
-                "success": bool(self._success[e]),
-                "final_success": bool(step.success[e]),
-            }
-            summaries.append((e, summary))
-            self._clear(e)
-        return summaries
-
-    def _clear(self, e: int) -> None:
-        self._returns[e] = 0.0
-        self._lengths[e] = 0
-        self._success[e] = False
-
-
-def _rollout_summaries(rows: Rows) -> list[EpisodeSummary]:
-    """Summaries of episodes 0, 1, ... of a rollout's rows; `complete`: the rows have the episode's end."""
-    episode = rows["episode"]
-    num = int(episode.max()) + 1
-    final = np.zeros((2, num), bool)
-    final[:, episode] = rows["success"], rows["done"]  # an episode's rows are in order of time: the last one stays
-    returns = np.bincount(episode, rows["rewards"], num)
-    lengths = np.bincount(episode, minlength=num)
-    solved = np.bincount(episode, rows["success"], num) > 0
-    return [
-        {
-            "episode": i,
-            "return": float(returns[i]),
-            "length": int(lengths[i]),
-            "success": bool(solved[i]),
-            "final_success": bool(final[0, i]),
-            "complete": bool(final[1, i]),
-        }
-        for i in range(num)
-    ]
 
 
 def _check_at_least(name: str, value: int, least: int) -> None:

@@ -1,4 +1,4 @@
-"""A live line per trial: visit, task, environment steps, success, speed, time left."""
+"""A live line per trial: visit, task, environment steps, success, speed, time left; and what the study has left."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from ray import tune
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Column, Table
 
 from rllib_nbsp.settings import RunSettings
 from rllib_nbsp.study.estimate import duration
+from rllib_nbsp.study.time_left import TimeLeft
 
-PLAIN_INTERVAL_S = 15.0
+REDRAW_INTERVAL_S, PLAIN_INTERVAL_S = 1.0, 15.0
+WAITING, DONE, FAILED, RUNNING = KINDS = ("waiting", "done", "failed", "running")
+"""Of states; all that are none of the first three are of trials that have a place."""
+ORDER = (RUNNING, FAILED, WAITING, DONE)
 HEADINGS = ("trial", "state", "visit", "task", "env steps", "success", "steps/s", "saved at", "left")
 SAVED, WIDE = HEADINGS.index("saved at"), 100
 """A column that is left out where the screen is less wide."""
@@ -31,7 +35,9 @@ def trial_label(trial: RunSettings) -> str:
 
 
 class LiveDisplay(tune.Callback):
-    """A table that renews itself on a terminal; elsewhere a line per trial every 15 seconds.
+    """A table that renews itself once a second on a terminal; elsewhere a line per changed trial every 15 seconds.
+
+    The table has as many trials as the screen has lines, those that run first.
 
     Args:
         trials: those to come.
@@ -42,10 +48,16 @@ class LiveDisplay(tune.Callback):
         self._console = console
         many = len({trial.sequence for trial in trials}) > 1
         self._labels = {t.results_dir: trial_label(t) if many else f"{t.arm}/seed_{t.seed}" for t in trials}
-        self._rows: dict[str, tuple[str, ...]] = {label: (label, "waiting") for label in self._labels.values()}
+        self._rows: dict[str, tuple[str, ...]] = {label: (label, WAITING) for label in self._labels.values()}
+        named = {self._labels[trial.results_dir]: trial for trial in trials}
+        self._time_left = TimeLeft(
+            {label: f"{trial.sequence}/{trial.arm}" for label, trial in named.items()},
+            {label: (trial.num_visits, trial.visit.max_env_steps) for label, trial in named.items()},
+        )
         self._printed = dict(self._rows)
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
-        self._next_print = 0.0
+        self._next_show = 0.0
+        self._told = ""
         self._interrupt: Any = None
 
     def __enter__(self) -> LiveDisplay:
@@ -69,7 +81,7 @@ class LiveDisplay(tune.Callback):
 
     def _on_interrupt(self, number: int, frame: Any) -> None:
         signal.signal(signal.SIGINT, self._interrupt)
-        running = sum(row[1] == "running" for row in self._rows.values())
+        running = sum(row[1] == RUNNING for row in self._rows.values())
         self._console.print(
             STOPPING.format(f"{running} trials" if running != 1 else "1 trial"), highlight=False, soft_wrap=True
         )
@@ -84,10 +96,12 @@ class LiveDisplay(tune.Callback):
     ) -> None:
         """Tune's hook."""
         if "failure" in result:
-            self._set(trial, "failed")
+            self._set(trial, FAILED)
         else:
+            if "waits_for" not in result:
+                self._time_left.saw(self._label(trial), result, time.monotonic())
             waits = f"waits for the first visit of {result['waits_for']}" if "waits_for" in result else ""
-            self._set(trial, "done" if result["done"] else waits or "running", *([] if waits else _cells(result)))
+            self._set(trial, DONE if result["done"] else waits or RUNNING, *([] if waits else _cells(result)))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune's hook."""
@@ -95,35 +109,73 @@ class LiveDisplay(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune's hook."""
-        self._set(trial, "failed")
+        self._set(trial, FAILED)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Tune's hook."""
         self._show()
 
+    def _label(self, trial: Any) -> str:
+        return self._labels[trial.config["run"]["results_dir"]]
+
     def _set(self, trial: Any, state: str, *cells: str) -> None:
-        label = self._labels[trial.config["run"]["results_dir"]]
+        label = self._label(trial)
         self._rows[label] = (label, state, *cells)
 
     def _show(self, at_once: bool = False) -> None:
+        if not at_once and time.monotonic() < self._next_show:
+            return
+        self._next_show = time.monotonic() + (REDRAW_INTERVAL_S if self._live else PLAIN_INTERVAL_S)
         if self._live:
-            left_out = {SAVED} if self._console.width < WIDE else set()
-            first, *others = (name for i, name in enumerate(HEADINGS) if i not in left_out)
-            table = Table(Column(first, overflow="fold"), *others, box=None, pad_edge=False)
-            for row in self._rows.values():
-                table.add_row(*(cell for i, cell in enumerate(row) if i not in left_out))
-            self._live.update(table, refresh=True)
-        elif at_once or time.monotonic() >= self._next_print:
-            self._next_print = time.monotonic() + PLAIN_INTERVAL_S
-            for label, row in self._rows.items():
-                if row != self._printed[label]:
-                    self._printed[label] = row
-                    line = PLAIN_LINE.format(*row) if len(row) == len(HEADINGS) else ": ".join(row)
-                    if row[1] == "running" and len(row) == len(HEADINGS):
-                        line += f", saved at {row[SAVED]}" * bool(row[SAVED]) + f", at most {row[-1]} left" * bool(
-                            row[-1]
-                        )
-                    self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._live.update(self._table(), refresh=True)
+        else:
+            self._print_changes()
+
+    def _table(self) -> Group:
+        rows = [row for kind in ORDER for row in self._rows.values() if _kind(row) == kind]
+        room = max(1, self._console.height - 4)  # beside the totals, the headings, what is left out and the cursor
+        left_out = {SAVED} if self._console.width < WIDE else set()
+        first, *others = (name for i, name in enumerate(HEADINGS) if i not in left_out)
+        table = Table(Column(first, overflow="fold"), *others, box=None, pad_edge=False)
+        for row in rows[:room]:
+            table.add_row(*(cell for i, cell in enumerate(row) if i not in left_out))
+        more = [f"... and {len(rows) - room} more"] if len(rows) > room else []
+        return Group(self._totals(), table, *more)
+
+    def _totals(self) -> str:
+        """How many trials are in which state, and how long the study still takes."""
+        labels = {kind: [row[0] for row in self._rows.values() if _kind(row) == kind] for kind in KINDS}
+        counts = ", ".join(f"{len(labels[kind])} {kind}" for kind in (DONE, RUNNING, WAITING, FAILED) if labels[kind])
+        left = self._time_left.range(labels[RUNNING], labels[WAITING])
+        if left is None:
+            return f"{len(self._rows)} trials: {counts}"
+        least, most = map(duration, left)
+        return f"{len(self._rows)} trials: {counts}; {least if least == most else f'{least} to {most}'} left"
+
+    def _print_changes(self) -> None:
+        for label, row in self._rows.items():
+            if row != self._printed[label]:
+                self._printed[label] = row
+                self._print(_plain(row))
+        if len(self._rows) > 1 and (totals := self._totals()) != self._told:
+            self._told = totals
+            self._print(totals)
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _kind(row: Sequence[str]) -> str:
+    return row[1] if row[1] in KINDS else RUNNING
+
+
+def _plain(row: Sequence[str]) -> str:
+    if len(row) < len(HEADINGS):
+        return ": ".join(row)
+    line = PLAIN_LINE.format(*row)
+    if row[1] != RUNNING:
+        return line
+    return line + f", saved at {row[SAVED]}" * bool(row[SAVED]) + f", at most {row[-1]} left" * bool(row[-1])
 
 
 def _cells(result: dict[str, Any]) -> tuple[str, ...]:

@@ -100,8 +100,25 @@ def _time_updates(learner: Learner, buffer: TaskReplayBuffer) -> float:
     return (time.perf_counter() - start) / updates
 
 
-def trial_seconds(trial: RunSettings, speed: Speed, *, given: int = 0) -> float:
-    """A trial's time if no visit stops early.
+@dataclass(frozen=True)
+class Estimate:
+    """What a trial takes if no visit stops early.
+
+    Attributes:
+        seconds: all of it.
+        evaluation_s: of them, those of evaluations.
+        env_steps: environment steps that are learned from.
+        evaluation_env_steps: those of evaluations.
+    """
+
+    seconds: float
+    evaluation_s: float
+    env_steps: int
+    evaluation_env_steps: int
+
+
+def trial_estimate(trial: RunSettings, speed: Speed, *, given: int = 0) -> Estimate:
+    """What a trial takes.
 
     Args:
         trial: the run.
@@ -109,7 +126,7 @@ def trial_seconds(trial: RunSettings, speed: Speed, *, given: int = 0) -> float:
         given: how many first visits it need not make.
     """
     run = ResolvedRun(trial)
-    steps, tasks, visits = trial.visit.max_env_steps, len(run.curriculum.tasks), trial.num_visits - given
+    steps, visits = trial.visit.max_env_steps, trial.num_visits - given
     phases = [phase for visit in run.curriculum.visits[given:] for phase in run.method.phases(run.keys, visit)]
     stretches = sum(phase.collect for phase in phases)
     workers = trial.resources.num_env_runners
@@ -117,13 +134,30 @@ def trial_seconds(trial: RunSettings, speed: Speed, *, given: int = 0) -> float:
     retraining = sum(phase.updates for phase in phases if not phase.collect)
     updates = trial.updates_within(stretches + given) - trial.updates_within(given)
     learning = (updates + retraining) * speed.update_s
-    evaluation = trial.evaluation
-    episodes = evaluation.boundary_episodes + steps // run.evaluation_env_steps * evaluation.periodic_episodes
-    scoring = run.scoring.score_env_steps if run.scoring else 0
-    measured = visits * (tasks * episodes * speed.horizon + scoring)
+    evaluation = evaluation_env_steps(run, speed.horizon, given=given)
+    evaluation_s = evaluation * speed.env_step_s / max(1, workers)
+    scoring = visits * (run.scoring.score_env_steps if run.scoring else 0)
     # With rollout workers, sampling and updates overlap.
     train = max(sampling, learning) if workers else sampling + learning
-    return TRIAL_START_S + train + measured * speed.env_step_s / max(1, workers)
+    seconds = TRIAL_START_S + train + evaluation_s + scoring * speed.env_step_s / max(1, workers)
+    return Estimate(seconds, evaluation_s, stretches * steps, evaluation)
+
+
+def evaluation_env_steps(run: ResolvedRun, horizon: int, *, given: int = 0) -> int:
+    """Environment steps of a run's evaluations if no visit stops early.
+
+    Args:
+        run: the run.
+        horizon: steps of an episode.
+        given: how many first visits it need not make.
+    """
+    settings = run.settings.evaluation
+    at_boundary = -(-settings.eval_env_steps // horizon) if settings.eval_env_steps else settings.boundary_episodes
+    # At a visit's last step, the boundary's evaluation takes the place of a periodic one.
+    times = (run.settings.visit.max_env_steps - 1) // run.evaluation_env_steps
+    visits = run.curriculum.visits[given:]
+    periodic = times * settings.periodic_episodes * sum(len(run.periodic_tasks(visit)) for visit in visits)
+    return (len(visits) * len(run.curriculum.tasks) * at_boundary + periodic) * horizon
 
 
 def study_seconds(trial_times: Sequence[float], concurrent: int) -> float:

@@ -36,13 +36,13 @@ IN_MEMORY = ("environments", "replay", "fragments", "batches", "scoring", "netwo
 class Needs:
     """Bytes that one trial takes: of memory, of disk for its results, and while it runs for its state beside them."""
 
-    environments: int
     replay: int
     fragments: int
     batches: int
     scoring: int
     networks: int
     processes: int
+    environments: int
     disk: int
     state: int
 
@@ -71,13 +71,13 @@ def needs(settings: RunSettings) -> Needs:
     workers = settings.resources.num_env_runners
     fragment = settings.training.rollout_fragment_length * settings.resources.num_envs_per_env_runner
     return Needs(
-        environments=_environments(run) * run.suite.env_nbytes,
         replay=rows * row,
         fragments=max(1, workers) * fragment * (2 * run.row_spec.obs_nbytes + SCALARS_BYTES),
         batches=_batches(run),
         scoring=rollout,
         networks=run.num_learners * learner_bytes + workers * 4 * _numbers(networks[0].state_dict().values()),
         processes=TRIAL_PROCESS_BYTES + (settings.resources.num_learners + workers) * WORKER_PROCESS_BYTES,
+        environments=max(1, workers) * _environments(run),
         disk=_disk(run, 4 * (weights + reserves + targets)),
         state=state_nbytes(rows, row, 4 * (3 * weights + reserves + targets)),
     )
@@ -96,10 +96,12 @@ def state_nbytes(rows: int, row: int, networks: int) -> int:
 
 
 def _environments(run: ResolvedRun) -> int:
-    """How many a trial keeps: of each task, in each process that samples, for training, evaluation and scoring."""
-    resources, apart = run.settings.resources, run.settings.evaluation.num_envs
-    sampling = max(1, resources.num_env_runners) * (resources.num_envs_per_env_runner + apart)
-    return len(run.curriculum.tasks) * (sampling + (apart if run.scoring else 0))
+    """Of one process: those that are at work in a request, beside running episodes, and those that are kept idle."""
+    resources, tasks = run.settings.resources, len(run.curriculum.tasks)
+    training, measured = resources.num_envs_per_env_runner, run.settings.evaluation.num_envs
+    every = tasks * (training + measured * (2 if run.scoring else 1))
+    at_once = training + max(training, measured) + resources.max_idle_envs
+    return run.suite.env_nbytes(tasks, min(every, at_once))
 
 
 def _batches(run: ResolvedRun) -> int:

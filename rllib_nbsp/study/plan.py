@@ -18,11 +18,13 @@ from rllib_nbsp.plugins import USER_ERRORS
 from rllib_nbsp.settings import RunSettings
 from rllib_nbsp.sharing import shared_by
 from rllib_nbsp.study.errors import PreflightError
-from rllib_nbsp.study.estimate import Speed, calibrate, duration, study_seconds, trial_seconds
+from rllib_nbsp.study.estimate import Estimate, Speed, calibrate, duration, study_seconds, trial_estimate
 from rllib_nbsp.study.needs import check_disk, check_memory, disk_bytes, gigabytes, memory_bytes, needs
 from rllib_nbsp.study.packing import check_resources, concurrent_trials, total
 
 MAX_TABLE_ROWS = 40
+MUCH_EVALUATION = 0.15
+"""Share of the environment steps in training from which on the plan says how evaluations cost less."""
 
 
 def trial_bundles(trial: RunSettings) -> list[dict[str, float]]:
@@ -66,8 +68,8 @@ class Plan:
     concurrent: int
     problems: list[str]
 
-    def trial_seconds(self) -> list[float]:
-        """Of each trial if no visit stops early, by a calibration of about three seconds.
+    def estimates(self) -> list[Estimate]:
+        """What each trial takes if no visit stops early, by a calibration of about three seconds.
 
         Raises:
             PreflightError: if a task's environment does not run here.
@@ -75,7 +77,7 @@ class Plan:
         speeds: dict[str, Speed] = {}
         beginning = {trial.results_dir for group in shared_by(self.trials) for trial in group[1:]}
         return [
-            trial_seconds(trial, _speed(trial, speeds), given=int(trial.results_dir in beginning))
+            trial_estimate(trial, _speed(trial, speeds), given=int(trial.results_dir in beginning))
             for trial in self.trials
         ]
 
@@ -119,7 +121,8 @@ class Plan:
             "{" + ", ".join(f"{n}: {a:g}" for n, a in b.items()) + "}" for b in trial_bundles(self.kinds[0])
         )
         disk = disk_bytes(self.trials, self.concurrent)
-        seconds = study_seconds(self.trial_seconds(), self.concurrent)
+        estimates = self.estimates()
+        seconds = study_seconds([estimate.seconds for estimate in estimates], self.concurrent)
         lines = (
             f"trials:     {len(self.trials)}, {self.concurrent} at once",
             f"resources:  {bundles} a trial, {self.trials[0].resources.placement_strategy}",
@@ -127,6 +130,7 @@ class Plan:
             f"{gigabytes(largest.environments)} environments, {gigabytes(largest.batches)} batches",
             f"disk:       {gigabytes(disk)} in {folder}",
             f"time:       at most {duration(seconds)}, by a short calibration on this machine",
+            f"evaluation: {_evaluation_share(estimates)}",
             *self.shared(),
         )
         for line in lines:
@@ -151,6 +155,15 @@ def make_plan(trials: Sequence[RunSettings], cluster: bool, max_concurrent: int 
     if not cluster:
         problems += check_memory(trials, plan.concurrent, memory_bytes())
     return replace(plan, problems=problems)
+
+
+def _evaluation_share(estimates: Sequence[Estimate]) -> str:
+    """What evaluations take of the trials together."""
+    steps = sum(estimate.evaluation_env_steps for estimate in estimates)
+    share = steps / sum(estimate.env_steps for estimate in estimates)
+    of_time = sum(estimate.evaluation_s for estimate in estimates) / sum(estimate.seconds for estimate in estimates)
+    advice = "; evaluation.periodic_tasks and boundary_episodes lower it" if share > MUCH_EVALUATION else ""
+    return f"{steps:,} env steps, {share:.0%} of those in training, {of_time:.0%} of the time{advice}"
 
 
 def _kinds(trials: Sequence[RunSettings]) -> list[RunSettings]:

@@ -103,7 +103,7 @@ def run_study(
     if plan.problems:
         raise PreflightError(plan.problems, 4)
     logging_to = make_loggers(loggers, folder, console)
-    trial_times = plan.trial_seconds()
+    trial_times = [estimate.seconds for estimate in plan.estimates()]
     modules = list(dict.fromkeys(module for trial in trials for module in ResolvedRun(trial).modules))
     with ray_session(address, max(trial.resources.torch_threads for trial in trials), modules, stop) as nodes:
         if address is not None:

@@ -82,6 +82,23 @@ def test_a_run_on_a_game_learns_from_frames_and_masks_channels(tmp_path: Path) -
     assert any(row["mean_return"] is not None and row["mean_return"] >= 0 for row in training)
 
 
+def test_tasks_that_periodic_evaluation_leaves_out_change_nothing_else(tmp_path: Path) -> None:
+    rows = {}
+    for which in ("all", "seen", "current"):
+        finish(short_run(ContinualSACConfig(), tmp_path / which).evaluation(periodic_tasks=which))
+        rows[which] = [
+            {key: value for key, value in row.items() if key not in ("wall_s", "time", "config_hash")}
+            for row in rows_of(tmp_path / which, "evaluations.jsonl")
+        ]
+    by_visit = {1: {"reach-left"}, 2: {"reach-right"}, 3: {"reach-left"}, 4: {"reach-right"}}
+    for which, kept in (
+        ("current", lambda row: row["eval_task"] in by_visit[row["visit"]]),
+        ("seen", lambda row: row["visit"] > 1 or row["eval_task"] == "reach-left"),
+    ):
+        assert rows[which] == [row for row in rows["all"] if row["phase"] == "boundary" or kept(row)]
+        assert len(rows[which]) < len(rows["all"])
+
+
 def test_updates_are_counted_against_the_steps_really_added() -> None:
     algo, _ = finish(short_run(ContinualSACConfig()))
     # 4 visits of 240 steps, 80 of them warm-up, one update every 4 steps.

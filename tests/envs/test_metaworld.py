@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import pytest
 
-from rllib_nbsp.envs import SUITES
+from rllib_nbsp.envs import SUITES, metaworld
 from rllib_nbsp.envs.base import Env
 from rllib_nbsp.envs.metaworld import MetaWorldEnv, MetaWorldSuite
 
@@ -128,6 +130,30 @@ def test_a_sibling_shares_goals_and_their_order_and_nothing_else(make):
     for e in (env, sibling):
         SUITE.reseed(e, 4)
     assert np.array_equal(goals(env, 5), goals(sibling, 5))
+
+
+def test_a_model_is_compiled_once_for_each_task_and_is_each_environments_own(monkeypatch):
+    compiled, compile_model = [], mujoco.MjModel.from_xml_path
+    monkeypatch.setattr(mujoco.MjModel, "from_xml_path", lambda path: compiled.append(path) or compile_model(path))
+    suite = MetaWorldSuite()
+    envs = [suite.make_env(TASK, seed=1) for _ in range(2)]
+    assert len(compiled) == 1 + 1  # and one by Meta-World, which draws the goals
+    first, second = (env.base.model for env in envs)
+    first.body_pos[:] = 7.0
+    assert not (second.body_pos == 7.0).any()
+    assert not (suite.make_env(TASK, seed=1).base.model.body_pos == 7.0).any()
+    assert len(compiled) == 2
+
+
+def test_models_of_tasks_unused_for_long_are_compiled_again(monkeypatch):
+    monkeypatch.setattr(metaworld, "KEPT_MODELS", 1)
+    monkeypatch.setattr("metaworld.MT1", lambda task, seed: SimpleNamespace(train_tasks=[]))
+    compiled, compile_model = [], mujoco.MjModel.from_xml_path
+    monkeypatch.setattr(mujoco.MjModel, "from_xml_path", lambda path: compiled.append(path) or compile_model(path))
+    suite = MetaWorldSuite()
+    for task in (TASK, TASK, "drawer-close-v3", TASK):
+        suite.make_env(task, seed=1)
+    assert len(compiled) == 3
 
 
 def test_two_tasks_share_their_spaces():

@@ -12,7 +12,8 @@ from torch.nn.functional import linear
 
 from rllib_nbsp.envs import SUITES, Suite
 from rllib_nbsp.run import run_settings
-from rllib_nbsp.sampling.sampler import Rows, Sampler
+from rllib_nbsp.sampling.episodes import Rows
+from rllib_nbsp.sampling.sampler import Sampler
 from rllib_nbsp.settings import EvaluationSettings, ResourceSettings
 from tests.toy_suite import ToySuite
 

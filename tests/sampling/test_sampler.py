@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rllib_nbsp.sampling.sampler import Rows
+from rllib_nbsp.sampling.episodes import Rows
 from tests.sampling.samplers import LEFT, RIGHT, TASKS, Policy, equal, games, make_sampler, sample
 from tests.toy_suite import ToyEnv, ToySuite
 

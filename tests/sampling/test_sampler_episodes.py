@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rllib_nbsp.envs.point_mass import HORIZON
-from rllib_nbsp.sampling.sampler import Rows
+from rllib_nbsp.sampling.episodes import Rows
 from tests.sampling.samplers import LEFT, RIGHT, TASKS, Policy, equal, games, make_sampler, sample
 from tests.toy_suite import ToyEnv, ToySuite
 

@@ -8,7 +8,8 @@ from typing import get_args
 
 import pytest
 
-from rllib_nbsp.envs.point_mass import PointMassSuite
+from rllib_nbsp.envs import SUITES
+from rllib_nbsp.envs.base import ENV_BYTES
 from rllib_nbsp.schedule import MAX_UPDATES_PER_CALL
 from rllib_nbsp.settings import CommonSettings, ConfigError, RunSettings, Settings
 from rllib_nbsp.study.needs import (
@@ -61,6 +62,22 @@ def test_network_memory_by_hand(run: RunSettings) -> None:
     assert needs(remote).processes == TRIAL_PROCESS_BYTES + 5 * WORKER_PROCESS_BYTES
 
 
+def test_environments_are_those_at_work_and_those_that_are_kept_idle(tmp_path: Path) -> None:
+    # Of each of 2 tasks 4 in training, 5 in evaluation and, for nbsp, 5 in scoring; at work at once 4 + 5.
+    sac, nbsp = tiny_study(tmp_path).trials()
+    assert needs(sac).environments == 2 * (4 + 5) * ENV_BYTES
+    assert needs(nbsp).environments == (4 + 5 + 16) * ENV_BYTES
+    assert needs(changed(nbsp, "resources", max_idle_envs=0)).environments == 9 * ENV_BYTES
+    assert needs(changed(nbsp, "resources", max_idle_envs=0, num_env_runners=3)).environments == 3 * 9 * ENV_BYTES
+
+
+def test_twenty_tasks_of_metaworld_fit_a_process_of_their_own() -> None:
+    suite = SUITES["metaworld"]
+    run = load_study("tune_configs/metaworld/window_pair.yaml").trials()[-1]  # NBSP, which scores
+    many = needs(run.model_copy(update={"tasks": (suite.task_names() or [])[:20]}))
+    assert many.environments / run.resources.num_env_runners + TRIAL_PROCESS_BYTES < 1.5e9
+
+
 def test_too_little_memory_is_refused_with_the_numbers(run: RunSettings) -> None:
     big = changed(changed(run, "replay", capacity=10**9), "visit", max_env_steps=10**9)
     [problem] = check_memory([run, big], 1, 24 * 10**9)
@@ -86,15 +103,6 @@ def test_too_little_disk_is_refused_with_the_numbers(run: RunSettings, tmp_path:
 def test_the_disk_estimate_of_the_papers_study_is_plausible() -> None:
     one = needs(load_study("tune_configs/metaworld/window_pair.yaml").trials()[1])
     assert 4 * 20e6 < one.disk < 4 * 60e6  # four visits with five networks of 1.2 million weights, and neurons
-
-
-def test_environments_are_counted_by_task_process_and_use(run: RunSettings, tmp_path: Path) -> None:
-    nbsp = tiny_study(tmp_path).trials()[1]
-    each = PointMassSuite.env_nbytes
-    # Two tasks, each with 4 environments for training and 5 for evaluation; NBSP has 5 more for scoring.
-    assert needs(run).environments == 2 * (4 + 5) * each
-    assert needs(nbsp).environments == 2 * (4 + 5 + 5) * each
-    assert needs(changed(nbsp, "resources", num_env_runners=3)).environments == 2 * (3 * (4 + 5) + 5) * each
 
 
 def test_environments_of_meta_world_are_what_a_papers_trial_keeps() -> None:

@@ -12,6 +12,7 @@ import yaml
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.settings import config_hash
+from rllib_nbsp.study.estimate import evaluation_env_steps
 from rllib_nbsp.study.reader import load_study
 
 PRESETS = sorted(Path("tune_configs").rglob("*.yaml"))
@@ -104,6 +105,14 @@ def test_table_1_has_the_sequences_of_the_single_presets() -> None:
     for study in singles:
         assert study.arms == table.arms
     assert load_study("tune_configs/metaworld/with_replay.yaml").sequences == table.sequences
+
+
+def test_evaluations_of_twenty_tasks_take_at_most_15_percent_of_the_steps() -> None:
+    long = [run for path in PRESETS for run in load_study(path, seeds=[0]).trials() if len(set(run.tasks)) >= 20]
+    assert {run.experiment for run in long} == {"twenty_tasks"}
+    for run in long:
+        steps = evaluation_env_steps(ResolvedRun(run), horizon=500)
+        assert steps <= 0.15 * run.num_visits * run.visit.max_env_steps
 
 
 def is_atari_table_6(run: Any, visit_env_steps: int) -> None:

@@ -21,11 +21,12 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from rllib_nbsp.cli import report
+from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.settings import RunSettings
 from rllib_nbsp.study.command import Told
 from rllib_nbsp.study.command import main as command_line
 from rllib_nbsp.study.display import LiveDisplay
-from rllib_nbsp.study.estimate import Speed, duration, study_seconds, trial_seconds
+from rllib_nbsp.study.estimate import Speed, duration, evaluation_env_steps, study_seconds, trial_estimate
 from rllib_nbsp.study.folder import study_lock
 from rllib_nbsp.study.plan import make_plan, trial_bundles
 from rllib_nbsp.study.reader import load_study
@@ -180,18 +181,22 @@ def test_an_address_where_nothing_answers_is_refused_at_once(
     assert time.monotonic() - started < 30
 
 
+def seconds(trial: RunSettings, speed: Speed, given: int = 0) -> float:
+    return trial_estimate(trial, speed, given=given).seconds
+
+
 def test_a_trials_time_by_hand(tmp_path: Path) -> None:
     sac, nbsp = tiny_study(tmp_path).trials()
     speed = Speed(env_step_s=0.5, update_s=10.0, horizon=50)
     # 4 visits x 400 steps, 4 x (400 - 100) x 0.1 updates, 4 x 2 tasks x 2 episodes x 50 steps.
-    start = trial_seconds(sac, Speed(0.0, 0.0, 50))
-    assert trial_seconds(sac, speed) == start + 4 * 400 * 0.5 + 120 * 10.0 + 800 * 0.5
-    assert trial_seconds(nbsp, speed) == trial_seconds(sac, speed) + 4 * 200 * 0.5
+    start = seconds(sac, Speed(0.0, 0.0, 50))
+    assert seconds(sac, speed) == start + 4 * 400 * 0.5 + 120 * 10.0 + 800 * 0.5
+    assert seconds(nbsp, speed) == seconds(sac, speed) + 4 * 200 * 0.5
     # Without its first visit, which another trial makes.
-    assert trial_seconds(nbsp, speed, given=1) == start + 3 * 400 * 0.5 + 90 * 10.0 + 600 * 0.5 + 3 * 200 * 0.5
+    assert seconds(nbsp, speed, given=1) == start + 3 * 400 * 0.5 + 90 * 10.0 + 600 * 0.5 + 3 * 200 * 0.5
     # With rollout workers, sampling hides behind the updates.
     remote = sac.model_copy(update={"resources": sac.resources.model_copy(update={"num_env_runners": 2})})
-    assert trial_seconds(remote, speed) == start + 120 * 10.0 + 800 * 0.5 / 2
+    assert seconds(remote, speed) == start + 120 * 10.0 + 800 * 0.5 / 2
 
 
 def test_a_trials_time_counts_the_phases_of_its_method(tmp_path: Path) -> None:
@@ -199,10 +204,27 @@ def test_a_trials_time_counts_the_phases_of_its_method(tmp_path: Path) -> None:
     speed = Speed(env_step_s=0.5, update_s=10.0, horizon=50)
     # Visits 2 to 4 run twice: 3 x 400 steps and 3 x 30 updates more.
     ancl = sac.model_copy(update={"method": "ancl"})
-    assert trial_seconds(ancl, speed) == trial_seconds(sac, speed) + 3 * 400 * 0.5 + 3 * 30 * 10.0
+    assert seconds(ancl, speed) == seconds(sac, speed) + 3 * 400 * 0.5 + 3 * 30 * 10.0
     # Retraining after visits 1 to 3.
     packnet = sac.model_copy(update={"method": "packnet", "method_settings": {"retrain_updates": 7}})
-    assert trial_seconds(packnet, speed) == trial_seconds(sac, speed) + 3 * 7 * 10.0
+    assert seconds(packnet, speed) == seconds(sac, speed) + 3 * 7 * 10.0
+
+
+@pytest.mark.parametrize(
+    ("which", "periodic"),
+    # Visits of 400 steps with one evaluation each 100, and the boundary's in the place of the fourth: three a visit.
+    # Two tasks in each of four visits; those seen are 1, 2, 2, 2; the own one.
+    [("all", 3 * 8), ("seen", 3 * 7), ("current", 3 * 4)],
+)
+def test_the_share_of_evaluations_by_hand(which: str, periodic: int, tmp_path: Path) -> None:
+    keys = {"periodic_episodes": 5, "periodic_env_steps": 100, "periodic_tasks": which}
+    sac = tiny_study(tmp_path, *(f"evaluation.{key}={value}" for key, value in keys.items())).trials()[0]
+    estimate = trial_estimate(sac, Speed(env_step_s=0.5, update_s=10.0, horizon=50))
+    assert estimate.env_steps == 4 * 400
+    assert estimate.evaluation_env_steps == (8 * 2 + 5 * periodic) * 50
+    assert estimate.evaluation_s == estimate.evaluation_env_steps * 0.5
+    rounds = tiny_study(tmp_path, "evaluation.eval_env_steps=120").trials()[0]
+    assert evaluation_env_steps(ResolvedRun(rounds), 50) == 8 * 150  # whole episodes
 
 
 def test_trials_take_the_first_free_place() -> None:
@@ -247,6 +269,7 @@ def test_progress_is_a_line_per_trial_where_there_is_no_terminal(tmp_path: Path)
         "sac/seed_0: running, visit 2/4, reach-right, 100/400 env steps, success 0.25, 10 steps/s, "
         "saved at 80, at most 2 min left",  # 1,100 steps
         "nbsp/seed_0: failed",
+        "2 trials: 1 running, 1 failed",
     ]
 
 
@@ -268,6 +291,41 @@ def test_progress_is_a_table_on_a_terminal(tmp_path: Path) -> None:
     text = shown(runs, terminal=True, width=120)
     assert re.search(r"trial +state +visit +task +env steps +success +steps/s +saved at +left", text)
     assert re.search(r"sac/seed_0 +running +2/4 +reach-right +100/400 +0.25 +10 +80 +2 min", text)
+
+
+def many(count: int, tmp_path: Path) -> list[RunSettings]:
+    return tiny_study(tmp_path, seeds=list(range(count)), arms=["sac"]).trials(tmp_path)
+
+
+def test_of_many_trials_the_screen_shows_those_that_run_and_counts_the_others(tmp_path: Path) -> None:
+    runs, screen = many(200, tmp_path), io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80, height=24)
+    with LiveDisplay(runs, console) as progress:
+        for number in (5, 150, 199):
+            progress.on_trial_start(0, [], SimpleNamespace(config={"run": runs[number].model_dump()}))
+        progress.on_trial_error(0, [], SimpleNamespace(config={"run": runs[199].model_dump()}))
+    text = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", screen.getvalue())
+    first = "200 trials: 2 running, 197 waiting, 1 failed"
+    lines = [line.strip() for line in text[text.rindex(first) :].splitlines() if line.strip()]
+    assert lines[0] == first
+    assert [re.split(" +", line)[0] for line in lines[2:6]] == [f"sac/seed_{i}" for i in (5, 150, 199, 0)]
+    assert lines[-1] == f"... and {200 - (len(lines) - 3)} more"
+    assert len(lines) < 24
+
+
+def test_the_screen_is_drawn_once_a_second_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, screen, now = many(3, tmp_path), io.StringIO(), [100.0]
+    monkeypatch.setattr("rllib_nbsp.study.display.time.monotonic", lambda: now[0])
+    trial = SimpleNamespace(config={"run": runs[0].model_dump()})
+    drawn = 0
+    with LiveDisplay(runs, Console(file=screen, force_terminal=True, width=80)) as progress:
+        for event in range(50):  # in 5 seconds
+            now[0] = 100.0 + event / 10
+            progress.on_trial_start(0, [], trial)
+            before = len(screen.getvalue())
+            progress.on_step_end(0, [])
+            drawn += len(screen.getvalue()) > before
+    assert drawn == 5
 
 
 # Real trials
