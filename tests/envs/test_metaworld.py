@@ -132,9 +132,21 @@ def test_a_sibling_shares_goals_and_their_order_and_nothing_else(make):
     assert np.array_equal(goals(env, 5), goals(sibling, 5))
 
 
+def count_compilations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files of models, as they are compiled from now on."""
+    compiled: list[str] = []
+    compile_model = mujoco.MjModel.from_xml_path
+
+    def counted(path: str) -> Any:
+        compiled.append(path)
+        return compile_model(path)
+
+    monkeypatch.setattr(mujoco.MjModel, "from_xml_path", counted)
+    return compiled
+
+
 def test_a_model_is_compiled_once_for_each_task_and_is_each_environments_own(monkeypatch):
-    compiled, compile_model = [], mujoco.MjModel.from_xml_path
-    monkeypatch.setattr(mujoco.MjModel, "from_xml_path", lambda path: compiled.append(path) or compile_model(path))
+    compiled = count_compilations(monkeypatch)
     suite = MetaWorldSuite()
     envs = [suite.make_env(TASK, seed=1) for _ in range(2)]
     assert len(compiled) == 1 + 1  # and one by Meta-World, which draws the goals
@@ -148,8 +160,7 @@ def test_a_model_is_compiled_once_for_each_task_and_is_each_environments_own(mon
 def test_models_of_tasks_unused_for_long_are_compiled_again(monkeypatch):
     monkeypatch.setattr(metaworld, "KEPT_MODELS", 1)
     monkeypatch.setattr("metaworld.MT1", lambda task, seed: SimpleNamespace(train_tasks=[]))
-    compiled, compile_model = [], mujoco.MjModel.from_xml_path
-    monkeypatch.setattr(mujoco.MjModel, "from_xml_path", lambda path: compiled.append(path) or compile_model(path))
+    compiled = count_compilations(monkeypatch)
     suite = MetaWorldSuite()
     for task in (TASK, TASK, "drawer-close-v3", TASK):
         suite.make_env(task, seed=1)

@@ -118,7 +118,6 @@ class LedgerSuite(Suite):
 
     name = "ledger"
     Config = LedgerSettings
-    env_nbytes = 10_000
 
     def __init__(self, settings: LedgerSettings | None = None) -> None:
         self.settings = settings or LedgerSettings()

@@ -30,25 +30,25 @@ def test_visits_that_stopped_early_are_the_lower_end_by_hand() -> None:
     saw(left, "a/0", (0.0, 1, 10), (15.0, 1, 40), (22.0, 2, 20))
     pace = 22.0 / 50
     # At least 40 - 20 steps of this visit; at most 100 - 20. The other trial of the arm: two visits.
-    assert left.range(["a/0"], []) == (pytest.approx(20 * pace), pytest.approx(80 * pace))
-    assert left.range(["a/0"], ["a/1"]) == (pytest.approx(100 * pace), pytest.approx(280 * pace))
+    assert left.range(["a/0"], []) == pytest.approx((20 * pace, 80 * pace))
+    assert left.range(["a/0"], ["a/1"]) == pytest.approx((100 * pace, 280 * pace))
     # Side by side, the longer of the two.
-    assert left.range(["a/0", "a/1"], []) == (pytest.approx(80 * pace), pytest.approx(200 * pace))
+    assert left.range(["a/0", "a/1"], []) == pytest.approx((80 * pace, 200 * pace))
 
 
 def test_an_arm_of_its_own_pace_and_one_of_which_nothing_is_known() -> None:
     left = TimeLeft(ARMS, VISITS)
     saw(left, "a/0", (0.0, 1, 0), (10.0, 1, 50))
-    assert left.range(["b/0"], []) == (pytest.approx(40.0), pytest.approx(40.0))
+    assert left.range(["b/0"], []) == pytest.approx((40.0, 40.0))
     saw(left, "b/0", (0.0, 1, 0), (30.0, 1, 50))
-    assert left.range(["b/0"], []) == (pytest.approx(90.0), pytest.approx(90.0))
-    assert left.range(["a/1"], []) == (pytest.approx(40.0), pytest.approx(40.0))
+    assert left.range(["b/0"], []) == pytest.approx((90.0, 90.0))
+    assert left.range(["a/1"], []) == pytest.approx((40.0, 40.0))
 
 
 def test_a_trial_that_is_restored_or_started_again_is_timed_from_there() -> None:
     left = TimeLeft(ARMS, VISITS)
     saw(left, "a/0", (100.0, 2, 50), (110.0, 2, 60), (500.0, 2, 10), (510.0, 2, 20))
-    assert left.range(["a/0"], []) == (pytest.approx(80.0), pytest.approx(80.0))
+    assert left.range(["a/0"], []) == pytest.approx((80.0, 80.0))
 
 
 def test_at_a_studys_end_nothing_is_left() -> None:
