@@ -30,6 +30,7 @@ from rllib_nbsp.algorithm import ContinualSAC
 from rllib_nbsp.envs import EnvironmentFailure
 from rllib_nbsp.nodes import blind_to, import_errors
 from rllib_nbsp.plugins import USER_ERRORS, of_ray, runtime_env, sources
+from rllib_nbsp.reading import read_bytes
 from rllib_nbsp.records import FULL
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.settings import RunSettings
@@ -331,8 +332,8 @@ class Progress(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune's hook."""
         lines = ["its process was lost"]
-        with contextlib.suppress(OSError):
-            lines = Path(trial.error_file).read_text(encoding="utf-8").strip().splitlines()
+        with contextlib.suppress(OSError, ValueError):
+            lines = read_bytes(Path(trial.error_file)).decode(errors="replace").strip().splitlines()
         self.failed[trial_label(self._settings(trial))] = f"{lines[-1]} ({trial.path}/error.txt)"
 
     def _settings(self, trial: Any) -> RunSettings:

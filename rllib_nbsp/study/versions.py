@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rllib_nbsp.reading import read_json
 from rllib_nbsp.records import PACKAGES, versions
 from rllib_nbsp.settings import RunSettings
 
@@ -40,7 +40,7 @@ def check_versions(folder: Path, to_run: Sequence[RunSettings]) -> tuple[list[st
 
 def _differing(file: Path, here: Mapping[str, str]) -> list[tuple[str, str]]:
     try:
-        then = json.loads(file.read_text(encoding="utf-8"))
+        then = read_json(file)
     except (OSError, ValueError):  # torn, which the analysis says
         return []
     if not isinstance(then, dict):

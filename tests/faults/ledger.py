@@ -35,7 +35,7 @@ def config(
     run = (
         NBSPConfig()
         .plugins("tests.faults.ledger_suite")
-        .suite("ledger", **ledger)
+        .suite("transition_ledger", **ledger)
         .curriculum(tasks=list(TASKS), cycles=1, visit_env_steps=visit_env_steps, warmup_env_steps=WARMUP)
         .visit(early_stop=None)
         .training(

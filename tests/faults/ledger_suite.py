@@ -116,7 +116,7 @@ FAULTS: dict[str, Callable[[list[Any]], Any]] = {
 class LedgerSuite(Suite):
     """Tasks `left` and `right`."""
 
-    name = "ledger"
+    name = "transition_ledger"
     Config = LedgerSettings
 
     def __init__(self, settings: LedgerSettings | None = None) -> None:

@@ -170,7 +170,7 @@ def test_a_clock_that_jumps_changes_nothing(
             monkeypatch.setattr(time, "time", jumping_clock())
         results = tmp_path / str(jumps)
         algo, _ = run_to_the_end(short_run(NBSPConfig(), results).curriculum(cycles=1))
-        assert algo._throughput.wall_s >= 0
+        assert algo.throughput.wall_s >= 0
         evaluations = [{**row, "wall_s": 0} for row in rows_of(results, "evaluations.jsonl")]
         left.append((weights(algo).keys(), [w.tobytes() for w in weights(algo).values()], evaluations))
     assert left[0] == left[1]

@@ -116,7 +116,7 @@ def test_a_killed_process_leaves_no_lock(folder: Path) -> None:
     )
     assert subprocess.run([sys.executable, "-c", code, str(folder)], timeout=60).returncode == -9
     with study_lock(folder):
-        assert (folder / ".lock").read_text() == f"{socket.gethostname()}:{os.getpid()}\n"
+        assert (folder / ".lock").read_text() == f"{socket.gethostname()}:{os.getpid()} (host:pid)"
 
 
 # What is left to run
