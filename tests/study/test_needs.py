@@ -8,7 +8,6 @@ from typing import get_args
 
 import pytest
 
-from rllib_nbsp.envs import SUITES
 from rllib_nbsp.settings import CommonSettings, ConfigError, RunSettings, Settings
 from rllib_nbsp.study.needs import (
     TRIAL_PROCESS_BYTES,
@@ -67,13 +66,6 @@ def test_environments_are_those_at_work_and_those_that_are_kept_idle(tmp_path: P
     assert needs(nbsp).environments == (4 + 5 + 16) * 10**6
     assert needs(changed(nbsp, "resources", max_idle_envs=0)).environments == 9 * 10**6
     assert needs(changed(nbsp, "resources", max_idle_envs=0, num_env_runners=3)).environments == 3 * 9 * 10**6
-
-
-def test_twenty_tasks_of_metaworld_fit_a_process_of_their_own() -> None:
-    suite = SUITES["metaworld"]
-    run = load_study("tune_configs/metaworld/window_pair.yaml").trials()[-1]  # NBSP, which scores
-    many = needs(run.model_copy(update={"tasks": (suite.task_names() or [])[:20]}))
-    assert many.environments / run.resources.num_env_runners + TRIAL_PROCESS_BYTES < 1.5e9
 
 
 def test_too_little_memory_is_refused_with_the_numbers(run: RunSettings) -> None:
