@@ -21,7 +21,6 @@ READING = {
     "rllib_nbsp/study/folder.py": "opens its lock, of which it reads a line",
     "rllib_nbsp/locks.py": "opens a lock, of which it reads a name",
     "rllib_nbsp/study/needs.py": "reads a number of the kernel's",
-    "rllib_nbsp/sharing.py": "opens a lock, of which it reads a name",
     "rllib_nbsp/state/packing.py": "reads bytes whose size and SHA-256 a manifest says, arrays as long as their header",
     "rllib_nbsp/state/bundle.py": "reads a manifest of bounded size, and what it lists",
     "rllib_nbsp/state/sealed.py": "reads a list of files that lies beside them",

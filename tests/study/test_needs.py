@@ -8,7 +8,6 @@ from typing import get_args
 
 import pytest
 
-from rllib_nbsp.envs import SUITES
 from rllib_nbsp.envs.base import ENV_BYTES
 from rllib_nbsp.schedule import MAX_UPDATES_PER_CALL
 from rllib_nbsp.settings import CommonSettings, ConfigError, RunSettings, Settings
@@ -69,13 +68,6 @@ def test_environments_are_those_at_work_and_those_that_are_kept_idle(tmp_path: P
     assert needs(nbsp).environments == (4 + 5 + 16) * ENV_BYTES
     assert needs(changed(nbsp, "resources", max_idle_envs=0)).environments == 9 * ENV_BYTES
     assert needs(changed(nbsp, "resources", max_idle_envs=0, num_env_runners=3)).environments == 3 * 9 * ENV_BYTES
-
-
-def test_twenty_tasks_of_metaworld_fit_a_process_of_their_own() -> None:
-    suite = SUITES["metaworld"]
-    run = load_study("tune_configs/metaworld/window_pair.yaml").trials()[-1]  # NBSP, which scores
-    many = needs(run.model_copy(update={"tasks": (suite.task_names() or [])[:20]}))
-    assert many.environments / run.resources.num_env_runners + TRIAL_PROCESS_BYTES < 1.5e9
 
 
 def test_too_little_memory_is_refused_with_the_numbers(run: RunSettings) -> None:
