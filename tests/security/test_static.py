@@ -18,7 +18,6 @@ RUNNING = {"rllib_nbsp/records.py": "asks git for the commit that `versions.json
 READING = {
     "rllib_nbsp/reading.py": "reads within limits; all others call it",
     "rllib_nbsp/records.py": "opens what it writes",
-    "rllib_nbsp/study/folder.py": "opens its lock, of which it reads a line",
     "rllib_nbsp/locks.py": "opens a lock, of which it reads a name",
     "rllib_nbsp/study/needs.py": "reads a number of the kernel's",
     "rllib_nbsp/state/packing.py": "reads bytes whose size and SHA-256 a manifest says, arrays as long as their header",
