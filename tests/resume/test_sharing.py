@@ -20,7 +20,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"score": "random"},
         {"skill_frac": 0.0},
         {"uniform_lr": 0.3},
-        {"mask_on": "grad_rescale", "accumulate": "per_task_min"},
+        {"mask_on": "grad", "accumulate": "per_task_min"},
         {"with_replay": False},
     ],
     "ancl": [{"aux": "concurrent", "refresh_updates": 10}],
@@ -38,7 +38,7 @@ def on_ray(ray_session: None) -> None:
 def sharing(folder: Path, shared: Path, method: str, keys: dict[str, Any]) -> Any:
     config = runs.point_mass(folder, method)
     if keys:
-        config = config.method(method, **{**config.given["method_settings"], **keys})
+        config = config.method(method, **{**config.given.get("method_settings", {}), **keys})
     config.given = {**config.given, "shared_dir": str(shared)}
     return config
 
