@@ -26,7 +26,7 @@ HEADINGS = ("trial", "state", "visit", "task", "env steps", "success", "steps/s"
 SAVED, WIDE = HEADINGS.index("saved at"), 100
 """A column that is left out where the screen is less wide."""
 PLAIN_LINE = "{}: {}, visit {}, {}, {} env steps, success {}, {} steps/s"
-STOPPING = "stopping: {} write their state, which takes seconds; once more stops them at once"
+STOPPING = "stopping: the state of {} is being written, which takes seconds; once more stops them at once"
 
 
 def trial_label(trial: RunSettings) -> str:
