@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+
+from rllib_nbsp.methods import METHODS
 
 torch.set_num_threads(1)
 # Ray starts its workers at the lowest priority but four: beside other work they would get seconds in a minute.
@@ -23,6 +26,15 @@ def _seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_methods() -> Iterator[None]:
+    """What a file's tests have registered is unknown to the next file's, which may run in the same process."""
+    before = set(METHODS)
+    yield
+    for name in set(METHODS) - before:
+        del METHODS[name]
 
 
 @pytest.fixture
