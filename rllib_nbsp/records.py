@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import importlib.metadata
 import json
 import math
@@ -239,6 +240,7 @@ def _device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU {platform.machine()}"
 
 
+@functools.cache  # that of the code that was imported; a run asks for it three times
 def _commit() -> str | None:
     """The commit of the checkout that runs, with a `+` if files were changed since; None for an installed package."""
     root = Path(__file__).parents[1]

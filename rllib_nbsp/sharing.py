@@ -37,9 +37,8 @@ PAUSE_S = 2.0
 def first_visit(settings: RunSettings) -> str | None:
     """What a run's first visit is, as a name that others share iff theirs is the same; None if it is its own alone."""
     run = ResolvedRun(settings)
-    if not run.method.idle_in_first_visit(run.keys) or run.method.phases(run.keys, run.curriculum.visit(1)) != [
-        Phase()
-    ]:
+    phases = run.method.phases(run.keys, run.curriculum.visit(1))
+    if not run.method.idle_in_first_visit(run.keys) or phases != [Phase()]:
         return None
     suite = {key: value for key, value in settings.model_dump().items() if key == settings.suite}
     resources = settings.resources
@@ -70,6 +69,18 @@ def shared_by(trials: Iterable[RunSettings]) -> list[list[RunSettings]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
+def is_left(settings: RunSettings) -> bool:
+    """Whether another run has left this one its first visit."""
+    folder = _folder(settings)
+    return folder is not None and bool(list_bundles(folder))
+
+
+def _folder(settings: RunSettings) -> Path | None:
+    """Where the run's first visit lies, or would, if others may have it."""
+    name = None if settings.shared_dir is None or settings.results_dir is None else first_visit(settings)
+    return None if name is None else Path(str(settings.shared_dir)) / name
+
+
 class SharedVisit:
     """A run's first visit, if it may be another's.
 
@@ -79,9 +90,7 @@ class SharedVisit:
 
     def __init__(self, algorithm: Algorithm) -> None:
         self._algorithm = algorithm
-        settings = algorithm.run.settings
-        name = None if settings.shared_dir is None or settings.results_dir is None else first_visit(settings)
-        self._folder = None if name is None else Path(str(settings.shared_dir)) / name
+        self._folder = _folder(algorithm.run.settings)
         self._versions = versions()
         self._lock: FolderLock | None = None
         self.waits_for: str | None = None

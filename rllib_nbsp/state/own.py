@@ -56,15 +56,14 @@ class RunStates:
         """See that nothing lies there which the run cannot go on from.
 
         Raises:
-            StateError: if it is of other settings, naming them.
+            ForeignState: if it is of other settings, naming them.
         """
         for path in reversed(list_bundles(self.root)):
             try:
-                self._check(path, read_manifest(path).identity)
-            except StateError as error:
-                if isinstance(error, ForeignState):
-                    raise
-                continue  # damaged: `read` says so and takes an older one
+                identity = read_manifest(path).identity
+            except StateError:  # damaged: `read` says so and takes an older one
+                continue
+            self._check(path, identity)
             return
 
     def read(self) -> Bundle | None:

@@ -16,7 +16,7 @@ from pyarrow import fs
 from rllib_nbsp.state.packing import StateError, read_json
 
 SEAL = "files.json"
-"""Sizes and SHA-256 of every other file of a checkpoint."""
+"""The SHA-256 of every other file of a checkpoint."""
 
 
 def seal(folder: Path) -> None:

@@ -25,7 +25,7 @@ from rllib_nbsp.study.folder import open_trials, planned, saved_env_steps, study
 from rllib_nbsp.study.private import check_home
 from rllib_nbsp.study.reader import load_study
 from rllib_nbsp.study.stop_signal import StopSignal
-from rllib_nbsp.study.study import CheckedStudy, safe_name
+from rllib_nbsp.study.study import CheckedStudy, safe_name, trial_label
 from rllib_nbsp.study.versions import check_versions
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _run(study: CheckedStudy, folder: Path, options: argparse.Namespace, stop: S
 def _tell_saved(trials: Sequence[RunSettings], console: Console, is_it: str) -> None:
     for trial, steps in zip(trials, saved_env_steps(trials), strict=True):
         if steps:
-            line = f"{trial.sequence}/{trial.arm}/seed_{trial.seed} {is_it} environment step {steps:,}"
+            line = f"{trial_label(trial)} {is_it} environment step {steps:,}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -16,6 +16,7 @@ from rich.table import Column, Table
 
 from rllib_nbsp.settings import RunSettings
 from rllib_nbsp.study.estimate import duration
+from rllib_nbsp.study.study import trial_label
 from rllib_nbsp.study.time_left import TimeLeft
 
 REDRAW_INTERVAL_S, PLAIN_INTERVAL_S = 1.0, 15.0
@@ -27,11 +28,6 @@ SAVED, WIDE = HEADINGS.index("saved at"), 100
 """A column that is left out where the screen is less wide."""
 PLAIN_LINE = "{}: {}, visit {}, {}, {} env steps, success {}, {} steps/s"
 STOPPING = "stopping: the state of {} is being written, which takes seconds; once more stops them at once"
-
-
-def trial_label(trial: RunSettings) -> str:
-    """How a person names a trial."""
-    return f"{trial.sequence}/{trial.arm}/seed_{trial.seed}"
 
 
 class LiveDisplay(tune.Callback):

@@ -196,7 +196,10 @@ def _own_keys(arm: Arm, earlier: Mapping[str, Any]) -> list[str]:
 def _changes(path: Path, trial: RunSettings, own: Sequence[str]) -> str:
     """The settings of a finished trial that differ from a trial's, but for the keys of its own."""
     try:
-        old = with_added(read_yaml(path / "config.yaml"))
+        read = read_yaml(path / "config.yaml")
+        if not isinstance(read, dict):
+            raise ValueError(f"not a mapping but {_cut(repr(read))}")
+        old = with_added(read)
     except (OSError, ValueError, TypeError) as error:
         return f"which ones is not known: config.yaml: {error}"
     was, now = _flat(old), _flat(trial.model_dump(exclude=NOT_HASHED))

@@ -18,6 +18,7 @@ from rllib_nbsp.replay.buffer import row_nbytes
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.schedule import MAX_UPDATES_PER_CALL
 from rllib_nbsp.settings import RunSettings
+from rllib_nbsp.state.bundle import KEPT, SEGMENT_ROWS
 from rllib_nbsp.study.folder import existing
 
 MAX_MEMORY_FRAC = 0.7
@@ -27,7 +28,6 @@ WORKER_PROCESS_BYTES = 500_000_000
 EVALUATION_ROW_BYTES, EPISODE_BYTES = 420, 70
 TRAINING_ROW_BYTES = 1_000
 NEURON_BYTES = 600
-STATES_KEPT, STATE_SEGMENT_ROWS = 2, 10_000
 SCALARS_BYTES = 40  # of a transition, beside its observations
 IN_MEMORY = ("environments", "replay", "fragments", "batches", "scoring", "networks", "processes")
 
@@ -92,7 +92,7 @@ def state_nbytes(rows: int, row: int, networks: int) -> int:
         networks: bytes of weights, targets and Adam's two moments.
     """
     # Rows that were overwritten stay as long as a state that is kept has them.
-    return STATES_KEPT * networks + (rows + STATES_KEPT * STATE_SEGMENT_ROWS) * row
+    return KEPT * networks + (rows + KEPT * SEGMENT_ROWS) * row
 
 
 def _environments(run: ResolvedRun) -> int:

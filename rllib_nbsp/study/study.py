@@ -45,6 +45,11 @@ class StudySettings(CommonSettings):
     """Let a sequence visit the same task twice in a row."""
 
 
+def trial_label(trial: RunSettings) -> str:
+    """How a person names a trial."""
+    return f"{trial.sequence}/{trial.arm}/seed_{trial.seed}"
+
+
 def study_model(suite: object) -> type[StudySettings]:
     """The keys of a study's file, with the section of the suite of that name if it has one."""
     return with_suite_section(StudySettings, suite)

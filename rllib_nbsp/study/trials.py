@@ -34,9 +34,9 @@ from rllib_nbsp.reading import read_bytes
 from rllib_nbsp.records import FULL
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.settings import RunSettings
-from rllib_nbsp.sharing import shared_by
+from rllib_nbsp.sharing import is_left, shared_by
 from rllib_nbsp.study.cluster_watch import cluster_watched
-from rllib_nbsp.study.display import LiveDisplay, trial_label
+from rllib_nbsp.study.display import LiveDisplay
 from rllib_nbsp.study.errors import PreflightError
 from rllib_nbsp.study.estimate import duration, study_seconds
 from rllib_nbsp.study.folder import existing, is_finished
@@ -45,7 +45,7 @@ from rllib_nbsp.study.needs import needs
 from rllib_nbsp.study.plan import local_resources, make_plan
 from rllib_nbsp.study.private import loopback, protect_token
 from rllib_nbsp.study.stop_signal import StopSignal
-from rllib_nbsp.study.study import SHARED
+from rllib_nbsp.study.study import SHARED, trial_label
 
 MAX_FAILURES = 3
 MAY_PASS = (RayError, ConnectionError, TimeoutError)
@@ -400,7 +400,12 @@ def in_order(trials: Sequence[RunSettings]) -> list[RunSettings]:
     """The trials as they are started: those that make a first visit for others, those that share none, the others."""
     groups = shared_by(trials)
     rank = {id(trial): (0 if trial is group[0] else 2) for group in groups for trial in group}
-    return sorted(trials, key=lambda trial: rank.get(id(trial), 1))
+    ordered = sorted(trials, key=lambda trial: rank.get(id(trial), 1))
+    # What nobody else will take need not be left, nor be on the disk until the study ends.
+    return [
+        trial if id(trial) in rank or is_left(trial) else trial.model_copy(update={"shared_dir": None})
+        for trial in ordered
+    ]
 
 
 def _trial_name(trial: Any) -> str:

@@ -12,8 +12,11 @@ import pytest
 from rllib_nbsp import ContinualSAC
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.sharing import SharedVisit, first_visit
+from rllib_nbsp.study.reader import load_study
+from rllib_nbsp.study.trials import in_order
 from tests.resume import runs
 from tests.resume.killed import everything, run_killed
+from tests.studies import write_config
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "nbsp": [
@@ -182,3 +185,19 @@ def test_a_damaged_visit_is_made_anew(tmp_path: Path) -> None:
     (bundle / "replay.json").write_text("{")
     _, _, marks = run(tmp_path / "taken", tmp_path / "shared", "nbsp")
     assert marks == {None}
+
+
+def test_those_that_make_a_visit_for_others_start_first_and_nobody_leaves_what_no_other_takes(tmp_path: Path) -> None:
+    arms = {name: {"method": name} for name in ("crelu", "sac", "npc", "nbsp", "ewc")}
+    trials = load_study(write_config(tmp_path, arms=arms, seeds=[0, 1])).trials(tmp_path / "results")
+    ordered = in_order(trials)
+    assert [(trial.arm, trial.seed) for trial in ordered] == [
+        ("sac", 0), ("sac", 1), ("crelu", 0), ("npc", 0), ("crelu", 1), ("npc", 1),
+        ("nbsp", 0), ("ewc", 0), ("nbsp", 1), ("ewc", 1),
+    ]  # fmt: skip
+    assert {trial.arm for trial in ordered if trial.shared_dir is not None} == {"sac", "nbsp", "ewc"}
+    [one] = [trial for trial in trials if (trial.arm, trial.seed) == ("nbsp", 1)]
+    assert in_order([one])[0].shared_dir is None
+    left = Path(str(one.shared_dir)) / str(first_visit(one)) / "bundle_000000000400"
+    left.mkdir(parents=True)  # of an earlier start, whose other trials are finished
+    assert in_order([one]) == [one]

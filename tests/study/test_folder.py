@@ -165,6 +165,18 @@ def test_results_of_other_settings_are_refused_with_what_changed(
     assert "sac/seed_0" in error.problems[0]
 
 
+@pytest.mark.parametrize("text", ["[1, 2]", "training: [1]", "{", "null"])
+def test_settings_that_cannot_be_told_are_said_to_be_so(
+    text: str, study: CheckedStudy, folder: Path, tmp_path: Path
+) -> None:
+    write_study(study, [], folder, resume=False)
+    [run, *_] = study.trials(folder)
+    leave(run, done=True)
+    (Path(str(run.results_dir)) / "config.yaml").write_text(text)
+    [problem] = refusal(tiny_study(tmp_path, "training.gamma=0.9"), folder, resume=True).problems
+    assert "has results of other settings (which ones is not known: config.yaml: " in problem
+
+
 def test_a_new_seed_of_changed_settings_is_refused_beside_finished_ones(
     study: CheckedStudy, folder: Path, tmp_path: Path
 ) -> None:
