@@ -114,8 +114,7 @@ WRITES = """
 import json, sys
 from pathlib import Path
 file = Path(sys.argv[1])
-rows = [line + "\\n" for line in file.read_text().splitlines()]
-file.write_text("")
+rows = [line + "\\n" for line in Path(sys.argv[2]).read_text().splitlines()]
 for line in rows * 200:
     with open(file, "a") as open_file:
         open_file.write(line[: len(line) // 2]); open_file.flush()
@@ -132,7 +131,10 @@ def test_rows_are_read_while_they_are_written(tmp_path: Path) -> None:
         subprocess.run(["gzip", "-d", str(packed)], check=True)
     whole = len(load_evaluations(tmp_path / "study"))
     rows = copy / "evaluations.jsonl"
-    writer = subprocess.Popen([sys.executable, "-c", WRITES, str(rows)])
+    written = tmp_path / "written.jsonl"
+    rows.rename(written)
+    rows.touch()  # as a run begins: what is read grows from here, and never shrinks
+    writer = subprocess.Popen([sys.executable, "-c", WRITES, str(rows), str(written)])
     seen: list[int] = []
     try:
         while writer.poll() is None:
@@ -140,5 +142,6 @@ def test_rows_are_read_while_they_are_written(tmp_path: Path) -> None:
                 seen.append(len(load_evaluations(tmp_path / "study")))
     finally:
         writer.wait(60)
-    assert writer.returncode == 0 and seen
-    assert seen == sorted(seen) and max(seen) <= whole
+    seen.append(len(load_evaluations(tmp_path / "study")))
+    assert writer.returncode == 0
+    assert seen == sorted(seen) and seen[-1] == whole
