@@ -152,6 +152,7 @@ ROWS = (
          STUDIES + "results_that_are_removed_end_their_trial_and_the_study_says_so",
          FILES + "a_folder_that_is_removed_ends_the_run"),
     _row(48, "a hook of a method, or a plugin, wants to end the program", "clean error",
-         "tests/study/test_faults.py::test_an_exit_in_a_hook_is_the_methods_error_in_every_process"),
+         "tests/study/test_faults.py::test_an_exit_in_a_hook_is_the_methods_error",
+         "tests/study/test_faults.py::test_an_exit_in_a_hook_of_a_remote_learner_is_the_methods_error"),
 )  # fmt: skip
 """F01 to F46 are the plan's; what follows was seen since."""
