@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+
+from rllib_nbsp.envs import SUITES
+from rllib_nbsp.methods import METHODS
 
 torch.set_num_threads(1)
 # Ray starts its workers at the lowest priority but four: beside other work they would get seconds in a minute.
@@ -23,6 +27,16 @@ def _seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers and puts on the path is gone after it."""
+    for registry in (METHODS, SUITES):
+        monkeypatch.setattr(registry, "data", dict(registry.data))
+        monkeypatch.setattr(registry, "references", {})
+        monkeypatch.setattr(registry, "installed", {})
+    monkeypatch.setattr(sys, "path", list(sys.path))
 
 
 @pytest.fixture

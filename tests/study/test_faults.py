@@ -212,11 +212,12 @@ HOOKS = ("construction", "visit_start", "loss_terms")
 
 @pytest.mark.parametrize("at", HOOKS)
 def test_an_exit_in_a_hook_is_the_methods_error(
-    at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_session: None
+    at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_session: None, forgotten: None
 ) -> None:
-    (tmp_path / "leaving_method.py").write_text(LEAVING)
+    module = f"leaving_at_{at}"
+    (tmp_path / f"{module}.py").write_text(LEAVING)
     monkeypatch.syspath_prepend(str(tmp_path))
-    config = short_run(ContinualSACConfig(), tmp_path / "rows").plugins("leaving_method").method("leaving", at=at)
+    config = short_run(ContinualSACConfig(), tmp_path / "rows").plugins(module).method("leaving", at=at)
     trial = StudyTrial(config=config.to_dict())
     result: dict[str, Any] = {}
     for _ in range(20):
