@@ -26,7 +26,7 @@ test-all: test  ## Also the slow tests and the quickstart.
 	$(PY) -m pytest -q -m slow
 	$(MAKE) run
 
-faults: $(STAMP)  ## Every fault of docs/faults.md, and the table there (about 40 minutes).
+faults: $(STAMP)  ## Every fault of docs/faults.md, and the table there (about half an hour).
 	$(PY) -m tests.faults --json fault_report.json
 	$(PY) -m docs.faults fault_report.json
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from rllib_nbsp.envs import SUITES
 from rllib_nbsp.methods import METHODS
 
 torch.set_num_threads(1)
@@ -35,6 +37,16 @@ def _own_methods() -> Iterator[None]:
     yield
     for name in set(METHODS) - before:
         del METHODS[name]
+
+
+@pytest.fixture
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers and puts on the path is gone after it."""
+    for registry in (METHODS, SUITES):
+        monkeypatch.setattr(registry, "data", dict(registry.data))
+        monkeypatch.setattr(registry, "references", {})
+        monkeypatch.setattr(registry, "installed", {})
+    monkeypatch.setattr(sys, "path", list(sys.path))
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 from rllib_nbsp import ContinualSACConfig, register_method, runtime_env
-from rllib_nbsp.envs import SUITES
 from rllib_nbsp.methods import METHODS, ContinualMethod
 from rllib_nbsp.methods.base import MethodSettings
 from rllib_nbsp.plugins import PluginError, import_plugin, sources
@@ -57,14 +56,7 @@ class Mine(PointMassSuite):
 NUMBERS = itertools.count()
 
 
-@pytest.fixture(autouse=True)
-def _forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers and puts on the path is gone after it."""
-    for registry in (METHODS, SUITES):
-        monkeypatch.setattr(registry, "data", dict(registry.data))
-        monkeypatch.setattr(registry, "references", {})
-        monkeypatch.setattr(registry, "installed", {})
-    monkeypatch.setattr(sys, "path", list(sys.path))
+pytestmark = pytest.mark.usefixtures("forgotten")
 
 
 @pytest.fixture

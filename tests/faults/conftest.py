@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 
-from rllib_nbsp import ContinualSACConfig
+from rllib_nbsp import ContinualSACConfig, register_suite
 from tests.faults.ledger import Ledger
+from tests.faults.ledger_suite import LedgerSuite
 
 Start = Callable[[ContinualSACConfig], Ledger]
 Figures = Callable[..., None]
 
 
 @pytest.fixture
-def start(ray_session: None) -> Iterator[Start]:
+def start(ray_session: None, forgotten: None) -> Iterator[Start]:
     """Builds a run and opens its books; it is stopped after the test, which needs its processors."""
     built = []
+    register_suite(LedgerSuite())  # this process may have imported the plugin, and forgotten it since
 
     def build(config: ContinualSACConfig) -> Ledger:
         built.append(config.build_algo())

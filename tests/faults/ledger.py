@@ -34,7 +34,7 @@ def config(
     """Two visits of NBSP on a dozen neurons, whose transitions are counted."""
     run = (
         NBSPConfig()
-        .plugins("tests.faults.ledger_suite")
+        .plugins("tests.faults.ledger_plugin")
         .suite("transition_ledger", **ledger)
         .curriculum(tasks=list(TASKS), cycles=1, visit_env_steps=visit_env_steps, warmup_env_steps=WARMUP)
         .visit(early_stop=None)
@@ -104,8 +104,8 @@ class Ledger:
     @property
     def extra_updates(self) -> float:
         """Updates made beside those that the steps are worth, by the ratio; less than one is rounding."""
-        warmup = WARMUP * self.algo.visit.number
-        return self.algo.updates - UPDATES_PER_STEP * (self.algo.env_steps - warmup)
+        learned_from = self.algo.env_steps - WARMUP * self.algo.visit.number
+        return self.algo.updates - UPDATES_PER_STEP * max(0, learned_from)
 
     def check(self) -> None:
         """All invariants, now, between two iterations."""

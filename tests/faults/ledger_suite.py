@@ -1,4 +1,4 @@
-"""A suite whose observations say where they come from, through the public plugin API; and whose faults are scripted.
+"""A suite whose observations say where they come from, and whose faults are scripted; `ledger_plugin.py` registers it.
 
 An observation is (process, instance, episode, step, task): what environment of which process it is, which of its
 episodes, which step in it. No two transitions of a run have the same, unless one was counted twice. All are scaled by
@@ -19,7 +19,6 @@ import numpy as np
 from gymnasium.spaces import Box
 from gymnasium.utils import seeding
 
-from rllib_nbsp import register_suite
 from rllib_nbsp.envs import Suite
 from rllib_nbsp.settings import Frac, Settings
 
@@ -33,7 +32,7 @@ Fault = Literal[
 
 
 class LedgerSettings(Settings):
-    """The section `ledger` of a run."""
+    """The section `transition_ledger` of a run."""
 
     fault: Fault = ""
     """What goes wrong."""
@@ -134,6 +133,3 @@ class LedgerSuite(Suite):
 
     def task_spaces(self, task: str) -> tuple[Box, Box]:
         return LedgerEnv.observation_space, LedgerEnv.action_space
-
-
-register_suite(LedgerSuite())

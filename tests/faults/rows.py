@@ -79,7 +79,7 @@ ROWS = (
          ENVIRONMENTS + "an_environment_that_fails_for_good_ends_the_run_and_says_where",
          VECTOR + "values_of_a_wrong_kind_are_refused_at_once"),
     _row(12, "a rollout worker is late once", "survives",
-         WORKERS + "a_worker_that_is_stopped_for_a_while_is_late_or_started_anew"),
+         WORKERS + "a_worker_that_is_stopped_for_a_while_is_late_and_goes_on"),
     _row(13, "kill -9 of the only remote Learner", "clean error",
          WORKERS + "a_lost_learner_ends_the_run_at_once_and_may_pass",
          STUDIES + "a_trial_whose_processes_are_killed_starts_again_and_no_row_is_there_twice"),
@@ -102,7 +102,7 @@ ROWS = (
     _row(19, "SIGINT", "survives", RUN_TUNE + "a_signal_stops_the_trials_and_the_study_can_be_resumed",
          open="a second one, and SIGUSR1"),
     _row(20, "SIGSTOP and SIGCONT of a rollout worker", "survives",
-         WORKERS + "a_worker_that_is_stopped_for_a_while_is_late_or_started_anew", open="of a Learner or the driver"),
+         WORKERS + "a_worker_that_is_stopped_for_a_while_is_late_and_goes_on", open="of a Learner or the driver"),
     _row(21, "a node with all rollout workers is lost, and another comes", "survives",
          ROLLOUT + "a_lost_node_costs_a_fragment_and_not_the_run"),
     _row(22, "a lost node never comes back", "clean error", ROLLOUT + "a_run_ends_when_no_worker_answers",
@@ -164,6 +164,7 @@ ROWS = (
          STUDIES + "results_that_are_removed_end_their_trial_and_the_study_says_so",
          FILES + "a_folder_that_is_removed_ends_the_run"),
     _row(48, "a hook of a method, or a plugin, wants to end the program", "clean error",
-         "tests/study/test_faults.py::test_an_exit_in_a_hook_is_the_methods_error_in_every_process"),
+         "tests/study/test_faults.py::test_an_exit_in_a_hook_is_the_methods_error",
+         "tests/study/test_faults.py::test_an_exit_in_a_hook_of_a_remote_learner_is_the_methods_error"),
 )  # fmt: skip
 """F01 to F46 are the plan's; what follows was seen since."""

@@ -207,34 +207,44 @@ register_method("leaving", Leaving)
 """
 
 
-@pytest.mark.parametrize("learners", [0, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("at", ["construction", "visit_start", "loss_terms"])
-def test_an_exit_in_a_hook_is_the_methods_error_in_every_process(
-    at: str, learners: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_session: None
+HOOKS = ("construction", "visit_start", "loss_terms")
+
+
+@pytest.mark.parametrize("at", HOOKS)
+def test_an_exit_in_a_hook_is_the_methods_error(
+    at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_session: None, forgotten: None
 ) -> None:
-    module = "leaving_method"
+    module = f"leaving_at_{at}"
     (tmp_path / f"{module}.py").write_text(LEAVING)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     config = short_run(ContinualSACConfig(), tmp_path / "rows").plugins(module).method("leaving", at=at)
-    config.learners(num_learners=learners, num_cpus_per_learner=0.5)
-    if learners:  # whose process does not know the module by itself
-        import ray
-
-        ray.shutdown()
-        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     trial = StudyTrial(config=config.to_dict())
-    try:
-        result: dict[str, Any] = {}
-        for _ in range(20):
-            result = trial.step()
-            if result["done"]:
-                break
-        assert f"SystemExit: leaving at {at}" in result["failure"]
-        assert f"leaving at {at}" in (tmp_path / "rows" / "error.txt").read_text()
-    finally:
-        if at != "construction":
-            trial.stop()
+    result: dict[str, Any] = {}
+    for _ in range(20):
+        result = trial.step()
+        if result["done"]:
+            break
+    assert f"SystemExit: leaving at {at}" in result["failure"]
+    assert f"leaving at {at}" in (tmp_path / "rows" / "error.txt").read_text()
+    if at != "construction":
+        trial.stop()
+
+
+@pytest.mark.slow
+def test_an_exit_in_a_hook_of_a_remote_learner_is_the_methods_error(tmp_path: Path) -> None:
+    in_trials = LEAVING.replace("self.leave(", "ray.is_initialized() and self.leave(")  # not in the plan before them
+    (tmp_path / "leaving_method.py").write_text(f"import ray\n{in_trials}")
+    arms = {at: {"method": "leaving", "at": at} for at in HOOKS}
+    config = write_config(tmp_path, plugins=["leaving_method"], arms=arms, cycles=1)
+    options = ("--num-learners", "1", "--set", "resources.num_cpus_for_main_process=0.5", "--max-concurrent", "1")
+    done = call(config, "--results-dir", tmp_path / "results", *options)
+    assert done.returncode == 1, done.stderr
+    failed = [line for line in done.stdout.splitlines() if line.startswith("failed: ")]
+    assert len(failed) == len(HOOKS) and "starting again" not in done.stdout
+    for at, line in zip(HOOKS, failed, strict=True):
+        assert line.startswith(f"failed: left_right/{at}/seed_0: ")
+        error = tmp_path / "results" / "tiny" / "left_right" / at / "seed_0" / "error.txt"
+        assert f"SystemExit: leaving at {at}" in error.read_text()
 
 
 class Lost:
