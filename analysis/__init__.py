@@ -12,7 +12,8 @@ It only reads files, so it needs neither Ray nor torch:
 
 from __future__ import annotations
 
-from . import metrics
+from . import metrics, statistics
+from .differences import difference_table
 from .errors import AnalysisError, DataError, UnknownNameError
 from .load import find_runs, load_evaluations, load_results, load_study, load_training
 from .neurons import load_neurons
@@ -45,6 +46,7 @@ __all__ = [
     "TaskOrder",
     "UnknownNameError",
     "compare_with_paper",
+    "difference_table",
     "find_runs",
     "load_evaluations",
     "load_neurons",
@@ -55,5 +57,6 @@ __all__ = [
     "metric_table",
     "metric_values",
     "metrics",
+    "statistics",
     "success_array",
 ]

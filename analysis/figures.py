@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from . import metrics
+from . import metrics, statistics
 from .schema import TaskOrder
 from .tables import SuccessArray
 from .text import headings, short_name, steps_text
@@ -108,7 +108,7 @@ def metric_dots(values: pd.DataFrame, styles: dict[str, ArmStyle], of_returns: b
         for place, arm in enumerate(arms):
             style = styles[arm]
             seeds = values.loc[values["arm"] == arm, metric].to_numpy(dtype=float)
-            estimate = metrics.interval(seeds)
+            estimate = statistics.interval(seeds, limits=metrics.limits_of(metric, of_returns))
             if np.isfinite(estimate.half_width):
                 ax.plot([estimate.low, estimate.high], [place, place], color=style.color, linewidth=2.2, alpha=0.55)
             ax.plot(seeds, np.full(len(seeds), place - 0.25), "|", color=style.color, markersize=7, alpha=0.9)

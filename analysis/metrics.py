@@ -1,14 +1,11 @@
-"""The metrics of `rllib_nbsp.metrics` by name, steps to a threshold, and what seeds say together."""
+"""The metrics of `rllib_nbsp.metrics` by name, their limits, and steps to a threshold."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtrit
 
 from rllib_nbsp.metrics import (
     METRICS,
@@ -35,12 +32,11 @@ from rllib_nbsp.metrics import (
 from .errors import UnknownNameError
 
 __all__ = [
-    "BOOTSTRAP_FROM",
+    "LIMITS",
     "METRICS",
     "PROTOCOLS",
     "FloatArray",
     "IntArray",
-    "Interval",
     "Order",
     "Protocol",
     "average_success",
@@ -53,8 +49,8 @@ __all__ = [
     "forward_transfer",
     "get_metric",
     "get_protocol",
-    "interval",
     "learning_by_visit",
+    "limits_of",
     "needed_cells",
     "per_cycle",
     "relearn",
@@ -62,8 +58,13 @@ __all__ = [
     "visits_of",
 ]
 
-BOOTSTRAP_FROM = 10
-"""Seeds from which a percentile bootstrap is used; with fewer it covers far less than it says, and t does not."""
+LIMITS = {"asr": (0.0, 1.0), "fm": (-1.0, 1.0), "fwt": (0.0, 1.0), "final_success": (0.0, 1.0), "relearn": (0.0, 1.0)}
+"""The least and the greatest that each metric of success rates can be; normalised returns have no limits."""
+
+
+def limits_of(name: str, of_returns: bool) -> tuple[float, float]:
+    """The limits of a metric; none of returns."""
+    return (-np.inf, np.inf) if of_returns else LIMITS[name]
 
 
 def get_protocol(name: str) -> Protocol:
@@ -101,45 +102,3 @@ def env_steps_to_threshold(env_steps: ArrayLike, success: ArrayLike, threshold: 
         raise ValueError(f"env_steps and success must be 1-D and equally long, got {steps.shape} and {rates.shape}")
     reached = np.flatnonzero(rates >= threshold)
     return float(steps[reached[0]]) if len(reached) else float("nan")
-
-
-# Seeds to intervals
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over seeds with its 95 % interval; `low` and `high` are NaN when there is none."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-    kind: Literal["none", "t", "bootstrap"]
-
-    @property
-    def half_width(self) -> float:
-        """Half the interval's width; NaN when there is no interval."""
-        return (self.high - self.low) / 2.0
-
-
-def interval(values: ArrayLike, rng: np.random.Generator | None = None, *, level: float = 0.95) -> Interval:
-    """Mean over seeds and its interval: none for one seed, Student's t under 10 seeds, percentile bootstrap from 10.
-
-    Args:
-        values: one value per seed, shape (n,); NaN entries are left out and not counted.
-        rng: draws the bootstrap; None: a generator with seed 0, so that the same values give the same interval.
-        level: coverage that is aimed at.
-    """
-    finite = np.asarray(values, dtype=float).ravel()
-    finite = finite[np.isfinite(finite)]
-    n = len(finite)
-    mean = float(finite.mean()) if n else float("nan")
-    if n < 2:
-        return Interval(mean, float("nan"), float("nan"), n, "none")
-    if n < BOOTSTRAP_FROM:
-        half = float(stdtrit(n - 1, 0.5 + level / 2) * finite.std(ddof=1) / np.sqrt(n))
-        return Interval(mean, mean - half, mean + half, n, "t")
-    rng = np.random.default_rng(0) if rng is None else rng
-    means = rng.choice(finite, size=(10_000, n)).mean(axis=1)
-    low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
-    return Interval(mean, float(low), float(high), n, "bootstrap")

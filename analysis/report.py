@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from rllib_nbsp.reading import printable
 
 from . import figures, metrics, search, tables
+from .differences import baseline_of, difference_table
 from .errors import UnknownNameError
 from .load import load_results
 from .neurons import neurons_of
@@ -29,6 +30,7 @@ from .text import (
     cost_over_sac_text,
     cost_text,
     cycles_text,
+    difference_text,
     markdown,
     neurons_text,
     short_name,
@@ -107,6 +109,7 @@ def write_report(
     loaded = load_results(results)
     values = tables.metric_values(loaded, protocol)
     table = tables.metric_table(loaded, values)
+    differences = difference_table(loaded, values)
     comparison = compare_with_paper(loaded, table) if compare else pd.DataFrame()
     thresholds = tables.threshold_values(loaded)
     styles = figures.arm_styles(tables.arm_order(loaded))
@@ -118,13 +121,14 @@ def write_report(
     folder = Path(results) / "report" if out is None else Path(out)
     texts = {
         "summary": summary_text(table, loaded.of_returns),
+        "differences": difference_text(differences, loaded.of_returns),
         "cycles": cycles_text(_in_order(values, styles)),
         "comparison": comparison_text(comparison),
         "search": search.search_text(ranked, objective, loaded.of_returns),
         "costs": cost_text(costs),
         "method_costs": cost_over_sac_text(costs),
     }
-    _write(folder / "table.csv", _csv(table, comparison).encode())
+    _write(folder / "table.csv", _csv(table, differences, comparison).encode())
     best = search.best_lines(ranked, objective)
     _write(folder / "table.md", _markdown(loaded, texts, sections, best, notes, protocol).encode())
     for section in sections:
@@ -225,8 +229,10 @@ def _in_order(frame: pd.DataFrame, styles: dict[str, figures.ArmStyle]) -> pd.Da
 # Files
 
 
-def _csv(table: pd.DataFrame, comparison: pd.DataFrame) -> str:
-    """The metric table with all digits; with a comparison, three more columns per metric."""
+def _csv(table: pd.DataFrame, differences: pd.DataFrame, comparison: pd.DataFrame) -> str:
+    """The metric table with all digits and the differences to the baseline; with a comparison, three more columns."""
+    if len(differences):
+        table = table.merge(differences.drop(columns="method"), on=["sequence", "arm"], how="left")
     for metric in metrics.METRICS if len(comparison) else ():
         own = comparison[comparison["metric"] == metric]
         names = {name: f"{metric}_{name}" for name in ("paper_mean", "paper_spread", "reproduced")}
@@ -248,7 +254,8 @@ def _markdown(
         f"Metrics under the protocol `{protocol}`.",
         to_markdown(texts["summary"]),
     ]
-    titled = [("Compared with the paper", texts["comparison"]), ("By cycle", texts["cycles"])]
+    titled = [(f"Paired differences to {markdown(str(baseline_of(results)))}", texts["differences"])]
+    titled += [("Compared with the paper", texts["comparison"]), ("By cycle", texts["cycles"])]
     titled += [("Samples of each search", texts["search"])]
     titled += [(f"Env steps to {tables.THRESHOLD:.0%} success, {markdown(s.sequence)}", s.thresholds) for s in sections]
     titled += [("Cost of a run", texts["costs"]), ("Cost of a method", texts["method_costs"])]
@@ -292,6 +299,7 @@ def _html(
         notes=notes,
         partial=partial,
         protocol=metrics.get_protocol(protocol),
+        baseline=baseline_of(results),
         threshold=f"{tables.THRESHOLD:.0%}",
         hashes=hashes.fillna("").rename(columns={"sequence": "Sequence", "arm": "Arm", "config_hash": "Config hash"}),
         versions=pd.DataFrame(versions),

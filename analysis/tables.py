@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import metrics
+from . import metrics, statistics
 from .errors import UnknownNameError, check_known
 from .schema import COSTS, Results, TaskOrder
 
@@ -131,8 +131,8 @@ def metric_table(results: Results, values: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns sequence, arm, method, protocol, n_expected, n_found, n_complete, and for each metric `_mean`,
-        `_half_width`, `_low`, `_high` (NaN when fewer than 2 seeds have a value), `_n`, and `_interval` (none, t or
-        bootstrap).
+        `_half_width`, `_low`, `_high` (NaN when fewer than 2 seeds have a value; cut to what the metric can be), `_n`,
+        and `_interval` (none, t or bootstrap).
     """
     ranks = {arm: rank for rank, arm in enumerate(arm_order(results))}
     rows = []
@@ -150,7 +150,7 @@ def metric_table(results: Results, values: pd.DataFrame) -> pd.DataFrame:
             "n_complete": int(own.loc[own["seed"].isin(seeds), "complete"].sum()),
         }
         for name in SUMMARY:
-            estimate = metrics.interval(own[name].to_numpy(dtype=float))
+            estimate = statistics.interval(own[name], limits=metrics.limits_of(name, results.of_returns))
             row |= {
                 f"{name}_mean": estimate.mean,
                 f"{name}_half_width": estimate.half_width,

@@ -11,7 +11,6 @@ import pandas as pd
 
 from rllib_nbsp.reading import printable
 
-from . import metrics
 from .tables import SUMMARY, cost_over_sac
 
 NO_VALUE = "–"  # noqa: RUF001, a dash reads better in a table than a hyphen
@@ -50,15 +49,36 @@ def arm_text(arm: str, method: str | None) -> str:
 
 
 def estimate_text(row: Mapping[str, Any], name: str, empty: str = NO_VALUE) -> str:
-    """`0.63 ± 0.12` with a t-interval, `0.63 [0.52, 0.71]` with a bootstrap, `0.63` for one seed."""
+    """A mean with its interval, or `empty` where there is none."""
     mean = row[f"{name}_mean"]
-    if not np.isfinite(mean):
-        return empty
-    if row[f"{name}_interval"] == "t":
-        return f"{number(mean)} ± {row[f'{name}_half_width']:.2f}"
-    if row[f"{name}_interval"] == "bootstrap":
-        return f"{number(mean)} [{number(row[f'{name}_low'])}, {number(row[f'{name}_high'])}]"
-    return number(mean)
+    return interval_text(mean, row[f"{name}_low"], row[f"{name}_high"]) if np.isfinite(mean) else empty
+
+
+def interval_text(mean: float, low: float, high: float) -> str:
+    """`0.63 ± 0.12` where the mean is in the middle, else `0.93 [0.74, 1.00]`; the mean alone without an interval."""
+    if not np.isfinite(low):
+        return number(mean)
+    if np.isclose(high - mean, mean - low):
+        return f"{number(mean)} ± {(high - low) / 2:.2f}"
+    return f"{number(mean)} [{number(low)}, {number(high)}]"
+
+
+def difference_text(differences: pd.DataFrame, of_returns: bool = False) -> pd.DataFrame:
+    """The difference table as text: the mean with its interval and Holm's p; a dash where no seed has both."""
+    rows = []
+    for row in differences.to_dict("records"):
+        cells = {"Sequence": row["sequence"], "Arm": arm_text(row["arm"], row["method"])}
+        for name, heading in headings(of_returns).items():
+            mean, low, high = (row[f"{name}_difference{part}"] for part in ("", "_low", "_high"))
+            span = f" [{signed(low)}, {signed(high)}]" if np.isfinite(low) else ""
+            cells[heading] = signed(mean) + span
+            if row[f"{name}_difference_n"] not in (0, row["asr_difference_n"]):
+                cells[heading] += f" (n={row[f'{name}_difference_n']})"
+            cells[f"p, {heading.split()[0]}"] = p_text(row[f"{name}_p_holm"])
+        cells["Smallest p"] = p_text(row["asr_p_smallest"])
+        cells["Pairs"] = f"n={row['asr_difference_n']}"
+        rows.append(cells)
+    return pd.DataFrame(rows)
 
 
 def cycles_text(values: pd.DataFrame) -> pd.DataFrame:
@@ -71,8 +91,7 @@ def cycles_text(values: pd.DataFrame) -> pd.DataFrame:
         row = {"Sequence": sequence, "Arm": arm}
         for name in sorted(cycles, key=lambda name: (int(name.rsplit("_", 1)[1]), cycles.index(name))):
             metric, _, cycle = name.split("_")
-            mean = metrics.interval(own[name].to_numpy(dtype=float)).mean
-            row[f"{metric.upper()}, cycle {cycle}"] = number(mean)
+            row[f"{metric.upper()}, cycle {cycle}"] = number(own[name].mean())
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -155,7 +174,7 @@ def comparison_text(comparison: pd.DataFrame) -> pd.DataFrame:
             "Sequence": row["sequence"],
             "Arm": arm_text(row["arm"], row["method"]),
             "Metric": SUMMARY[row["metric"]],
-            "Ours": number(row["mean"]) + (f" ± {row['half_width']:.2f}" if np.isfinite(row["half_width"]) else ""),
+            "Ours": interval_text(row["mean"], row["low"], row["high"]),
             "Seeds": f"n={row['n']}",
             "Paper": f"{row['paper_mean']:.2f} ± {row['paper_spread']:.2f}",
             "Source": f"{row['source']}, {row['paper_method']}",
@@ -192,6 +211,11 @@ def number(value: float, digits: int = 2) -> str:
 def signed(value: float) -> str:
     """A difference with its sign."""
     return ("+" if round(value, 2) > 0 else "") + number(value) if np.isfinite(value) else NO_VALUE
+
+
+def p_text(value: float) -> str:
+    """A p-value with three digits after the point, and a bound where these are zeros."""
+    return NO_VALUE if not np.isfinite(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def percent(value: float) -> str:

@@ -1,7 +1,7 @@
 """Training episodes of several seeds and arms to learning curves, paired differences, tables and a figure.
 
 An arm's curve is the mean over seeds of each seed's mean in a window of environment steps. Two arms are compared by
-seed, as runs of one seed meet the same environments; intervals are of 95 % (`analysis.metrics.interval`).
+seed, as runs of one seed meet the same environments; intervals are of 95 % (`analysis.statistics.interval`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from analysis.figures import COLOURS, DASHES, STYLE
-from analysis.metrics import Interval, interval
+from analysis.statistics import Interval, interval
 from benchmarks.contender import Episode
 
 METRICS = {"success": "training success", "return": "training return"}

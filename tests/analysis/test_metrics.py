@@ -1,4 +1,4 @@
-"""Names of metrics, steps to a threshold, and intervals against arithmetic by hand."""
+"""Names of metrics and their limits, and steps to a threshold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pytest
 
 from analysis import metrics
 from analysis.errors import UnknownNameError
-from analysis.metrics import interval
 
 NAN = float("nan")
 
@@ -26,33 +25,11 @@ def test_unknown_protocol_and_metric_name_the_close_ones():
     assert metrics.get_metric("fm") is metrics.forgetting
 
 
-def test_t_interval_by_hand():
-    # Mean 2, s = 1, n = 3; t(0.975, 2 degrees of freedom) = 4.302653; 4.302653 / sqrt(3) = 2.484138
-    found = interval([1.0, 2.0, 3.0])
-    assert (found.mean, found.n, found.kind) == (2.0, 3, "t")
-    assert found.half_width == pytest.approx(2.484138, abs=1e-5)
-    assert (found.low, found.high) == pytest.approx((-0.484138, 4.484138), abs=1e-5)
-
-
-def test_one_seed_has_a_value_but_no_interval():
-    found = interval([0.7])
-    assert (found.mean, found.n, found.kind) == (0.7, 1, "none")
-    assert np.isnan([found.low, found.high, found.half_width]).all()
-
-
-def test_no_seed_has_nothing():
-    found = interval([NAN])
-    assert np.isnan(found.mean) and found.n == 0
-
-
-def test_nan_seeds_are_left_out_of_an_interval():
-    assert interval([1.0, NAN, 2.0, 3.0]) == interval([1.0, 2.0, 3.0])
-
-
-def test_ten_seeds_are_bootstrapped_and_the_same_values_give_the_same_interval():
-    values = np.linspace(0.0, 0.9, 10)
-    found = interval(values)
-    assert found.kind == "bootstrap" and found == interval(values)
-    # The standard error of the mean is sqrt(sum (x - 0.45)^2 / 10) / sqrt(10) = 0.0908; 1.96 of them are 0.178.
-    assert found.half_width == pytest.approx(0.178, abs=0.01)
-    assert interval(values[:9]).kind == "t"
+@pytest.mark.parametrize("name", metrics.LIMITS)
+def test_no_success_rates_make_a_metric_beyond_its_limits(name):
+    rates = np.random.default_rng(0).integers(0, 2, size=(2000, 4, 2)).astype(float)
+    metric = {"final_success": metrics.final_success, "relearn": metrics.relearn, **metrics.METRICS}[name]
+    found = metric(rates)
+    low, high = metrics.limits_of(name, of_returns=False)
+    assert low <= found.min() < low + 0.4 and found.max() == high
+    assert metrics.limits_of(name, of_returns=True) == (-np.inf, np.inf)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis import UnknownNameError, load_neurons, load_results, metrics, success_array, tables
+from analysis import UnknownNameError, load_neurons, load_results, statistics, success_array, tables
 from analysis.text import cost_over_sac_text, summary_text, threshold_text
 from tests.analysis.conftest import FORGETFUL, PAIR, PERFECT, table_of, text_of, with_cost
 
@@ -54,11 +54,11 @@ def test_arm_means_and_intervals_agree_with_the_metrics(study):
     for seed, success in enumerate((PERFECT, FORGETFUL, FORGETFUL)):
         study.run(success, seed=seed)
     _, _, table = table_of(study)
-    expected = metrics.interval([1.0, 0.75, 0.75])
+    expected = statistics.interval([1.0, 0.75, 0.75], limits=(0.0, 1.0))
     row = table.loc[("pair", "sac")]
     assert (row["asr_mean"], row["asr_half_width"]) == (expected.mean, expected.half_width)
     assert (row["n_expected"], row["n_found"], row["n_complete"], row["asr_interval"]) == (3, 3, 3, "t")
-    assert text_of(study).loc["sac", "ASR ↑"] == "0.83 ± 0.36"
+    assert text_of(study).loc["sac", "ASR ↑"] == "0.83 [0.47, 1.00]"
 
 
 def test_partial_studies_say_how_many_of_the_expected_seeds_are_complete(study):

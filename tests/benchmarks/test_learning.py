@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.metrics import interval
+from analysis.statistics import interval
 from benchmarks import learning
 from benchmarks.contender import Episode
 from benchmarks.curves import Comparison, TaskCurves, draw, last_half_mean, window_means
