@@ -45,7 +45,7 @@ docs: $(STAMP)  ## The pages of docs/ as HTML in build/docs; a dead link or a mi
 report: $(STAMP)  ## Tables and figures of finished runs: make report RESULTS=results/NAME
 	$(PY) -m analysis report $(RESULTS)
 
-bench: $(STAMP)  ## Throughput against stock RLlib and a plain PyTorch loop (about 30 minutes).
+bench: $(STAMP)  ## Throughput against stock RLlib and a plain PyTorch loop (about 40 minutes).
 	$(PY) -m benchmarks.throughput
 
 bench-methods: $(STAMP)  ## What each method costs next to SAC: time, parameters, bytes, steps (about 5 minutes).

@@ -163,7 +163,9 @@ class SACUpdate:
             numbers["entropy"] = -out["logp"].detach().mean()
         if "q" in out:
             numbers["q_mean"] = out["q"].detach().mean()
-        for name, term in self.method.loss_terms(self.batch).items():
+        with self.module.autocast():
+            of_method = self.method.loss_terms(self.batch)
+        for name, term in of_method.items():
             if name not in self.batch.moving:
                 continue
             numbers[f"{name}_method_loss"] = term.detach()
