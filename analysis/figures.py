@@ -108,7 +108,8 @@ def metric_dots(values: pd.DataFrame, styles: dict[str, ArmStyle], of_returns: b
         for place, arm in enumerate(arms):
             style = styles[arm]
             seeds = values.loc[values["arm"] == arm, metric].to_numpy(dtype=float)
-            estimate = statistics.interval(seeds, limits=metrics.limits_of(metric, of_returns))
+            limits = metrics.limits_of(metric, of_returns, values["protocol"].iloc[0])
+            estimate = statistics.interval(seeds, limits=limits)
             if np.isfinite(estimate.half_width):
                 ax.plot([estimate.low, estimate.high], [place, place], color=style.color, linewidth=2.2, alpha=0.55)
             ax.plot(seeds, np.full(len(seeds), place - 0.25), "|", color=style.color, markersize=7, alpha=0.9)

@@ -19,12 +19,14 @@ from rllib_nbsp.metrics import (
     cyclic_order,
     final_success,
     forgetting,
+    forgetting_by_task,
     forgetting_by_visit,
     forward_transfer,
     learning_by_visit,
     needed_cells,
     per_cycle,
     relearn,
+    relearn_by_task,
     success_by_visit,
     visits_of,
 )
@@ -45,6 +47,7 @@ __all__ = [
     "env_steps_to_threshold",
     "final_success",
     "forgetting",
+    "forgetting_by_task",
     "forgetting_by_visit",
     "forward_transfer",
     "get_metric",
@@ -54,6 +57,7 @@ __all__ = [
     "needed_cells",
     "per_cycle",
     "relearn",
+    "relearn_by_task",
     "success_by_visit",
     "visits_of",
 ]
@@ -62,9 +66,10 @@ LIMITS = {"asr": (0.0, 1.0), "fm": (-1.0, 1.0), "fwt": (0.0, 1.0), "final_succes
 """The least and the greatest that each metric of success rates can be; normalised returns have no limits."""
 
 
-def limits_of(name: str, of_returns: bool) -> tuple[float, float]:
-    """The limits of a metric; none of returns."""
-    return (-np.inf, np.inf) if of_returns else LIMITS[name]
+def limits_of(name: str, of_returns: bool, protocol: str = "nbsp-visits") -> tuple[float, float]:
+    """The limits of a metric; none of returns, nor of what Eq. 8 and 9 as printed make, which are no means."""
+    unlimited = of_returns or (PROTOCOLS[protocol].metric_k == "equations" and name in ("asr", "fm"))
+    return (-np.inf, np.inf) if unlimited else LIMITS[name]
 
 
 def get_protocol(name: str) -> Protocol:

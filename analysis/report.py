@@ -257,7 +257,8 @@ def _markdown(
     titled = [(f"Paired differences to {markdown(str(baseline_of(results)))}", texts["differences"])]
     titled += [("Compared with the paper", texts["comparison"]), ("By cycle", texts["cycles"])]
     titled += [("Samples of each search", texts["search"])]
-    titled += [(f"Env steps to {tables.THRESHOLD:.0%} success, {markdown(s.sequence)}", s.thresholds) for s in sections]
+    mastery = f"Env steps to {tables.THRESHOLD:.0%} success in evaluation"
+    titled += [(f"{mastery}, {markdown(s.sequence)}", s.thresholds) for s in sections]
     titled += [("Cost of a run", texts["costs"]), ("Cost of a method", texts["method_costs"])]
     for title, text in titled:
         if len(text):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,7 @@ class SuccessArray:
 
     def missing(self, protocol: str = "nbsp-visits") -> list[list[tuple[int, str]]]:
         """For each seed the cells that a protocol needs and that have no value, as (visit from 1, task)."""
-        needed = metrics.needed_cells(metrics.visits_of(self.order.order, protocol), len(self.order.tasks))
+        needed = metrics.needed_cells(metrics.visits_of(self.order.order, protocol), len(self.order.tasks), protocol)
         gaps = needed & ~np.isfinite(self.values[:, : len(needed)])
         return [[(int(visit) + 1, self.order.tasks[task]) for visit, task in np.argwhere(seed)] for seed in gaps]
 
@@ -135,6 +135,7 @@ def metric_table(results: Results, values: pd.DataFrame) -> pd.DataFrame:
         and `_interval` (none, t or bootstrap).
     """
     ranks = {arm: rank for rank, arm in enumerate(arm_order(results))}
+    protocol = str(values["protocol"].iloc[0])
     rows = []
     for (sequence, arm), seeds in sorted(
         expected_seeds(results).items(), key=lambda item: (item[0][0], ranks[item[0][1]])
@@ -144,13 +145,13 @@ def metric_table(results: Results, values: pd.DataFrame) -> pd.DataFrame:
             "sequence": sequence,
             "arm": arm,
             "method": own["method"].iloc[0] if len(own) else None,
-            "protocol": values["protocol"].iloc[0],
+            "protocol": protocol,
             "n_expected": len(seeds),
             "n_found": sum(run.sequence == sequence and run.arm == arm for run in results.runs),
             "n_complete": int(own.loc[own["seed"].isin(seeds), "complete"].sum()),
         }
         for name in SUMMARY:
-            estimate = statistics.interval(own[name], limits=metrics.limits_of(name, results.of_returns))
+            estimate = statistics.interval(own[name], limits=metrics.limits_of(name, results.of_returns, protocol))
             row |= {
                 f"{name}_mean": estimate.mean,
                 f"{name}_half_width": estimate.half_width,
@@ -222,13 +223,20 @@ def cost_over_sac(costs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def threshold_values(results: Results, threshold: float = THRESHOLD) -> pd.DataFrame:
+def threshold_values(
+    results: Results, threshold: float = THRESHOLD, quantity: Literal["evaluation", "training"] = "evaluation"
+) -> pd.DataFrame:
     """Environment steps of each visit until its task was mastered; NaN where it never was.
 
-    Success is the training window's; for runs without one, that of the periodic evaluations.
+    Args:
+        results: a loaded study.
+        threshold: success rate to reach.
+        quantity: whose success, of all runs alike. `evaluation`: of the periodic evaluations and that at the visit's
+            end, which are what curves show; `training`: of the window of training episodes, which ends a visit early.
+            Runs that have none of it are left out.
 
     Returns:
-        Columns sequence, arm, seed, visit, task, env_steps_to_threshold, source (training or evaluation).
+        Columns sequence, arm, seed, visit, task, env_steps_to_threshold, quantity; a row for each visit that is over.
     """
     rows = []
     runs = ["sequence", "arm", "seed"]
@@ -238,7 +246,9 @@ def threshold_values(results: Results, threshold: float = THRESHOLD) -> pd.DataF
     by_run = {run: rows for run, rows in counted.groupby(runs) if rows["success_window"].notna().any()}
     for (sequence, arm, seed), evaluated in results.evaluations.groupby(runs):
         order = results.orders[sequence]
-        trained = by_run.get((sequence, arm, seed))
+        trained = by_run.get((sequence, arm, seed)) if quantity == "training" else None
+        if quantity == "training" and trained is None:
+            continue
         start = 0
         for visit in range(1, len(order.order) + 1):
             task = order.tasks[order.order[visit - 1]]
@@ -260,7 +270,7 @@ def threshold_values(results: Results, threshold: float = THRESHOLD) -> pd.DataF
                     "visit": visit,
                     "task": task,
                     "env_steps_to_threshold": metrics.env_steps_to_threshold(steps, success, threshold),
-                    "source": "evaluation" if trained is None else "training",
+                    "quantity": quantity,
                 }
             )
     return pd.DataFrame(rows)

@@ -137,14 +137,18 @@ def cost_over_sac_text(costs: pd.DataFrame) -> pd.DataFrame:
 
 
 def threshold_text(values: pd.DataFrame, sequence: str) -> pd.DataFrame:
-    """Mean env steps to mastery over the seeds that reached it, and how many did; a row per arm, a column per visit."""
+    """Median env steps to mastery over all seeds, and how many got there; a row per arm, a column per visit.
+
+    A seed that never got there counts as later than all that did, so that no arm is the faster for failing more often.
+    """
     rows = []
     for arm, own in values[values["sequence"] == sequence].groupby("arm", sort=False):
         row = {"Arm": arm}
         for (visit, task), seeds in own.groupby(["visit", "task"]):
-            reached = seeds["env_steps_to_threshold"].dropna()
-            steps = steps_text(reached.mean()) if len(reached) else "never"
-            row[f"{visit}: {short_name(task)}"] = f"{steps} ({len(reached)}/{len(seeds)})"
+            reached = int(seeds["env_steps_to_threshold"].notna().sum())
+            median = float(seeds["env_steps_to_threshold"].fillna(np.inf).median())
+            steps = steps_text(median) if np.isfinite(median) else "mostly not" if reached else "never"
+            row[f"{visit}: {short_name(task)}"] = f"{steps} ({reached}/{len(seeds)})"
         rows.append(row)
     return pd.DataFrame(rows).fillna(NO_VALUE)
 

@@ -6,11 +6,14 @@ is needed from the first visit of its task on; if a needed cell is NaN, so is th
 ignored.
 
 Eq. 8-10 as printed cannot give the paper's tables (the inner sum of Eq. 8 starts at i, Eq. 9 has the sign turned round,
-both ignore the second cycle). Protocols name the readings:
+both ignore the second cycle). Protocols name the readings, in each of which the means are over visits:
 
 - `nbsp-visits` (default; it fits the printed numbers): i runs over all visits, j over the distinct tasks seen so far,
   and the task just trained is left out of forgetting.
+- `nbsp-equations`: Eq. 8-10 to the letter, every visit a task of its own. ASR has tasks before their first visit in it
+  and is no mean (it may exceed 1), and FM is higher where less is forgotten.
 - `positions`: every visit counts as a task of its own, so a revisited task counts twice, the one just trained included.
+  Forgetting is measured from the best since that very visit: what its task was at earlier ones does not count.
 - `first-cycle`: as `nbsp-visits`, over the first cycle alone.
 """
 
@@ -35,7 +38,7 @@ class Protocol:
     """One reading of the metrics."""
 
     name: str
-    metric_k: Literal["visits", "positions", "first_cycle"]
+    metric_k: Literal["visits", "equations", "positions", "first_cycle"]
     description: str
 
 
@@ -45,7 +48,8 @@ PROTOCOLS: Registry[Protocol] = Registry(
         protocol.name: protocol
         for protocol in (
             Protocol("nbsp-visits", "visits", "all visits; distinct tasks seen so far; the current task is not in FM"),
-            Protocol("positions", "positions", "all visits; every earlier visit counts as a task of its own"),
+            Protocol("nbsp-equations", "equations", "Eq. 8-10 as printed, every visit a task of its own"),
+            Protocol("positions", "positions", "all visits; each is a task of its own, its best that since itself"),
             Protocol("first-cycle", "first_cycle", "as nbsp-visits, over the first cycle alone"),
         )
     },
@@ -72,10 +76,15 @@ def visits_of(order: Order, protocol: str = "nbsp-visits") -> IntArray:
     return visits[: cycle_length(visits)] if PROTOCOLS[protocol].metric_k == "first_cycle" else visits
 
 
-def needed_cells(order: Order, num_tasks: int) -> NDArray[np.bool_]:
-    """Which cells [visit, task] the metrics need: from the first visit of a task on, shape (V, K)."""
+def needed_cells(order: Order, num_tasks: int, protocol: str = "nbsp-visits") -> NDArray[np.bool_]:
+    """Which cells [visit, task] the metrics need: from the first visit of a task on, shape (V, K).
+
+    Eq. 8 and 9 as printed need those before too.
+    """
     order = np.asarray(order)
     trained = order[:, None] == np.arange(num_tasks)
+    if PROTOCOLS[protocol].metric_k == "equations":
+        return np.ones_like(trained)
     return np.logical_or.accumulate(trained, axis=0)
 
 
@@ -85,6 +94,8 @@ def needed_cells(order: Order, num_tasks: int) -> NDArray[np.bool_]:
 def success_by_visit(success: ArrayLike, order: Order | None = None, *, protocol: str = "nbsp-visits") -> FloatArray:
     """Mean success over the tasks seen so far, after each visit (inner mean of Eq. 8), shape (..., V)."""
     values, visits, columns = _prepare(success, order, protocol)
+    if PROTOCOLS[protocol].metric_k == "equations":
+        return np.stack([values[..., i, visits[i:]].sum(axis=-1) / (i + 1) for i in range(len(visits))], axis=-1)
     return np.stack([values[..., i, columns(visits[: i + 1])].mean(axis=-1) for i in range(len(visits))], axis=-1)
 
 
@@ -99,10 +110,14 @@ def forgetting_by_visit(success: ArrayLike, order: Order | None = None, *, proto
     """
     values, visits, _ = _prepare(success, order, protocol)
     terms = np.full(values.shape[:-1], np.nan)
+    if PROTOCOLS[protocol].metric_k == "equations":
+        for i in range(1, len(visits)):
+            seen = values[..., visits[: i + 1]]
+            terms[..., i] = (seen[..., i : i + 1, :] - seen[..., :i, :]).max(axis=-2).sum(axis=-1) / i
+        return terms
     for i, earlier in enumerate(_forgettable(visits, protocol)):
-        if len(earlier):
-            drops = [values[..., _first(visits, j) : i, j].max(axis=-1) - values[..., i, j] for j in earlier]
-            terms[..., i] = np.mean(drops, axis=0)
+        if earlier:
+            terms[..., i] = np.mean([_lost(values, start, i, j) for j, start in earlier], axis=0)
     return terms
 
 
@@ -139,7 +154,7 @@ def forgetting(success: ArrayLike, order: Order | None = None, *, protocol: str 
     Not clipped, so it may be negative. NaN also where nothing can be forgotten: one task, or one visit.
     """
     _, visits, _ = _prepare(success, order, protocol)
-    defined = [i for i, earlier in enumerate(_forgettable(visits, protocol)) if len(earlier)]
+    defined = [i for i, earlier in enumerate(_forgettable(visits, protocol)) if earlier]
     return _mean_over(forgetting_by_visit(success, order, protocol=protocol), defined)
 
 
@@ -180,7 +195,7 @@ def per_cycle(success: ArrayLike, order: Order | None = None) -> dict[str, Float
     for start in range(0, len(visits), cycle):
         inside = list(range(start, min(start + cycle, len(visits))))
         for name, term in terms.items():
-            counted = [i for i in inside if len(forgettable[i])] if name == "fm" else inside
+            counted = [i for i in inside if forgettable[i]] if name == "fm" else inside
             values[name].append(_mean_over(term, counted))
     return {name: np.stack(cycles, axis=-1) for name, cycles in values.items()}
 
@@ -197,6 +212,29 @@ def relearn(success: ArrayLike, order: Order | None = None) -> FloatArray:
     revisits = [i for i in range(1, len(visits)) if visits[i] in visits[:i]]
     before = values[..., [i - 1 for i in revisits], visits[revisits]]
     return _mean_over(before, list(range(len(revisits))))
+
+
+def forgetting_by_task(success: ArrayLike, order: Order | None = None) -> FloatArray:
+    """How far each task is below its best since first learned: mean over visits to other tasks, shape (..., K).
+
+    NaN for a task that no other was trained after. The mean of a visit's terms is `forgetting_by_visit`.
+    """
+    values, visits, _ = _prepare(success, order, "nbsp-visits")
+    by_task: list[list[FloatArray]] = [[] for _ in range(values.shape[-1])]
+    for i, earlier in enumerate(_forgettable(visits, "nbsp-visits")):
+        for j, start in earlier:
+            by_task[j].append(_lost(values, start, i, j))
+    return _means(by_task, values.shape[:-2])
+
+
+def relearn_by_task(success: ArrayLike, order: Order | None = None) -> FloatArray:
+    """Success on each task before it is trained again: mean over its revisits, shape (..., K); NaN without any."""
+    values, visits, _ = _prepare(success, order, "nbsp-visits")
+    by_task: list[list[FloatArray]] = [[] for _ in range(values.shape[-1])]
+    for i in range(1, len(visits)):
+        if visits[i] in visits[:i]:
+            by_task[visits[i]].append(values[..., i - 1, visits[i]])
+    return _means(by_task, values.shape[:-2])
 
 
 def _prepare(
@@ -217,15 +255,23 @@ def _prepare(
     return values[..., : len(visits), :], visits, (lambda seen: seen) if positions else np.unique
 
 
-def _forgettable(visits: IntArray, protocol: str) -> list[IntArray]:
-    """For each visit, the columns over which forgetting is averaged."""
-    if PROTOCOLS[protocol].metric_k == "positions":
-        return [visits[:i] for i in range(len(visits))]
-    return [np.setdiff1d(visits[:i], visits[i]) for i in range(len(visits))]
+def _forgettable(visits: IntArray, protocol: str) -> list[list[tuple[int, int]]]:
+    """For each visit what may be forgotten by then: columns, and the visit from which on their best counts."""
+    kind = PROTOCOLS[protocol].metric_k
+    if kind in ("positions", "equations"):
+        return [[(int(task), visit) for visit, task in enumerate(visits[:i])] for i in range(len(visits))]
+    first = {int(task): int(np.flatnonzero(visits == task)[0]) for task in visits}
+    return [[(int(j), first[j]) for j in np.setdiff1d(visits[:i], visits[i])] for i in range(len(visits))]
 
 
-def _first(visits: IntArray, task: int) -> int:
-    return int(np.flatnonzero(visits == task)[0])
+def _lost(values: FloatArray, start: int, visit: int, task: int) -> FloatArray:
+    """How far a task is below its best since the visit `start`."""
+    return values[..., start:visit, task].max(axis=-1) - values[..., visit, task]
+
+
+def _means(by_task: list[list[FloatArray]], shape: tuple[int, ...]) -> FloatArray:
+    """Mean of each task's terms; NaN where it has none."""
+    return np.stack([np.mean(terms, axis=0) if terms else np.full(shape, np.nan) for terms in by_task], axis=-1)
 
 
 def _mean_over(terms: FloatArray, visits: list[int]) -> FloatArray:

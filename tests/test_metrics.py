@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from rllib_nbsp import metrics
 from rllib_nbsp.metrics import average_success, forgetting, forward_transfer
@@ -64,8 +67,8 @@ def test_protocol_nbsp_visits_gives_the_specified_table(success, expected):
         # Positions A B A B: ASR = (1 + 1/2 + 2/3 + 1/2) / 4 = 2/3. Forgetting of the earlier positions: after visit 2
         # A 1; after 3 A 0, B 1: 1/2; after 4 A 1, B 0, A 1: 2/3. FM = (1 + 1/2 + 2/3) / 3 = 0.72222
         (total_forgetting(2), (0.66667, 0.72222, 1.0)),
-        # ASR = 1/4; A is lost at every earlier position: 1, then 1/2, then 2/3.
-        (only_first_visit(2), (0.25, 0.72222, 0.25)),
+        # ASR = 1/4; A's first position is lost after each visit: 1, then 1/2, then 1/3 (its second was never learned).
+        (only_first_visit(2), (0.25, 0.61111, 0.25)),
         # After visit i <= 4 one of i positions is solved, after 4 + m two of them:
         # ASR = (1 + 1/2 + 1/3 + 1/4 + 2/5 + 2/6 + 2/7 + 2/8) / 8 = 0.41905. Lost: all but the current task, i - 1
         # positions before i = 2-4, i - 2 of i - 1 for i = 5-8: FM = (3 + 3/4 + 4/5 + 5/6 + 6/7) / 7 = 0.89150
@@ -76,6 +79,35 @@ def test_protocol_nbsp_visits_gives_the_specified_table(success, expected):
 def test_protocol_positions_counts_every_visit_as_a_task(success, expected):
     found = [float(m(success, protocol="positions")) for m in (average_success, forgetting, forward_transfer)]
     assert found == pytest.approx(expected, abs=5e-6)
+
+
+def test_protocol_positions_measures_forgetting_from_the_best_since_a_positions_own_visit():
+    # A, B, A, B with A = 1, 0, .5, .5 and B = -, 1, 1, 1. After visit 2 A lost 1; after 3 A's first position .5 and
+    # B 0; after 4 .5, 0, and A's second position, .5 when it was visited, 0. FM = (1 + .5 / 2 + .5 / 3) / 3 = 0.4722
+    success = [[1.0, NAN], [0.0, 1.0], [0.5, 1.0], [0.5, 1.0]]
+    assert forgetting(success, protocol="positions") == pytest.approx(0.47222, abs=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("success", "expected"),
+    [
+        # Eq. 8: visits 1-4 sum over positions i..4 A B A B, A B, ...: (2/1 + 2/2 + 1/3 + 1/4) / 4 = 0.89583.
+        # Eq. 9: gains over the least before. Visit 2: A 0 - 1, B 1 - 0: 0. Visit 3: A 1, B 0, A 1 over 2: 1. Visit 4:
+        # A 0, B 1, A 0, B 1 over 3: 2/3. FM = (0 + 1 + 2/3) / 3 = 0.55556
+        (total_forgetting(2), (0.89583, 0.55556, 1.0)),
+        # Eq. 8: (2 + 0 + 0 + 0) / 4 (A at positions 1 and 3). Eq. 9: visit 2: A -1; 3: A at both positions 0 - 0; 4: 0.
+        (only_first_visit(2), (0.5, -0.33333, 0.25)),
+    ],
+    ids=["forgets", "only-1st"],
+)
+def test_protocol_nbsp_equations_is_what_is_printed(success, expected):
+    found = [float(m(success, protocol="nbsp-equations")) for m in (average_success, forgetting, forward_transfer)]
+    assert found == pytest.approx(expected, abs=5e-6)
+
+
+def test_protocol_nbsp_equations_needs_tasks_before_their_first_visit():
+    assert metrics.needed_cells([0, 1], 2, "nbsp-equations").all()
+    assert np.isnan(average_success([[1.0, NAN], [0.0, 1.0]], protocol="nbsp-equations"))
 
 
 def test_protocol_first_cycle_ignores_the_second():
@@ -169,6 +201,32 @@ def test_final_success_and_relearn_by_hand():
     # Before visit 3 task 1 is at 0.5, before visit 4 task 2 at 0.2.
     assert metrics.relearn(success) == pytest.approx(0.35)
     assert np.isnan(metrics.relearn(success[:2]))
+
+
+def test_forgetting_and_relearning_of_each_task_by_hand():
+    # A is kept and B lost: B is 1 - 0.25 below its best after visit 3, and at 0.25 before visit 4.
+    success = [[1.0, 0.0], [1.0, 1.0], [1.0, 0.25], [0.5, 1.0]]
+    # A after visits 2 and 4: 0 and 0.5.
+    assert metrics.forgetting_by_task(success).tolist() == [0.25, 0.75]
+    assert metrics.relearn_by_task(success).tolist() == [1.0, 0.25]
+    seeds = metrics.relearn_by_task(np.stack([success, success]))
+    assert seeds.tolist() == [[1.0, 0.25]] * 2
+    assert np.isnan(metrics.relearn_by_task(success[:2])).all()
+    assert np.isnan(metrics.forgetting_by_task(success[:2])[1])
+
+
+@given(
+    st.lists(st.integers(0, 2), min_size=1, max_size=7).flatmap(
+        lambda order: st.tuples(st.just(order), arrays(float, (len(order), 3), elements=st.floats(0.0, 1.0)))
+    )
+)
+def test_the_tasks_terms_are_those_of_the_visits(drawn):
+    order, success = drawn
+    by_task, by_visit = metrics.forgetting_by_task(success, order), metrics.forgetting_by_visit(success, order)
+    others = [len(set(order[:i]) - {order[i]}) for i in range(len(order))]
+    counts = [sum(j in set(order[:i]) - {order[i]} for i in range(len(order))) for j in range(3)]
+    summed = np.nansum(by_task * counts), np.nansum(by_visit * others)
+    assert summed[0] == pytest.approx(summed[1], abs=1e-9)
 
 
 @pytest.mark.parametrize(

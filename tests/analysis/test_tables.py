@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis import UnknownNameError, load_neurons, load_results, statistics, success_array, tables
 from analysis.text import cost_over_sac_text, summary_text, threshold_text
 from tests.analysis.conftest import FORGETFUL, PAIR, PERFECT, table_of, text_of, with_cost
+
+NAN = float("nan")
 
 
 def test_success_array_holds_boundary_rows_at_seed_visit_task(study):
@@ -158,13 +161,14 @@ def test_each_sequence_has_its_own_sac(study):
     assert nbsp.to_dict() == {"pair": 4.0, "other": 2.0}
 
 
-def test_env_steps_to_mastery_come_from_the_training_window(study):
+def test_env_steps_to_mastery_may_be_of_the_training_window(study):
     study.run(arm="sac")
+    study.run(arm="ewc", training=False)
     study.run(arm="nbsp", visits=3)
-    values = tables.threshold_values(load_results(study.root))
+    values = tables.threshold_values(load_results(study.root), quantity="training")
     # The window is None, 0.75 and 1 at 250, 750 and 1000 steps of each visit; visit 4 of nbsp has not ended.
     assert values["env_steps_to_threshold"].tolist() == [1000.0] * 7
-    assert set(values["source"]) == {"training"}
+    assert set(values["quantity"]) == {"training"}
 
 
 def test_env_steps_to_mastery_are_of_a_visits_last_run_alone(study):
@@ -175,7 +179,7 @@ def test_env_steps_to_mastery_are_of_a_visits_last_run_alone(study):
                   "env_steps": 1000 + n, "updates": 500 + n // 2} for n in (100, 900)]  # fmt: skip
     later = [{**row, "env_steps": row["env_steps"] + 900, "updates": row["updates"] + 450} for row in rows[3:]]
     study.write_rows(path, [*rows[:3], *auxiliary, *later])
-    values = tables.threshold_values(load_results(study.root))
+    values = tables.threshold_values(load_results(study.root), quantity="training")
     assert values["env_steps_to_threshold"].tolist() == [1000.0] * 4
 
 
@@ -188,14 +192,31 @@ def test_a_seed_that_nobody_asked_for_does_not_stand_for_a_missing_one(study):
     assert tables.is_partial(table)
 
 
-def test_env_steps_to_mastery_fall_back_on_periodic_evaluations(study):
-    study.run([[1.0, 0.0], [0.5, 0.8], [0.95, 0.5], [0.0, 1.0]], training=False)
+def test_env_steps_to_mastery_are_of_the_evaluations_which_the_curves_show(study):
+    # The training window is at 1 at the end of every visit; no matter.
+    study.run([[1.0, 0.0], [0.5, 0.8], [0.95, 0.5], [0.0, 1.0]])
     values = tables.threshold_values(load_results(study.root))
     # Task 2 reaches only 0.8 in visit 2; task 1 goes 0.5, 0.61, 0.84, 0.95 in visit 3.
-    assert values["source"].eq("evaluation").all()
+    assert values["quantity"].eq("evaluation").all()
     assert values["env_steps_to_threshold"].fillna(-1).tolist() == [1000.0, -1.0, 1000.0, 1000.0]
     text = threshold_text(values, "pair")
     assert text.iloc[0].tolist() == ["sac", "1.0k (1/1)", "never (0/1)", "1.0k (1/1)", "1.0k (1/1)"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "text"),
+    [
+        ([100.0, 300.0, NAN], "300 (2/3)"),
+        ([100.0, NAN, NAN], "mostly not (1/3)"),
+        ([NAN, NAN], "never (0/2)"),
+        ([100.0, 200.0], "150 (2/2)"),
+        ([100.0, NAN], "mostly not (1/2)"),
+    ],
+)
+def test_seeds_that_never_got_there_count_as_the_latest(steps, text):
+    common = {"sequence": "pair", "arm": "sac", "visit": 1, "task": "a"}
+    values = pd.DataFrame([{**common, "env_steps_to_threshold": step} for step in steps])
+    assert threshold_text(values, "pair").iloc[0]["1: a"] == text
 
 
 def test_neuron_summary_tells_how_much_of_the_selection_never_moves(study):
