@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ import pandas as pd
 from . import metrics, statistics, tables
 from .rows import counted
 from .schema import Results
-from .text import short_name, steps_text
+from .text import NO_ROWS, short_name, steps_text
 
 LEARNED, LEARNED_RETURN = 0.5, 0.05
 """A task whose mean success, or normalised return, never reached this right after training was not learned."""
@@ -57,7 +56,7 @@ def collect_notes(
     notes += _shared_visits(results)
     notes += _last_update_rows(results)
     if comparison is not None:
-        notes += _paper_notes(results, comparison, protocol)
+        notes += _paper_notes(comparison, protocol)
     return notes
 
 
@@ -199,34 +198,16 @@ def _last_update_rows(results: Results) -> list[str]:
     ]
 
 
-def _paper_notes(results: Results, comparison: pd.DataFrame, protocol: str) -> list[str]:
+def _paper_notes(comparison: pd.DataFrame, protocol: str) -> list[str]:
     if comparison.empty:
-        return ["The paper has no numbers for these sequences, cycles and arms."]
+        return [NO_ROWS]
     notes = [
-        "Reproduced: yes means that the published mean lies in our 95 % interval, which a wide interval makes easy; no "
-        "that it lies outside."
+        "Verdicts are of the 95 % interval of our mean less the paper's, whose ± is taken for a standard error of 3 "
+        "seeds (it does not say): agrees, it lies within ±0.10; differs, it leaves out 0; else inconclusive."
     ]
     if protocol != "nbsp-visits":
         notes.append(f"The published numbers fit the protocol nbsp-visits, not {protocol}: the comparison is off.")
-    compared = set(zip(comparison["sequence"], comparison["arm"], strict=True))
-    budgets = {
-        _nested(run.config, "visit", "max_env_steps")
-        for run in results.runs
-        if (run.sequence, run.arm) in compared and run.config
-    }
-    if smaller := sorted(budget for budget in budgets if isinstance(budget, int) and budget != 1_000_000):
-        listed = ", ".join(map(steps_text, smaller))
-        notes.append(f"The paper trains up to 1M env steps a visit; these runs were given {listed}.")
-    shapes = {
-        str(_nested(run.config, "model", "hidden"))
-        for run in results.runs
-        if (run.sequence, run.arm) in compared and run.config
-    }
-    if other := sorted(shapes - {"[768, 768, 768]", "None"}):
-        notes.append(f"The paper's networks have hidden layers [768, 768, 768]; these have {', '.join(other)}.")
+    for scale, rows in comparison[comparison["scale"].fillna("") != ""].groupby("scale"):
+        arms = dict.fromkeys(f"{row.sequence}/{row.arm}" for row in rows.itertuples())
+        notes.append(f"No verdict across scales: {', '.join(arms)} had {scale}.")
     return notes
-
-
-def _nested(config: dict[str, Any], section: str, key: str) -> Any:
-    inner = config.get(section)
-    return inner.get(key) if isinstance(inner, dict) else None

@@ -20,12 +20,14 @@ from rllib_nbsp.reading import printable
 from . import figures, metrics, search, tables
 from .differences import baseline_of, difference_table
 from .errors import UnknownNameError
+from .further import Table, further_tables, paper_tables
 from .load import load_results
 from .neurons import neurons_of
 from .notes import collect_notes
 from .paper import compare_with_paper
 from .schema import Results
 from .text import (
+    NO_ROWS,
     comparison_text,
     cost_over_sac_text,
     cost_text,
@@ -79,7 +81,7 @@ class Report:
     summary: str
     """The main table as Markdown."""
     comparison: str
-    """The comparison with the paper as Markdown; empty if there is none."""
+    """The comparison with the paper as Markdown, or that it has no such rows; empty if it was not asked for."""
     best: list[str]
     """The best sample of each search as a line of YAML, after a comment."""
     notes: list[str]
@@ -110,11 +112,12 @@ def write_report(
     values = tables.metric_values(loaded, protocol)
     table = tables.metric_table(loaded, values)
     differences = difference_table(loaded, values)
-    comparison = compare_with_paper(loaded, table) if compare else pd.DataFrame()
+    comparison = compare_with_paper(loaded, values) if compare else pd.DataFrame()
     thresholds = tables.threshold_values(loaded)
     styles = figures.arm_styles(tables.arm_order(loaded))
     sections = [_section(loaded, sequence, values, thresholds, styles) for sequence in loaded.orders]
     notes = collect_notes(loaded, values, table, comparison if compare else None)
+    further, published = further_tables(loaded, values), paper_tables(loaded, comparison)
     ranked, objective = search.rank_samples(loaded, values), search.objective_of(loaded)
     costs = _in_order(tables.cost_values(loaded), styles)
 
@@ -130,16 +133,16 @@ def write_report(
     }
     _write(folder / "table.csv", _csv(table, differences, comparison).encode())
     best = search.best_lines(ranked, objective)
-    _write(folder / "table.md", _markdown(loaded, texts, sections, best, notes, protocol).encode())
+    _write(folder / "table.md", _markdown(loaded, texts, sections, published, further, best, notes, protocol).encode())
     for section in sections:
         for picture in [*section.pictures, *(picture for _, picture, _ in section.neurons)]:
             _write(folder / "figures" / picture.file, picture.png)
-    page = _html(loaded, texts, sections, best, notes, protocol, partial=tables.is_partial(table))
+    page = _html(loaded, texts, sections, published, further, best, notes, protocol, partial=tables.is_partial(table))
     _write(folder / "report.html", page.encode())
     return Report(
         html=folder / "report.html",
         summary=to_markdown(texts["summary"]),
-        comparison="" if comparison.empty else to_markdown(texts["comparison"]),
+        comparison="" if not compare else NO_ROWS if comparison.empty else to_markdown(texts["comparison"]),
         best=best,
         notes=notes,
         partial=tables.is_partial(table),
@@ -230,12 +233,13 @@ def _in_order(frame: pd.DataFrame, styles: dict[str, figures.ArmStyle]) -> pd.Da
 
 
 def _csv(table: pd.DataFrame, differences: pd.DataFrame, comparison: pd.DataFrame) -> str:
-    """The metric table with all digits and the differences to the baseline; with a comparison, three more columns."""
+    """The metric table with all digits and the differences to the baseline; with a comparison, those to the paper."""
     if len(differences):
         table = table.merge(differences.drop(columns="method"), on=["sequence", "arm"], how="left")
     for metric in metrics.METRICS if len(comparison) else ():
         own = comparison[comparison["metric"] == metric]
-        names = {name: f"{metric}_{name}" for name in ("paper_mean", "paper_spread", "reproduced")}
+        names = {name: f"{metric}_{name}" for name in ("paper_mean", "paper_spread", "verdict")}
+        names |= {name: f"{metric}_paper_{name}" for name in ("difference", "difference_low", "difference_high")}
         added = own[["sequence", "arm", *names]].rename(columns=names)
         table = table.merge(added, on=["sequence", "arm"], how="left")
     return table.to_csv(index=False, lineterminator="\n")
@@ -245,6 +249,8 @@ def _markdown(
     results: Results,
     texts: dict[str, pd.DataFrame],
     sections: list[Section],
+    published: list[Table],
+    further: list[Table],
     best: list[str],
     notes: list[str],
     protocol: str,
@@ -255,7 +261,8 @@ def _markdown(
         to_markdown(texts["summary"]),
     ]
     titled = [(f"Paired differences to {markdown(str(baseline_of(results)))}", texts["differences"])]
-    titled += [("Compared with the paper", texts["comparison"]), ("By cycle", texts["cycles"])]
+    titled += [("Compared with the paper", texts["comparison"]), *((markdown(it.title), it.frame) for it in published)]
+    titled += [("By cycle", texts["cycles"]), *((it.title, it.frame) for it in further)]
     titled += [("Samples of each search", texts["search"])]
     mastery = f"Env steps to {tables.THRESHOLD:.0%} success in evaluation"
     titled += [(f"{mastery}, {markdown(s.sequence)}", s.thresholds) for s in sections]
@@ -273,6 +280,8 @@ def _html(
     results: Results,
     texts: dict[str, pd.DataFrame],
     sections: list[Section],
+    published: list[Table],
+    further: list[Table],
     best: list[str],
     notes: list[str],
     protocol: str,
@@ -296,6 +305,8 @@ def _html(
         title=_title(results),
         texts=texts,
         sections=sections,
+        published=published,
+        further=further,
         best=best,
         notes=notes,
         partial=partial,

@@ -13,6 +13,8 @@ from rllib_nbsp.reading import printable
 
 from .tables import SUMMARY, cost_over_sac
 
+NO_ROWS = "The paper has no numbers for these sequences, cycles and arms."
+
 NO_VALUE = "–"  # noqa: RUF001, a dash reads better in a table than a hyphen
 
 RECONSTRUCTIONS = {"npc": "NPC (reconstruction)"}
@@ -69,9 +71,7 @@ def difference_text(differences: pd.DataFrame, of_returns: bool = False) -> pd.D
     for row in differences.to_dict("records"):
         cells = {"Sequence": row["sequence"], "Arm": arm_text(row["arm"], row["method"])}
         for name, heading in headings(of_returns).items():
-            mean, low, high = (row[f"{name}_difference{part}"] for part in ("", "_low", "_high"))
-            span = f" [{signed(low)}, {signed(high)}]" if np.isfinite(low) else ""
-            cells[heading] = signed(mean) + span
+            cells[heading] = difference_cell(*(row[f"{name}_difference{part}"] for part in ("", "_low", "_high")))
             if row[f"{name}_difference_n"] not in (0, row["asr_difference_n"]):
                 cells[heading] += f" (n={row[f'{name}_difference_n']})"
             cells[f"p, {heading.split()[0]}"] = p_text(row[f"{name}_p_holm"])
@@ -79,6 +79,11 @@ def difference_text(differences: pd.DataFrame, of_returns: bool = False) -> pd.D
         cells["Pairs"] = f"n={row['asr_difference_n']}"
         rows.append(cells)
     return pd.DataFrame(rows)
+
+
+def difference_cell(mean: float, low: float, high: float) -> str:
+    """`+0.25 [+0.10, +0.40]`; the mean alone without an interval."""
+    return signed(mean) + (f" [{signed(low)}, {signed(high)}]" if np.isfinite(low) else "")
 
 
 def cycles_text(values: pd.DataFrame) -> pd.DataFrame:
@@ -182,8 +187,8 @@ def comparison_text(comparison: pd.DataFrame) -> pd.DataFrame:
             "Seeds": f"n={row['n']}",
             "Paper": f"{row['paper_mean']:.2f} ± {row['paper_spread']:.2f}",
             "Source": f"{row['source']}, {row['paper_method']}",
-            "Difference": signed(row["difference"]),
-            "Reproduced": row["reproduced"],
+            "Difference": difference_cell(row["difference"], row["difference_low"], row["difference_high"]),
+            "Verdict": row["verdict"],
         }
         for row in comparison.to_dict("records")
     ]

@@ -50,6 +50,14 @@ def test_unknown_names_exit_with_2_and_name_the_close_ones(study, capsys, argume
     assert message in capsys.readouterr().err
 
 
+def test_a_study_that_the_paper_does_not_have_says_so_on_the_terminal(study, capsys):
+    study.run(tasks=["a", "b"])
+    assert main(["report", str(study.root), "--compare", "paper"]) == 0
+    assert "The paper has no numbers for these sequences, cycles and arms." in capsys.readouterr().out
+    assert main(["report", str(study.root)]) == 0
+    assert "The paper" not in capsys.readouterr().out
+
+
 def test_usage_errors_exit_with_2(capsys):
     with pytest.raises(SystemExit) as error:
         main(["reprot"])

@@ -77,7 +77,7 @@ def test_csv_agrees_with_the_metrics(small_study):
             assert table.loc[arm, f"{name}_mean"] == pytest.approx(expected.mean)
             assert table.loc[arm, f"{name}_half_width"] == pytest.approx(expected.half_width)
             assert table.loc[arm, f"{name}_n"] == 2
-    assert table.loc["nbsp", "asr_paper_mean"] == 0.90 and table.loc["nbsp", "asr_reproduced"] == "no"
+    assert table.loc["nbsp", "asr_paper_mean"] == 0.90 and table.loc["nbsp", "asr_verdict"] == "inconclusive"
 
 
 def test_csv_has_no_column_twice(small_study):

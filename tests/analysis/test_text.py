@@ -39,7 +39,7 @@ def test_arms_of_a_reconstructed_method_say_so_beside_the_papers_name(study):
     study.run(arm="slow", method="npc")
     assert list(text_of(study).index) == ["sac", "slow: NPC (reconstruction)"]
     results, values, _ = table_of(study)
-    frame = compare_with_paper(results, tables.metric_table(results, values))
+    frame = compare_with_paper(results, values)
     text = comparison_text(frame).set_index("Arm")
     assert text.loc["slow: NPC (reconstruction)", "Source"].tolist() == ["Table 1, NPC"] * 3
 

@@ -1,0 +1,108 @@
+"""The further tables of a report, each with its title and what must be known to read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from . import measures, seeds
+from .aggregate import aggregate_table, aggregate_text
+from .differences import baseline_of
+from .paper import published_table
+from .protocols import MEASURES
+from .schema import Results
+from .text import NO_VALUE, number, short_name
+
+
+SEEDS_CAPTION = (
+    f"For a 95 % interval of ± {seeds.HALF_WIDTH} of ASR, guessed from the spread of the seeds that ran, roughly if "
+    f"they are few; and, looking after every {seeds.LOOK_EVERY} seeds up to {seeds.LOOKS * seeds.LOOK_EVERY}, whether "
+    "an arm's paired ASR is told from the baseline's at 5 % for all arms together, so that it needs no more seeds for "
+    "that, or is still open."
+)
+
+MEASURES_CAPTION = (
+    "Of the same runs: "
+    + "; ".join(f"{it.heading[:-2]}, {it.meaning} ({it.source})" for it in MEASURES.values())
+    + ". Every visit is a task of its own; CORA's are of the first cycle. A dash: FT needs periodic evaluations and, "
+    "for each task, a sequence that begins with it; CORA has no number of a task that was at 0 throughout."
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text."""
+
+    title: str
+    frame: pd.DataFrame
+    caption: str
+
+
+def further_tables(results: Results, values: pd.DataFrame) -> list[Table]:
+    """All sequences together, each task, more seeds and other protocols; those that have rows.
+
+    Args:
+        results: a loaded study.
+        values: the output of `tables.metric_values`.
+    """
+    baseline, of_returns = baseline_of(results), results.of_returns
+    tables = [
+        Table(
+            "All sequences together",
+            aggregate_text(aggregate_table(results, values), baseline, of_returns),
+            "Over the sequences that every arm has: the interquartile mean with its 95 % stratified bootstrap "
+            "interval, the probability that a run is above one of the baseline, and the shares of runs above (Agarwal "
+            "et al. 2021, arXiv:2108.13264).",
+        ),
+        Table(
+            "Each task",
+            measures.tasks_text(measures.task_values(results), of_returns),
+            "Mean over seeds with 95 % intervals: success at the end of a task's own visits, how far visits to others "
+            "left it below its best so far, success just before it was trained again, and after the last visit.",
+        ),
+        Table("More seeds", seeds_text(seeds.seed_table(results, values)), SEEDS_CAPTION),
+        Table(
+            "By other protocols", measures.measures_text(measures.measure_values(results), of_returns), MEASURES_CAPTION
+        ),
+    ]
+    return [table for table in tables if len(table.frame)]
+
+
+def seeds_text(table: pd.DataFrame) -> pd.DataFrame:
+    """`seeds.seed_table` as text."""
+    rows = []
+    for row in table.to_dict("records"):
+        known = np.isfinite(row["needed"])
+        above = f"over {seeds.MOST}" if np.isinf(row["needed"]) else NO_VALUE
+        rows.append(
+            {
+                "Sequence": row["sequence"],
+                "Arm": row["arm"],
+                "Seeds": str(row["n"]),
+                "± of ASR now": number(row["half_width"]),
+                f"Seeds for ± {seeds.HALF_WIDTH}": f"{row['needed']:.0f}" if known else above,
+                "More": f"{row['more']:.0f}" if known else above,
+                "Against the baseline": row["decision"] if isinstance(row["decision"], str) else NO_VALUE,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def paper_tables(results: Results, comparison: pd.DataFrame) -> list[Table]:
+    """The published tables that have one of our arms, a table for each of them and sequence."""
+    if comparison.empty:
+        return []
+    caption = (
+        "Lan et al. 2025, arXiv:2504.08000; 3 seeds, ± as printed, the best in bold. The difference is ours less the "
+        "paper's, with its 95 % interval."
+    )
+    return [
+        Table(
+            f"{source}, {sequence}: {' → '.join(map(short_name, results.orders[sequence].tasks))}",
+            published_table(comparison, sequence, source, results.of_returns),
+            caption,
+        )
+        for sequence, source in comparison[["sequence", "source"]].drop_duplicates().itertuples(index=False)
+    ]
