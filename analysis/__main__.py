@@ -1,18 +1,21 @@
-"""`python -m analysis report RESULTS`: the tables and figures of a study."""
+"""`python -m analysis report RESULTS`: the tables and figures of a study; `check`: whether published numbers can be."""
 
 from __future__ import annotations
 
 import argparse
 import io
+import math
 import sys
 from collections.abc import Sequence
 
 from rllib_nbsp.reading import printable
 
+from .consistency import MOST_VISITS, check_row
 from .errors import AnalysisError
 from .metrics import PROTOCOLS
 from .report import COMPARISONS, write_report
 
+EXIT_USAGE = 2
 EXIT_DATA = 3
 EXIT_ENVIRONMENT = 4
 
@@ -26,6 +29,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # A terminal that has no arrows must not cost the table.
+    return int(arguments.run(arguments))
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    try:
+        found = check_row(
+            arguments.asr,
+            arguments.fm,
+            arguments.fwt,
+            num_tasks=arguments.tasks,
+            cycles=arguments.cycles,
+            protocol=arguments.protocol,
+        )
+    except (AnalysisError, ValueError) as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return EXIT_USAGE
+    given = f"with ASR {arguments.asr:g} and FWT {arguments.fwt:g} over {arguments.tasks * arguments.cycles} visits"
+    if math.isnan(found.fm_low):
+        print(f"not possible under {arguments.protocol}: no runs have these ASR and FWT together")
+    else:
+        said = "possible" if found.possible else "not possible"
+        print(f"{said} under {arguments.protocol}: {given} FM is {found.fm_low:.3f} to {found.fm_high:.3f}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
     try:
         report = write_report(arguments.results, arguments.out, compare=arguments.compare, protocol=arguments.protocol)
     except AnalysisError as error:
@@ -52,7 +81,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Tables and figures of finished runs.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    check = commands.add_parser("check", help="whether published means of success rates can be ASR, FM and FWT of runs")
+    for name in ("asr", "fm", "fwt"):
+        check.add_argument(name, type=float, metavar=name.upper(), help="to two digits")
+    check.add_argument("--tasks", type=int, required=True, metavar="K", help="distinct tasks")
+    check.add_argument(
+        "--cycles",
+        type=int,
+        default=2,
+        metavar="C",
+        help=f"visits to each (default: %(default)s); K x C is at most {MOST_VISITS}",
+    )
+    check.add_argument(
+        "--protocol",
+        default="nbsp-visits",
+        metavar="NAME",
+        help=f"one of {', '.join(PROTOCOLS)} (default: %(default)s)",
+    )
+    check.set_defaults(run=_check)
     report = commands.add_parser("report", help="write table.md, table.csv, figures and report.html")
+    report.set_defaults(run=_report)
     report.add_argument("results", metavar="RESULTS", help="the study's folder: <sequence>/<arm>/seed_<n>/ lie in it")
     report.add_argument("--out", metavar="DIR", help="folder of the report (default: RESULTS/report)")
     report.add_argument("--compare", metavar="WITH", help=f"add published numbers: {', '.join(COMPARISONS)}")

@@ -8,7 +8,7 @@ import pandas as pd
 
 from . import metrics, statistics
 from .schema import Results
-from .tables import SUMMARY, arm_order, expected_seeds
+from .tables import SUMMARY, arm_order, expected_seeds, sure_columns
 
 BASELINE = "sac"
 """The registered method, fine-tuning, that the other arms are compared with."""
@@ -29,7 +29,8 @@ def difference_table(results: Results, values: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns sequence, arm, method, baseline, and for each metric `_difference` (the mean), `_difference_low`,
-        `_difference_high`, `_difference_n`, `_difference_interval` (none, t or bootstrap), `_p` (sign flips),
+        `_difference_high`, `_difference_n`, `_difference_interval` (none, t or bootstrap), `_difference_sure_low` and
+        `_difference_sure_high` (`statistics.sure_interval`), `_p` (sign flips),
         `_p_holm` and `_q` (Holm's and Benjamini and Hochberg's over all sequences and arms), and `_p_smallest`, which
         is all that `_p` can reach with so many seeds. NaN where no seed has both.
     """
@@ -49,13 +50,15 @@ def difference_table(results: Results, values: pd.DataFrame) -> pd.DataFrame:
             ours, theirs = (frame.set_index("seed")[name].to_dict() for frame in (own, other))
             paired = list(statistics.paired_differences(ours, theirs).values())
             low, high = metrics.limits_of(name, results.of_returns, values["protocol"].iloc[0])
-            estimate = statistics.interval(paired, limits=(low - high, high - low))
+            limits = (low - high, high - low)
+            estimate = statistics.interval(paired, limits=limits)
             row |= {
                 f"{name}_difference": estimate.mean,
                 f"{name}_difference_low": estimate.low,
                 f"{name}_difference_high": estimate.high,
                 f"{name}_difference_n": estimate.n,
                 f"{name}_difference_interval": estimate.kind,
+                **sure_columns(f"{name}_difference", paired, limits),
                 f"{name}_p": statistics.sign_flip_test(paired) if paired else float("nan"),
                 f"{name}_p_smallest": statistics.smallest_p(len(paired)) if paired else float("nan"),
             }

@@ -15,7 +15,6 @@ from .protocols import MEASURES
 from .schema import Results
 from .text import NO_VALUE, number, short_name
 
-
 SEEDS_CAPTION = (
     f"For a 95 % interval of ± {seeds.HALF_WIDTH} of ASR, guessed from the spread of the seeds that ran, roughly if "
     f"they are few; and, looking after every {seeds.LOOK_EVERY} seeds up to {seeds.LOOKS * seeds.LOOK_EVERY}, whether "

@@ -104,6 +104,8 @@ def _seed_notes(table: pd.DataFrame) -> list[str]:
             "Of few seeds that keep all of a task or nothing, an interval covers less than it says: with 3 seeds about "
             "90 %, most rarely 84 %."
         )
+        if np.isfinite(table["asr_sure_low"]).any():
+            notes[-1] += " table.csv has wider ones (_sure_low, _sure_high) that fell short in no simulation."
     if most >= statistics.BOOTSTRAP_FROM:
         notes.append("Brackets hold a 95 % BCa-bootstrap interval over seeds; ± a t-interval (to 10 seeds).")
     widths = table[[f"{name}_half_width" for name in metrics.METRICS]].to_numpy(dtype=float)

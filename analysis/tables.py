@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from . import metrics, statistics
 from .errors import UnknownNameError, check_known
@@ -132,7 +133,8 @@ def metric_table(results: Results, values: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns sequence, arm, method, protocol, n_expected, n_found, n_complete, and for each metric `_mean`,
         `_half_width`, `_low`, `_high` (NaN when fewer than 2 seeds have a value; cut to what the metric can be), `_n`,
-        and `_interval` (none, t or bootstrap).
+        `_interval` (none, t or bootstrap), and `_sure_low` and `_sure_high` (`statistics.sure_interval`; NaN of
+        returns, which have no limits).
     """
     ranks = {arm: rank for rank, arm in enumerate(arm_order(results))}
     protocol = str(values["protocol"].iloc[0])
@@ -151,7 +153,8 @@ def metric_table(results: Results, values: pd.DataFrame) -> pd.DataFrame:
             "n_complete": int(own.loc[own["seed"].isin(seeds), "complete"].sum()),
         }
         for name in SUMMARY:
-            estimate = statistics.interval(own[name], limits=metrics.limits_of(name, results.of_returns, protocol))
+            limits = metrics.limits_of(name, results.of_returns, protocol)
+            estimate = statistics.interval(own[name], limits=limits)
             row |= {
                 f"{name}_mean": estimate.mean,
                 f"{name}_half_width": estimate.half_width,
@@ -159,9 +162,18 @@ def metric_table(results: Results, values: pd.DataFrame) -> pd.DataFrame:
                 f"{name}_high": estimate.high,
                 f"{name}_n": estimate.n,
                 f"{name}_interval": estimate.kind,
+                **sure_columns(name, own[name], limits),
             }
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def sure_columns(name: str, values: ArrayLike, limits: statistics.Limits) -> dict[str, float]:
+    """The interval that covers whatever kind of data: columns `_sure_low` and `_sure_high`; NaN without limits."""
+    if not np.isfinite(limits).all():
+        return {f"{name}_sure_low": np.nan, f"{name}_sure_high": np.nan}
+    sure = statistics.sure_interval(values, limits)
+    return {f"{name}_sure_low": sure.low, f"{name}_sure_high": sure.high}
 
 
 def is_partial(table: pd.DataFrame) -> bool:

@@ -25,7 +25,7 @@ def fill(study, seeds=6):
 def test_the_iqm_the_probability_and_the_profile_by_hand(study):
     fill(study)
     table = table_of(study).set_index("arm")
-    # ASR 0.75 and 1. Of nbsp's twelve the middle six are three of each; it is above in one sequence, equal in the other.
+    # ASR 0.75 and 1. Of nbsp's twelve the middle six are three of each; it is above in one sequence, ties in one.
     assert table.loc["nbsp", ["iqm", "improvement", "profile_0.5", "profile_0.75"]].tolist() == [0.875, 0.75, 1.0, 0.5]
     assert table.loc["sac", "iqm"] == 0.75 and np.isnan(table.loc["sac", "improvement"])
     assert table.loc["nbsp", ["sequences", "n"]].tolist() == [2, 12]

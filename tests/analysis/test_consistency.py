@@ -19,11 +19,7 @@ from analysis.errors import UnknownNameError
 def test_rows_by_hand():
     # ASR 1 is success everywhere, so nothing is forgotten.
     found = check_row(1.0, 0.0, 1.0, num_tasks=2, rounding=0.0)
-    assert (found.possible, found.fm_low, found.fm_high) == (
-        True,
-        pytest.approx(0, abs=1e-6),
-        pytest.approx(0, abs=1e-6),
-    )
+    assert found.possible and [found.fm_low, found.fm_high] == pytest.approx([0, 0], abs=1e-6)
     assert not check_row(1.0, 0.5, 1.0, num_tasks=2).possible
     # Each visit learns its task and forgets the other: 0.625, 1, 1; so with FWT 1 no ASR is below.
     assert check_row(0.625, 1.0, 1.0, num_tasks=2).possible
@@ -56,7 +52,7 @@ def test_the_range_of_fm_is_that_of_mixtures_of_all_runs_of_two_tasks(protocol, 
     low, high = linprog(f, **equal), linprog(-f, **equal)
     found = check_row(asr, 0.0, fwt, num_tasks=2, protocol=protocol, rounding=0.0)
     if low.success:
-        assert (found.fm_low, found.fm_high) == (pytest.approx(low.fun, abs=1e-6), pytest.approx(-high.fun, abs=1e-6))
+        assert [found.fm_low, found.fm_high] == pytest.approx([low.fun, -high.fun], abs=1e-6)
     else:
         assert np.isnan(found.fm_low)
 

@@ -58,6 +58,37 @@ def test_a_study_that_the_paper_does_not_have_says_so_on_the_terminal(study, cap
     assert "The paper" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "out"),
+    [
+        # Each visit learns its task and forgets the other.
+        (["0.625", "1", "1"], "possible under nbsp-visits: with ASR 0.625 and FWT 1 over 4 visits FM is 0.9"),
+        (
+            ["0.33", "0.94", "0.42"],
+            "not possible under nbsp-visits: with ASR 0.33 and FWT 0.42 over 4 visits FM is -0.120",
+        ),
+        (["0.1", "0.5", "1"], "not possible under nbsp-visits: no runs have these ASR and FWT together"),
+        (["0.67", "0.72", "1", "--protocol", "positions"], "possible under positions"),
+    ],
+)
+def test_published_numbers_are_checked(capsys, arguments, out):
+    assert main(["check", *arguments, "--tasks", "2"]) == 0
+    assert capsys.readouterr().out.startswith(out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tasks", "7"], "num_tasks x cycles is 7 x 2; allowed: 1 to 12 visits"),
+        (["--tasks", "2", "--protocol", "visits"], "unknown protocol 'visits'"),
+    ],
+)
+def test_a_row_that_cannot_be_checked_exits_with_2(capsys, arguments, message):
+    assert main(["check", "0.5", "0.5", "0.5", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
 def test_usage_errors_exit_with_2(capsys):
     with pytest.raises(SystemExit) as error:
         main(["reprot"])

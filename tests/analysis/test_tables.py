@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import UnknownNameError, load_neurons, load_results, statistics, success_array, tables
+from analysis import UnknownNameError, difference_table, load_neurons, load_results, statistics, success_array, tables
 from analysis.text import cost_over_sac_text, summary_text, threshold_text
 from tests.analysis.conftest import FORGETFUL, PAIR, PERFECT, table_of, text_of, with_cost
 
@@ -62,6 +62,21 @@ def test_arm_means_and_intervals_agree_with_the_metrics(study):
     assert (row["asr_mean"], row["asr_half_width"]) == (expected.mean, expected.half_width)
     assert (row["n_expected"], row["n_found"], row["n_complete"], row["asr_interval"]) == (3, 3, 3, "t")
     assert text_of(study).loc["sac", "ASR ↑"] == "0.83 [0.47, 1.00]"
+
+
+def test_each_interval_has_a_sure_one_beside_it_that_one_seed_has_too(study):
+    for seed in (0, 1):
+        study.run(PERFECT, seed=seed)
+        study.run(FORGETFUL, arm="nbsp", seed=seed)
+    study.run(PERFECT, arm="ewc")
+    results, values, table = table_of(study)
+    row = table.loc[("pair", "sac")]
+    # All at the limit: Clopper and Pearson's, p^2 = 0.025; the t-interval has no width at all.
+    assert (row["asr_low"], row["asr_sure_low"], row["asr_sure_high"]) == (1.0, pytest.approx(0.158, abs=0.01), 1.0)
+    assert np.isnan(table.loc[("pair", "ewc"), "asr_low"]) and table.loc[("pair", "ewc"), "asr_sure_low"] < 0.05
+    difference = difference_table(results, values).set_index("arm").loc["nbsp"]
+    assert difference["asr_difference_sure_low"] < difference["asr_difference_low"] == -0.25
+    assert np.isnan(list(tables.sure_columns("asr", [1.5], (-np.inf, np.inf)).values())).all()  # Of returns.
 
 
 def test_partial_studies_say_how_many_of_the_expected_seeds_are_complete(study):
