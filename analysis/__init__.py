@@ -12,10 +12,13 @@ It only reads files, so it needs neither Ray nor torch:
 
 from __future__ import annotations
 
-from . import metrics, statistics
+from . import metrics, protocols, statistics
+from .aggregate import aggregate_table
+from .consistency import check_row
 from .differences import difference_table
 from .errors import AnalysisError, DataError, UnknownNameError
 from .load import find_runs, load_evaluations, load_results, load_study, load_training
+from .measures import measure_values, task_values
 from .neurons import load_neurons
 from .paper import compare_with_paper, load_paper
 from .schema import (
@@ -29,6 +32,7 @@ from .schema import (
     Study,
     TaskOrder,
 )
+from .seeds import seed_table
 from .tables import SuccessArray, metric_table, metric_values, success_array
 
 __all__ = [
@@ -45,6 +49,8 @@ __all__ = [
     "SuccessArray",
     "TaskOrder",
     "UnknownNameError",
+    "aggregate_table",
+    "check_row",
     "compare_with_paper",
     "difference_table",
     "find_runs",
@@ -54,9 +60,13 @@ __all__ = [
     "load_results",
     "load_study",
     "load_training",
+    "measure_values",
     "metric_table",
     "metric_values",
     "metrics",
+    "protocols",
+    "seed_table",
     "statistics",
     "success_array",
+    "task_values",
 ]

@@ -10,7 +10,7 @@ import pandas as pd
 from . import measures, seeds
 from .aggregate import aggregate_table, aggregate_text
 from .differences import baseline_of
-from .paper import published_table
+from .paper import load_paper, published_table
 from .protocols import MEASURES
 from .schema import Results
 from .text import NO_VALUE, number, short_name
@@ -97,11 +97,13 @@ def paper_tables(results: Results, comparison: pd.DataFrame) -> list[Table]:
         "Lan et al. 2025, arXiv:2504.08000; 3 seeds, ± as printed, the best in bold. The difference is ours less the "
         "paper's, with its 95 % interval."
     )
+    order = list(dict.fromkeys(load_paper()["source"]))
+    pairs = comparison[["sequence", "source"]].drop_duplicates().itertuples(index=False, name=None)
     return [
         Table(
             f"{source}, {sequence}: {' → '.join(map(short_name, results.orders[sequence].tasks))}",
             published_table(comparison, sequence, source, results.of_returns),
             caption,
         )
-        for sequence, source in comparison[["sequence", "source"]].drop_duplicates().itertuples(index=False)
+        for sequence, source in sorted(pairs, key=lambda pair: (pair[0], order.index(pair[1])))
     ]

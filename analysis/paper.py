@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from . import metrics, statistics
+from .rows import shown
 from .schema import GAMES, Results, TaskOrder
 from .tables import arm_order
 from .text import NO_VALUE, difference_cell, headings, interval_text, short_name, steps_text
@@ -63,10 +64,10 @@ def paper_method(method: str, config: Mapping[str, Any]) -> str | None:
     Returns:
         None if the paper has no such arm, or it cannot be told because the run left no settings.
     """
-    settings, replay = config.get("method_settings") or {}, config.get("replay") or {}
+    settings, replay, boundary = (_section(config, name) for name in ("method_settings", "replay", "boundary"))
     if method != "nbsp":
         return None if settings.get("with_replay") else PAPER_METHODS.get(method)
-    if not config or (config.get("boundary") or {}).get("reset_alpha"):
+    if not config or boundary.get("reset_alpha"):
         return None
     if any(settings.get(key, values[0]) not in values for key, values in PAPER_NBSP.items()):
         return None
@@ -87,6 +88,12 @@ def paper_method(method: str, config: Mapping[str, Any]) -> str | None:
     return (ablations[0] or None) if ablations else "NBSP"
 
 
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section of a run's settings; empty if the file has no such section."""
+    section = config.get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
 def scale_difference(config: Mapping[str, Any], suite: str) -> str | None:
     """What of a run's scale is not the paper's: the length of a visit, the hidden layers.
 
@@ -100,10 +107,10 @@ def scale_difference(config: Mapping[str, Any], suite: str) -> str | None:
     steps, own = visit.get("max_env_steps"), model.get("hidden")
     words = []
     if steps not in budgets:
-        asked = steps_text(steps) if isinstance(steps, int) else str(steps)
+        asked = steps_text(steps) if isinstance(steps, int) else shown(steps)
         words.append(f"visits of {asked} env steps, the paper's {' or '.join(map(steps_text, budgets))}")
     if own != hidden:
-        words.append(f"hidden layers {own}, the paper's {hidden}")
+        words.append(f"hidden layers {shown(own)}, the paper's {hidden}")
     return "; ".join(words)
 
 

@@ -112,6 +112,34 @@ def test_the_page_shows_tables_notes_versions_and_hashes_but_no_paths(small_stud
     assert all(note in (study.root / "report" / "table.md").read_text() for note in report.notes)
 
 
+def test_the_report_has_each_task_more_seeds_other_protocols_and_the_papers_layout(small_study):
+    _, report = small_study
+    page = report.html.read_text(encoding="utf-8")
+    text = (report.html.parent / "table.md").read_text(encoding="utf-8")
+    for title in ("Each task", "More seeds", "By other protocols", "Table 1, pair: window-open → window-close"):
+        assert f"<h3>{title}</h3>" in page and f"## {title}" in text
+    assert "All sequences together" not in page  # There is one.
+    assert "<b>0.90 ± 0.04</b>" in page and "**0.90 ± 0.04**" in text
+    assert '<b class="differs">' in page and "**" not in re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+
+
+def test_several_sequences_are_told_together(study):
+    for sequence in ("one", "two"):
+        for arm, success in (("sac", FORGETFUL), ("nbsp", PERFECT)):
+            study.run(success, arm=arm, sequence=sequence)
+    page = write_report(study.root).html.read_text(encoding="utf-8")
+    assert "<h3>All sequences together</h3>" in page and "P(above sac)" in page
+
+
+def test_every_protocol_has_a_report(study):
+    study.run([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
+    study.run(FORGETFUL, arm="nbsp")
+    for protocol in metrics.PROTOCOLS:
+        report = write_report(study.root, compare="paper", protocol=protocol)
+        assert protocol in report.html.read_text(encoding="utf-8")
+        assert ("another protocol" in report.comparison) == (protocol != "nbsp-visits")
+
+
 def test_names_from_results_cannot_inject_markup(study):
     name = "<script>alert(1)</script>"
     study.run(tasks=[name, "b"])

@@ -20,7 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from analysis import AnalysisError, load_neurons, load_results, tables
+from analysis.further import further_tables, paper_tables
 from analysis.notes import collect_notes
+from analysis.paper import compare_with_paper
 from analysis.report import write_report
 from analysis.search import best_lines, objective_of, rank_samples
 from rllib_nbsp.study.errors import PreflightError
@@ -80,7 +82,10 @@ def read_all(root: Path) -> None:
     """All that a report reads and counts, without its figures."""
     results = load_results(root)
     values = tables.metric_values(results)
-    collect_notes(results, values, tables.metric_table(results, values))
+    comparison = compare_with_paper(results, values)
+    collect_notes(results, values, tables.metric_table(results, values), comparison)
+    further_tables(results, values)
+    paper_tables(results, comparison)
     tables.threshold_values(results)
     tables.cost_values(results)
     best_lines(rank_samples(results, values), objective_of(results))
