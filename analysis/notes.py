@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from . import metrics, statistics, tables
+from .consistency import check_row
 from .rows import counted
 from .schema import Results
 from .text import NO_ROWS, short_name, steps_text
@@ -56,7 +57,7 @@ def collect_notes(
     notes += _shared_visits(results)
     notes += _last_update_rows(results)
     if comparison is not None:
-        notes += _paper_notes(comparison, protocol)
+        notes += _paper_notes(results, comparison, protocol)
     return notes
 
 
@@ -200,7 +201,21 @@ def _last_update_rows(results: Results) -> list[str]:
     ]
 
 
-def _paper_notes(comparison: pd.DataFrame, protocol: str) -> list[str]:
+def _impossible_rows(comparison: pd.DataFrame) -> list[str]:
+    """Published rows that no runs can have: what is compared with them has no meaning."""
+    notes = []
+    for (tasks, method), rows in comparison.groupby(["tasks", "paper_method"], sort=False):
+        row = rows.drop_duplicates("metric").set_index("metric")["paper_mean"]
+        found = check_row(row["asr"], row["fm"], row["fwt"], num_tasks=tasks.count("->") + 1)
+        if not found.possible:
+            notes.append(
+                f"The paper's row of {method} ({tasks}) cannot be: with its ASR and FWT, FM {row['fm']:.2f} would have "
+                f"to lie in {found.fm_low:.2f} to {found.fm_high:.2f}."
+            )
+    return notes
+
+
+def _paper_notes(results: Results, comparison: pd.DataFrame, protocol: str) -> list[str]:
     if comparison.empty:
         return [NO_ROWS]
     notes = [
@@ -209,6 +224,8 @@ def _paper_notes(comparison: pd.DataFrame, protocol: str) -> list[str]:
     ]
     if protocol != "nbsp-visits":
         notes.append(f"The published numbers fit the protocol nbsp-visits, not {protocol}: the comparison is off.")
+    if not results.of_returns:
+        notes += _impossible_rows(comparison)
     for scale, rows in comparison[comparison["scale"].fillna("") != ""].groupby("scale"):
         arms = dict.fromkeys(f"{row.sequence}/{row.arm}" for row in rows.itertuples())
         notes.append(f"No verdict across scales: {', '.join(arms)} had {scale}.")

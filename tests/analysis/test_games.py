@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import compare_with_paper, load_results, metric_table, metric_values, success_array
+from analysis import compare_with_paper, load_results, metric_values, success_array
 from analysis.games import atari_scores, normalised_returns
 from analysis.report import write_report
 from tests.analysis.conftest import StudyBuilder
@@ -60,7 +60,7 @@ def test_the_comparison_finds_table_5(study: StudyBuilder):
     games(study, arm="ewc", seed=0)
     games(study, arm="ewc", seed=1)
     results = load_results(study.root)
-    comparison = compare_with_paper(results, metric_table(results, metric_values(results)))
+    comparison = compare_with_paper(results, metric_values(results))
     assert comparison["metric"].tolist() == ["asr", "fm", "fwt"]
     assert set(comparison["source"]) == {"Table 5"}
     assert comparison["mean"].tolist() == pytest.approx([0.75, 2 / 3, 1.0])

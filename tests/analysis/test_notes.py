@@ -51,6 +51,17 @@ def test_comparison_notes_name_other_scales(study):
     assert "fit the protocol nbsp-visits, not positions" in notes_of(study, "positions")
 
 
+def test_a_published_row_that_no_runs_can_have_is_told(study):
+    tasks = ["button-press-topdown-v3", "window-open-v3"]
+    study.run(tasks=tasks)
+    assert "cannot be" not in notes_of(study)
+    study.run(tasks=tasks, arm="crelu")
+    assert (
+        "The paper's row of CReLU (button-press-topdown -> window-open) cannot be: with its ASR and FWT, FM 0.94 would "
+        "have to lie in -0.12 to 0.89."
+    ) in notes_of(study)
+
+
 def test_rows_of_the_last_update_before_a_report_are_told_from_means(study):
     # Rows with D_pre at work and no mean over its batches are from before rows were means.
     replay = {"method_settings": {"with_replay": True}}
