@@ -13,12 +13,12 @@ from .differences import baseline_of
 from .paper import load_paper, published_table
 from .protocols import MEASURES
 from .schema import Results
-from .text import NO_VALUE, number, short_name
+from .text import NO_VALUE, headings, number, short_name
 
 SEEDS_CAPTION = (
-    f"For a 95 % interval of ± {seeds.HALF_WIDTH} of ASR, guessed from the spread of the seeds that ran, roughly if "
+    f"For a 95 % interval of ± {seeds.HALF_WIDTH}, guessed from the spread of the seeds that ran, roughly if "
     f"they are few; and, looking after every {seeds.LOOK_EVERY} seeds up to {seeds.LOOKS * seeds.LOOK_EVERY}, whether "
-    "an arm's paired ASR is told from the baseline's at 5 % for all arms together, so that it needs no more seeds for "
+    "an arm's paired differences are told from 0 at 5 % for all arms together, so that it needs no more seeds for "
     "that, or is still open."
 )
 
@@ -61,7 +61,7 @@ def further_tables(results: Results, values: pd.DataFrame) -> list[Table]:
             "Mean over seeds with 95 % intervals: success at the end of a task's own visits, how far visits to others "
             "left it below its best so far, success just before it was trained again, and after the last visit.",
         ),
-        Table("More seeds", seeds_text(seeds.seed_table(results, values)), SEEDS_CAPTION),
+        Table("More seeds", seeds_text(seeds.seed_table(results, values), of_returns), SEEDS_CAPTION),
         Table(
             "By other protocols", measures.measures_text(measures.measure_values(results), of_returns), MEASURES_CAPTION
         ),
@@ -69,8 +69,9 @@ def further_tables(results: Results, values: pd.DataFrame) -> list[Table]:
     return [table for table in tables if len(table.frame)]
 
 
-def seeds_text(table: pd.DataFrame) -> pd.DataFrame:
+def seeds_text(table: pd.DataFrame, of_returns: bool = False) -> pd.DataFrame:
     """`seeds.seed_table` as text."""
+    name = headings(of_returns)["asr"].split()[0]
     rows = []
     for row in table.to_dict("records"):
         known = np.isfinite(row["needed"])
@@ -80,7 +81,7 @@ def seeds_text(table: pd.DataFrame) -> pd.DataFrame:
                 "Sequence": row["sequence"],
                 "Arm": row["arm"],
                 "Seeds": str(row["n"]),
-                "± of ASR now": number(row["half_width"]),
+                f"± of {name} now": number(row["half_width"]),
                 f"Seeds for ± {seeds.HALF_WIDTH}": f"{row['needed']:.0f}" if known else above,
                 "More": f"{row['more']:.0f}" if known else above,
                 "Against the baseline": row["decision"] if isinstance(row["decision"], str) else NO_VALUE,
