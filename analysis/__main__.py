@@ -13,6 +13,7 @@ from rllib_nbsp.reading import printable
 from .consistency import MOST_VISITS, check_row
 from .errors import AnalysisError
 from .metrics import PROTOCOLS
+from .protocols import MEASURES
 from .report import COMPARISONS, write_report
 
 EXIT_USAGE = 2
@@ -108,8 +109,9 @@ def _parser() -> argparse.ArgumentParser:
         "--protocol",
         default="nbsp-visits",
         metavar="NAME",
-        help="reading of the metrics (default: %(default)s). "
-        + "; ".join(f"{p.name}: {p.description}" for p in PROTOCOLS.values()),
+        help="reading of ASR, FM and FWT (default: %(default)s). "
+        + "; ".join(f"{p.name}: {p.description}" for p in PROTOCOLS.values())
+        + f". Every report has the measures of {', '.join(dict.fromkeys(m.protocol for m in MEASURES.values()))} too",
     )
     report.add_argument("--allow-partial", action="store_true", help="exit with 0 although seeds or visits are missing")
     return parser
