@@ -60,8 +60,9 @@ clean:  ## Remove the environment and caches; results stay.
 $(STAMP): requirements.txt
 	@echo "Installing into $(VENV), a few minutes the first time"
 	@$(if $(filter $(VERSION),$(VERSIONS)),:,echo "error: $(PYTHON3) is Python $(VERSION); allowed: $(VERSIONS)"; exit 4)
-	@echo "1 of 2: a virtual environment of Python $(VERSION)"
-	@$(PYTHON3) -m venv $(VENV)
-	@echo "2 of 2: packages, by name as they come"
-	@bash -o pipefail -c "$(PY) -m pip install --disable-pip-version-check --progress-bar off -r requirements.txt | sed -un $(NAMES)"
+	@bash -o pipefail -c "SECONDS=0; \
+	  echo '1 of 2: a virtual environment of Python $(VERSION)' && $(PYTHON3) -m venv $(VENV) && \
+	  echo \"  \$$SECONDS s\" && SECONDS=0 && echo '2 of 2: packages, by name as they come' && \
+	  $(PY) -m pip install --disable-pip-version-check --progress-bar off -r requirements.txt | sed -un $(NAMES) && \
+	  echo \"  \$$SECONDS s\""
 	@touch $@
