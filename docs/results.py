@@ -17,14 +17,13 @@ import yaml
 
 from analysis import load_results, metric_table, metric_values, metrics, statistics, success_array
 from analysis.schema import Results
+from analysis.seeds import HALF_WIDTH
 from analysis.tables import arm_order
 from analysis.text import interval_text, number, p_text, signed
 from docs.tables import BEGIN, table, written
 
 PAGE = Path(__file__).parent / "results.md"
 PUBLISHED, PRESETS = Path("results/published"), Path("tune_configs")
-HALF_WIDTH = 0.08
-"""Of the difference, at which a question has seeds enough."""
 LEVEL = 0.05
 METRICS = {"asr": "ASR ↑", "fm": "FM ↓", "fwt": "FWT ↑", "final_success": "Final ↑"}
 ASKED = ("asr", "fm")
