@@ -89,6 +89,8 @@ def _neuron_frames(run: Run, visit: int, path: Path) -> list[pd.DataFrame]:
                     "neuron": np.arange(size),
                     "score": arrays[get("score")],
                     "accuracy": arrays[get("accuracy")],
+                    # Runs had no null at first.
+                    **{name: arrays.get(get(name), np.nan) for name in ("chance_accuracy", "p_value")},
                     "n11": counts[:, 0],
                     "n10": counts[:, 1],
                     "n01": counts[:, 2],
