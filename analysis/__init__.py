@@ -12,11 +12,11 @@ It only reads files, so it needs neither Ray nor torch:
 
 from __future__ import annotations
 
-from . import metrics, statistics
+from . import metrics, skill, statistics
 from .differences import difference_table
 from .errors import AnalysisError, DataError, UnknownNameError
 from .load import find_runs, load_evaluations, load_results, load_study, load_training
-from .neurons import load_neurons
+from .neurons import incoming_changes, load_neurons
 from .paper import compare_with_paper, load_paper
 from .schema import (
     COSTS,
@@ -48,6 +48,7 @@ __all__ = [
     "compare_with_paper",
     "difference_table",
     "find_runs",
+    "incoming_changes",
     "load_evaluations",
     "load_neurons",
     "load_paper",
@@ -57,6 +58,7 @@ __all__ = [
     "metric_table",
     "metric_values",
     "metrics",
+    "skill",
     "statistics",
     "success_array",
 ]

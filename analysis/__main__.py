@@ -1,4 +1,4 @@
-"""`python -m analysis report RESULTS`: the tables and figures of a study."""
+"""`python -m analysis report|neurons RESULTS`: the tables and figures of a study, and what its skill neurons are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from rllib_nbsp.reading import printable
 
 from .errors import AnalysisError
 from .metrics import PROTOCOLS
+from .neuron_report import write_neuron_report
 from .report import COMPARISONS, write_report
+from .text import to_markdown
 
 EXIT_DATA = 3
 EXIT_ENVIRONMENT = 4
@@ -27,13 +29,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # A terminal that has no arrows must not cost the table.
     try:
-        report = write_report(arguments.results, arguments.out, compare=arguments.compare, protocol=arguments.protocol)
+        code: int = arguments.command(arguments)
     except AnalysisError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return EXIT_ENVIRONMENT
+    return code
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    report = write_report(arguments.results, arguments.out, compare=arguments.compare, protocol=arguments.protocol)
     print(report.summary)
     if report.comparison:
         print(f"\n{report.comparison}")
@@ -46,6 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             "error: the study is not complete (see Seeds above); --allow-partial accepts it as it is", file=sys.stderr
         )
         return EXIT_DATA
+    return 0
+
+
+def _neurons(arguments: argparse.Namespace) -> int:
+    report = write_neuron_report(arguments.results, arguments.out, arguments.sequence, arguments.arm)
+    for title in ("Selection", "Capacity", "Masked neurons that were constant"):
+        if title in report.tables:
+            print(f"{title}\n\n{to_markdown(report.tables[title])}\n")
+    print("\n".join(f"note: {printable(note)}" for note in report.notes), end="\n" if report.notes else "")
+    print(printable(str(report.path)))
     return 0
 
 
@@ -64,6 +81,13 @@ def _parser() -> argparse.ArgumentParser:
         + "; ".join(f"{p.name}: {p.description}" for p in PROTOCOLS.values()),
     )
     report.add_argument("--allow-partial", action="store_true", help="exit with 0 although seeds or visits are missing")
+    report.set_defaults(command=_report)
+    neurons = commands.add_parser("neurons", help="write what the skill neurons are and what became of them")
+    neurons.add_argument("results", metavar="RESULTS", help="the study's folder, as for report")
+    neurons.add_argument("--out", metavar="DIR", help="folder of neurons.md and its tables (default: RESULTS/neurons)")
+    neurons.add_argument("--sequence", metavar="NAME", help="only this sequence")
+    neurons.add_argument("--arm", metavar="NAME", help="only this arm; a full study has millions of neurons")
+    neurons.set_defaults(command=_neurons)
     return parser
 
 

@@ -268,7 +268,7 @@ class Sampler:
             explore: sample the policy, or take its mean.
 
         Returns:
-            Columns `obs`, `actions`, `rewards`, `success`, `env` and `episode` (from 0) of exactly `num_env_steps` rows,
+            Columns `obs`, `actions`, `rewards`, `success`, `env` and `episode` (from 0), exactly `num_env_steps` rows,
             ordered by step, then sub-environment; stacks of frames as `StackedFrames`. And a summary of each episode,
             with `complete`.
         """
