@@ -8,6 +8,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 
+from rllib_nbsp import play
 from rllib_nbsp.state.command import main as state
 from rllib_nbsp.study import command, keys
 
@@ -52,6 +53,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "plan": ("what that would take, and run nothing", _plan),
     "report": ("tables and figures of finished runs", report),
     "neurons": ("what the skill neurons are and what became of them", _neurons),
+    "play": ("a finished run's policy, on film or as an ONNX model", play.main),
     "state": ("what unfinished runs go on from", state),
     "keys": ("every key of a study, its values, default and meaning", keys.main),
 }
