@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from gymnasium.error import DependencyNotInstalled
 
 from rllib_nbsp.envs.contract import EnvironmentContractError, EnvironmentFailure
@@ -65,7 +64,7 @@ def _play(policy: Policy, tasks: Sequence[str], episodes: int, video: Path | Non
     flag = policy.run.success_flag
     try:
         for task in tasks:
-            (played,) = policy.play(task, range(episodes), on_step=film.take if film else None)
+            played = policy.play(task, range(episodes), on_step=film.take if film else None)
             print(f"{task}, after visit {policy.visit}")
             for summary in played:
                 print(f"  episode {summary['episode']}: {_told(policy, summary, flag)}")
@@ -104,7 +103,7 @@ class Film:
             raise PolicyError(f"--video {path} needs the package {error.name}: {wanted}", EXIT_ENVIRONMENT) from error
         self._imageio = imageio
 
-    def take(self, vector: EnvVector, actions: np.ndarray) -> None:
+    def take(self, vector: EnvVector) -> None:
         """A frame of the first environment as it is now.
 
         Raises:

@@ -18,7 +18,7 @@ from rllib_nbsp.run import ResolvedRun, settings_of_results
 from rllib_nbsp.sac.actor_critic import ActorCritic, build_actor_critic
 from rllib_nbsp.sampling.episodes import EpisodeSummary, EpisodeTally
 from rllib_nbsp.sampling.sampler import EVALUATION_SEED, MIN_ROWS
-from rllib_nbsp.sampling.vector import EnvVector, VectorStep
+from rllib_nbsp.sampling.vector import EnvVector
 from rllib_nbsp.seeding import kept_global_streams, seed_int, torch_generator
 from rllib_nbsp.settings import RunSettings
 
@@ -83,65 +83,66 @@ class Policy:
         actions = self.agent.act(seen, explore=explore, generator=generator, task=self.index(task))
         return np.asarray(actions.numpy()[:rows])
 
+    def environments(self, task: str, count: int = 1) -> EnvVector:
+        """`count` environments of a task, as evaluation has them; `start` starts episodes in them.
+
+        Raises:
+            PolicyError: if the run has no such task.
+            EnvironmentFailure: if one cannot be built.
+        """
+        self.index(task)
+        with kept_global_streams():
+            return EnvVector(
+                self.run.suite,
+                task,
+                count,
+                observation_space=self.run.spaces[0],
+                env_seed=lambda env, incarnation: seed_int(EVALUATION_SEED, "evaluation"),
+                training=False,
+            )
+
+    @staticmethod
+    def start(environments: EnvVector, episodes: Sequence[int]) -> None:
+        """Start an evaluation episode in each environment, by its number: it starts as in every run's evaluation."""
+        environments.reset(
+            lambda env, episode, incarnation: seed_int(EVALUATION_SEED, "evaluation", episodes[env]),
+            [1] * environments.num_envs,
+        )
+
     def play(
-        self,
-        task: str,
-        episodes: Sequence[int] = range(1),
-        *,
-        copies: int = 1,
-        act: Callable[[np.ndarray], np.ndarray] | None = None,
-        on_step: Callable[[EnvVector, np.ndarray], None] | None = None,
-        after_step: Callable[[VectorStep, np.ndarray], None] | None = None,
-    ) -> list[list[EpisodeSummary]]:
-        """Play evaluation episodes: the i-th of a task starts as it does in every run's evaluation.
+        self, task: str, episodes: Sequence[int] = range(1), *, on_step: Callable[[EnvVector], None] | None = None
+    ) -> list[EpisodeSummary]:
+        """Play evaluation episodes one after the other, acting as the run is evaluated.
 
         Args:
             task: one of the run's.
             episodes: their numbers.
-            copies: environments that each play all of them, side by side.
-            act: observations (copies, ...) to actions, in place of `act`, as the run is evaluated.
-            on_step: called with the environments and the actions before each step is taken.
-            after_step: called with each step and its actions; `active` rows alone mean something.
+            on_step: called with the environment before each step is taken.
 
         Returns:
-            By copy the summaries of its episodes, in order, as evaluation has them.
+            A summary of each, as evaluation has them: `episode`, `return`, `length`, `success`, `final_success`.
 
         Raises:
             PolicyError: if the run has no such task.
             EnvironmentFailure: if the environment cannot be built or stepped.
         """
-        self.index(task)
         explore = not self.run.settings.evaluation.deterministic
         generator = torch_generator(self.run.settings.seed, "evaluation", 0, 0, 0)
-        chosen = act or (lambda obs: self.act(obs, task, explore=explore, generator=generator))
-        numbers = list(episodes)
-        played: list[list[EpisodeSummary]] = [[] for _ in range(copies)]
-        with kept_global_streams():
-            vector = EnvVector(
-                self.run.suite,
-                task,
-                copies,
-                observation_space=self.run.spaces[0],
-                env_seed=lambda env, incarnation: seed_int(EVALUATION_SEED, "evaluation"),
-                training=False,
-            )
-            try:
-                vector.reset(
-                    lambda env, episode, incarnation: seed_int(EVALUATION_SEED, "evaluation", numbers[episode]),
-                    [len(numbers)] * copies,
-                )
-                tally = EpisodeTally(copies)
-                while vector.active:
-                    actions = chosen(vector.obs)
-                    if on_step is not None:
-                        on_step(vector, actions)
-                    step = vector.step(actions)
-                    if after_step is not None:
-                        after_step(step, actions)
-                    for copy, summary in tally.add(step):
-                        played[copy].append({"episode": numbers[len(played[copy])], **summary})
-            finally:
-                vector.close()
+        played: list[EpisodeSummary] = []
+        vector = self.environments(task)
+        try:
+            with kept_global_streams():
+                for episode in episodes:
+                    self.start(vector, [episode])
+                    tally = EpisodeTally(1)
+                    while vector.active:
+                        actions = self.act(vector.obs, task, explore=explore, generator=generator)
+                        if on_step is not None:
+                            on_step(vector)
+                        ended = tally.add(vector.step(actions))
+                        played += [{"episode": episode, **summary} for _, summary in ended]
+        finally:
+            vector.close()
         return played
 
     def export_onnx(self, path: str | Path, task: str) -> None:

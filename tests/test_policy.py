@@ -62,21 +62,20 @@ def test_a_sample_is_of_its_generator(policy: Policy):
     assert np.array_equal(sample[0], sample[1]) and not np.array_equal(sample[0], sample[2])
 
 
-def test_copies_play_the_same_episodes_side_by_side_each_by_its_own_actions(policy: Policy):
-    (alone,) = policy.play(TASKS[0], range(3))
-    assert policy.play(TASKS[0], range(3), copies=4) == [alone] * 4
-    assert policy.play(TASKS[0], [2])[0] == alone[2:]
-
-    def only_the_second_acts(obs: np.ndarray) -> np.ndarray:
-        return policy.act(obs, TASKS[0]) * np.array([0.0, 1.0])[:, None]
-
-    idle, acting = policy.play(TASKS[0], range(3), copies=2, act=only_the_second_acts)
-    assert acting == alone and [e["return"] for e in idle] != [e["return"] for e in alone]
+def test_environments_side_by_side_play_what_one_plays_alone(policy: Policy):
+    alone = policy.play(TASKS[0], range(3))
+    assert policy.play(TASKS[0], [2]) == alone[2:]
+    vector = policy.environments(TASKS[0], 3)
+    policy.start(vector, range(3))
+    returns = np.zeros(3)
+    while vector.active:
+        returns += vector.step(policy.act(vector.obs, TASKS[0])).rewards
+    assert returns.tolist() == pytest.approx([e["return"] for e in alone])
 
 
 def test_what_is_done_before_a_step_sees_every_one_of_them(policy: Policy):
     seen: list[float] = []
-    policy.play(TASKS[0], range(2), on_step=lambda vector, actions: seen.append(float(vector.obs[0, 0])))
+    policy.play(TASKS[0], range(2), on_step=lambda vector: seen.append(float(vector.obs[0, 0])))
     assert len(seen) == 2 * HORIZON
 
 
@@ -137,7 +136,7 @@ def test_what_the_run_has_not_is_refused_in_one_line(arguments: list[str], messa
 def test_play_tells_each_episode(tmp_path: Path, policy: Policy, capsys):
     assert main(["play", str(tmp_path), "--episodes", "2", "--visit", "2", "--task", "reach-left"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    (played,) = policy.play("reach-left", range(2))
+    played = policy.play("reach-left", range(2))
     assert lines[0] == "reach-left, after visit 2"
     assert [line.split(",")[0] for line in lines[1:]] == [
         f"  episode {e['episode']}: return {e['return']:.1f}" for e in played
@@ -147,7 +146,7 @@ def test_play_tells_each_episode(tmp_path: Path, policy: Policy, capsys):
 def test_play_films_what_is_played(tmp_path: Path, policy: Policy, capsys):
     imageio = pytest.importorskip("imageio.v2")
     pictures: list[np.ndarray] = []
-    policy.play("reach-left", on_step=lambda vector, actions: pictures.append(vector.suite.frame(vector.envs[0])))
+    policy.play("reach-left", on_step=lambda vector: pictures.append(vector.suite.frame(vector.envs[0])))
     assert len(pictures) == HORIZON and pictures[0].shape == (128, 128, 3)
     assert not np.array_equal(pictures[0], pictures[-1])
     assert main(["play", str(tmp_path), "--task", "reach-left", "--video", str(tmp_path / "film.gif")]) == 0
