@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from rllib_nbsp.reading import printable
 
+from .causal import write_causal_report
 from .errors import AnalysisError
 from .metrics import PROTOCOLS
 from .neuron_report import write_neuron_report
@@ -66,6 +67,13 @@ def _neurons(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _causal(arguments: argparse.Namespace) -> int:
+    for report in write_causal_report(arguments.files):
+        actor = report.text[report.text["Network"] == "policy"]
+        print(f"{to_markdown(actor)}\n{printable(str(report.path))}" if len(actor) else printable(str(report.path)))
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Tables and figures of finished runs.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -88,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     neurons.add_argument("--sequence", metavar="NAME", help="only this sequence")
     neurons.add_argument("--arm", metavar="NAME", help="only this arm; a full study has millions of neurons")
     neurons.set_defaults(command=_neurons)
+    causal = commands.add_parser("causal", help="tables and a figure of what `rllib-nbsp causal` measured")
+    causal.add_argument("files", nargs="+", metavar="FILE", help="its visit_NN.csv")
+    causal.set_defaults(command=_causal)
     return parser
 
 

@@ -8,7 +8,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 
-from rllib_nbsp import play
+from rllib_nbsp import causal, play
 from rllib_nbsp.state.command import main as state
 from rllib_nbsp.study import command, keys
 
@@ -42,6 +42,10 @@ def _neurons(argv: Sequence[str]) -> int:
     return _analysis("neurons", argv)
 
 
+def _causal(argv: Sequence[str]) -> int:
+    return causal.main(argv, report=lambda files: _analysis("causal", files))
+
+
 def _analysis(verb: str, argv: Sequence[str]) -> int:
     name = "rllib_nbsp.analysis" if importlib.util.find_spec("rllib_nbsp.analysis") else "analysis"
     code: int = importlib.import_module(f"{name}.__main__").main([verb, *argv])
@@ -54,6 +58,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "report": ("tables and figures of finished runs", report),
     "neurons": ("what the skill neurons are and what became of them", _neurons),
     "play": ("a finished run's policy, on film or as an ONNX model", play.main),
+    "causal": ("whether a finished run's policy needs its skill neurons", _causal),
     "state": ("what unfinished runs go on from", state),
     "keys": ("every key of a study, its values, default and meaning", keys.main),
 }

@@ -13,7 +13,7 @@ from gymnasium.error import DependencyNotInstalled
 
 from rllib_nbsp.envs.contract import EnvironmentContractError, EnvironmentFailure
 from rllib_nbsp.plugins import USER_ERRORS
-from rllib_nbsp.policy import EXIT_ENVIRONMENT, EXIT_USAGE, Policy, PolicyError, load_policy
+from rllib_nbsp.policy import EXIT_ENVIRONMENT, EXIT_USAGE, Policy, PolicyError, load_policy, positive
 from rllib_nbsp.reading import printable
 from rllib_nbsp.sampling.episodes import EpisodeSummary
 from rllib_nbsp.sampling.vector import EnvVector
@@ -133,13 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, metavar="RUN", help="a trial: <study>/<sequence>/<arm>/seed_<n>")
     parser.add_argument("--visit", type=int, metavar="N", help="as it was after this one (default: the last)")
     parser.add_argument("--task", nargs="+", metavar="NAME", help="of the run's tasks (default: each)")
-    parser.add_argument("--episodes", type=_positive, default=1, metavar="N", help="of each task (default: 1)")
+    parser.add_argument("--episodes", type=positive, default=1, metavar="N", help="of each task (default: 1)")
     parser.add_argument("--video", type=Path, metavar="FILE", help="film them: FILE.mp4 or FILE.gif")
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="export the actor for one task, and play nothing")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)

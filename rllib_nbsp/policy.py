@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -226,6 +227,13 @@ def visits_of(folder: Path) -> list[int]:
     """The visits whose weights a results folder has, in order."""
     matches = (_VISIT_FILE.fullmatch(path.name) for path in (folder / "weights").glob("visit_*.npz"))
     return sorted(int(match[1]) for match in matches if match)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, of a command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 def _settings_of(path: Path) -> RunSettings:
