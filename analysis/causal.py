@@ -28,8 +28,8 @@ MEASURES: dict[str, tuple[str, statistics.Limits]] = {
     "value": ("change of values, in their SD", (0.0, np.inf)),
 }
 """What is damaged -> its words and limits. Of the actor: success lost; and mean reward a step lost, over the size of
-the intact policy's in the task. Of a critic, on the intact policy's rollout: 1 less Spearman's correlation of its values
-with the intact ones; and the root mean square of their change over their standard deviation."""
+the intact policy's mean in the task. Of a critic, on the intact policy's rollout: 1 less Spearman's correlation of its
+values with the intact ones; and the root mean square of their change over their standard deviation."""
 
 DAMAGE_COLUMNS: dict[str, str] = {
     "visit": "whose skill neurons these are",
@@ -99,14 +99,13 @@ def damage_table(rows: pd.DataFrame) -> pd.DataFrame:
     keys = ["visit", "trained_task", "task", "network", "intervention"]
     found = []
     for measure, values in damage.items():
-        limits = MEASURES[measure][1]
         told = rows.assign(damage=values).dropna(subset="damage")
         for key, own in told.groupby(keys, sort=False):
             by_set = {name: part.set_index("repeat")["damage"].to_dict() for name, part in own.groupby("set")}
             for name in (name for name in SETS if name in by_set):
-                estimate = statistics.interval(list(by_set[name].values()), limits=limits)
+                estimate = _interval(measure, list(by_set[name].values()))
                 over = statistics.paired_differences(by_set.get("skill", {}), by_set[name]) if name != "skill" else {}
-                between = statistics.interval(list(over.values()))
+                between = _interval(measure, list(over.values()), differences=True)
                 part = own[own["set"] == name]
                 found.append(
                     dict(zip(keys, key, strict=True))
@@ -116,6 +115,13 @@ def damage_table(rows: pd.DataFrame) -> pd.DataFrame:
                     | {"skill_over": between.mean, "skill_over_low": between.low, "skill_over_high": between.high}
                 )
     return pd.DataFrame(found, columns=list(DAMAGE_COLUMNS))
+
+
+def _interval(measure: str, values: list[float], differences: bool = False) -> statistics.Interval:
+    limits = MEASURES[measure][1]
+    if measure == "success":
+        return statistics.sure_interval(values, limits)  # all or nothing: twenty equal repeats are no certainty
+    return statistics.interval(values, limits=statistics.UNBOUNDED if differences else limits)
 
 
 def damage_text(table: pd.DataFrame) -> pd.DataFrame:

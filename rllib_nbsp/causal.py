@@ -16,23 +16,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from scipy.stats import spearmanr
-from torch import Tensor, nn
+from torch import Tensor
 
 from rllib_nbsp.envs.contract import EnvironmentContractError, EnvironmentFailure
 from rllib_nbsp.nn.networks import NETWORKS, Network
+from rllib_nbsp.nn.silencing import INTERVENTIONS, Intervention, Silenced, features_of, put_out
 from rllib_nbsp.policy import EXIT_ENVIRONMENT, Policy, PolicyError, load_policy, positive, visits_of
 from rllib_nbsp.reading import Unreadable, printable, read_arrays
 from rllib_nbsp.seeding import kept_global_streams, numpy_generator, torch_generator
 
-Intervention = Literal["zero", "mean", "resample"]
-INTERVENTIONS: tuple[Intervention, ...] = get_args(Intervention)
 SETS = ("skill", "random", "lowest", "matched")
 CONDITIONS = [(kind, how) for how in INTERVENTIONS for kind in SETS]
+RESAMPLED = [row for row, (_, how) in enumerate(CONDITIONS, start=1) if how == "resample"]
+"""Rows of a batch in which the first is intact and each condition has one."""
 MATCHES = 5
 """Of how many nearest ones in mean activation a matched neuron is drawn."""
 REFERENCE_STEPS = 1_000
@@ -170,67 +170,6 @@ def _matched(skill: np.ndarray, size: np.ndarray, rng: np.random.Generator) -> n
     return np.array(chosen, dtype=int)
 
 
-# Putting neurons out of work
-
-
-Replaced = list[tuple[Tensor, Tensor]]
-"""By hidden layer which features are replaced, and by what: both broadcast over (B, F, ...)."""
-
-
-class Silenced:
-    """A network some of whose features come from elsewhere, while it is entered as a context.
-
-    Args:
-        network: any of the run's; every method's passes its hidden layers through `unit`.
-
-    Attributes:
-        replaced: in the passes from now on; None: nothing.
-        features: by layer what the last pass came to by itself, (B, F, ...).
-    """
-
-    def __init__(self, network: Network) -> None:
-        self._network = network
-        self._own = network.unit
-        self.replaced: Replaced | None = None
-        self.features: dict[int, Tensor] = {}
-
-    def __enter__(self) -> Silenced:
-        self._network.unit = self._unit  # type: ignore[method-assign]
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        del self._network.unit
-
-    def _unit(self, i: int, layer: nn.Module, x: Tensor, shown: Any, frozen: bool) -> tuple[Tensor, Tensor]:
-        features, activations = self._own(i, layer, x, shown, frozen)
-        self.features[i] = features
-        if self.replaced is not None:
-            features = torch.where(*self.replaced[i], features)
-        return features, activations
-
-
-def features_of(neurons: np.ndarray, like: Tensor) -> Tensor:
-    """The features of a layer that a set's neurons hand on, (1, F, ...) bool: with CReLU each has two."""
-    mask = torch.from_numpy(np.tile(neurons, like.shape[1] // len(neurons)))
-    return mask.reshape(1, -1, *(1,) * (like.dim() - 2))
-
-
-def put_out(features: Tensor, how: str, steps: Tensor) -> Tensor:
-    """What takes the place of a layer's features.
-
-    Args:
-        features: of the intact network on its rollout, (S, F, ...).
-        how: of `INTERVENTIONS`.
-        steps: (B,), the steps of the rollout that resampled ones are from.
-
-    Returns:
-        (B, F, ...), or (1, F, ...) if all rows have the same.
-    """
-    if how == "resample":
-        return features[steps]
-    return features.mean(0, keepdim=True) if how == "mean" else torch.zeros_like(features[:1])
-
-
 # The test
 
 
@@ -270,8 +209,7 @@ def damages(policy: Policy, folder: Path, *, repeats: int = 20, steps: int = 150
                 chosen = draws[repeat][name][kind]
                 constant = sum(int((c & s).sum()) for c, s in zip(scored.constant, chosen, strict=True))
                 size = sum(int(layer.sum()) for layer in chosen)
-                place = (policy.visit, trained, task, name, how, kind, repeat, size, constant)
-                yield Damage(*place, **found)
+                yield Damage(policy.visit, trained, task, name, how, kind, repeat, size, constant, **found)
 
 
 def _reference(policy: Policy, task: str, steps: int, rng: np.random.Generator) -> Reference:
@@ -317,7 +255,7 @@ def _explores(policy: Policy) -> bool:
     return not policy.run.settings.evaluation.deterministic
 
 
-Found = Iterator[tuple[int, str, str, dict[str, float | None]]]
+Found = Iterator[tuple[int, str, Intervention, dict[str, float | None]]]
 
 
 def _of_actor(
@@ -333,6 +271,7 @@ def _of_actor(
     vector = policy.environments(task, len(CONDITIONS) + 1)
     generator = torch_generator(policy.run.settings.seed, "evaluation", REFERENCE_EPISODE + 1)
     final = policy.run.success_flag == "final_success"
+    values = [_values(features) for features in reference.features[name]]
     try:
         with kept_global_streams(), Silenced(policy.agent.policy) as silenced:
             for repeat, sets in enumerate(draws):
@@ -344,11 +283,10 @@ def _of_actor(
                     playing = np.array(vector.active, dtype=int)
                     if not len(playing):
                         break
-                    picked = torch.from_numpy(rng.integers(len(reference.obs), size=vector.num_envs))
-                    silenced.replaced = [
-                        (mask, _values(features, picked))
-                        for mask, features in zip(masks, reference.features[name], strict=True)
-                    ]
+                    picked = torch.from_numpy(rng.integers(len(reference.obs), size=len(RESAMPLED)))
+                    for replacement, features in zip(values, reference.features[name], strict=True):
+                        replacement[RESAMPLED] = put_out(features, "resample", picked)
+                    silenced.replaced = list(zip(masks, values, strict=True))
                     step = vector.step(policy.act(vector.obs, task, explore=_explores(policy), generator=generator))
                     total[playing] += step.rewards[playing]
                     length[playing] += 1
@@ -373,10 +311,10 @@ def _rows_of(sets: Mapping[str, Neurons], layer: int, features: Tensor) -> Tenso
     return torch.cat([intact, *(features_of(sets[kind][layer], features).expand_as(intact) for kind, _ in CONDITIONS)])
 
 
-def _values(features: Tensor, steps: Tensor) -> Tensor:
-    """By what, in the same rows."""
-    rows = [put_out(features, how, steps[row : row + 1]) for row, (_, how) in enumerate(CONDITIONS, start=1)]
-    return torch.cat([features[:1], *rows])
+def _values(features: Tensor) -> Tensor:
+    """By what, in the same rows; those that are resampled change with every step."""
+    start = torch.zeros(1, dtype=torch.int64)
+    return torch.cat([features[:1], *(put_out(features, how, start) for _, how in CONDITIONS)])
 
 
 @torch.no_grad()
@@ -457,7 +395,7 @@ def main(argv: Sequence[str], *, report: Callable[[Sequence[str]], int]) -> int:
     """
     options = _parser().parse_args(argv)
     try:
-        visits = [options.visit] if options.visit is not None else visits_of(options.run) or [None]
+        visits = [options.visit] if options.visit is not None else visits_of(options.run) or [1]
         out = options.out or options.run / "causal"
         files = []
         for visit in visits:

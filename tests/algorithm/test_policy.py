@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,9 @@ from tests.tiny import short_run
         ("plasticity_injection", {}),
     ],
 )
-def test_a_loaded_policy_plays_the_episodes_of_the_visits_evaluation(method: str, keys: dict, tmp_path: Path) -> None:
+def test_a_loaded_policy_plays_the_episodes_of_the_visits_evaluation(
+    method: str, keys: dict[str, Any], tmp_path: Path
+) -> None:
     finish(short_run(ContinualSACConfig().method(method, **keys), tmp_path))
     boundary = [row for row in rows_of(tmp_path, "evaluations.jsonl") if row["phase"] == "boundary"]
     for row in boundary:
