@@ -186,7 +186,7 @@ def draw_damages(ax: Axes, rows: pd.DataFrame) -> None:
 
 
 def write_causal_report(files: Sequence[str | Path]) -> list[CausalReport]:
-    """For each visit's file a table, `NAME_damage.csv`, words, `NAME.md`, and a figure, `NAME.png`, beside it.
+    """For each visit's file a table, words and a figure, of its name with `_damage.csv`, `.md` and `.png`, beside it.
 
     Raises:
         DataError: if a file cannot be read.

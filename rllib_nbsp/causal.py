@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -376,10 +377,11 @@ def write_damages(policy: Policy, folder: Path, out: Path, *, repeats: int, step
     rows = list(damages(policy, folder, repeats=repeats, steps=steps, seed=seed))
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"visit_{policy.visit:02d}.csv"
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Damage)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Damage)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    path.write_text(text.getvalue(), encoding="utf-8")
     return path
 
 
