@@ -12,14 +12,14 @@ It only reads files, so it needs neither Ray nor torch:
 
 from __future__ import annotations
 
-from . import metrics, protocols, statistics
+from . import metrics, protocols, skill, statistics
 from .aggregate import aggregate_table
 from .consistency import check_row
 from .differences import difference_table
 from .errors import AnalysisError, DataError, UnknownNameError
 from .load import find_runs, load_evaluations, load_results, load_study, load_training
 from .measures import measure_values, task_values
-from .neurons import load_neurons
+from .neurons import incoming_changes, load_neurons
 from .paper import compare_with_paper, load_paper
 from .schema import (
     COSTS,
@@ -54,6 +54,7 @@ __all__ = [
     "compare_with_paper",
     "difference_table",
     "find_runs",
+    "incoming_changes",
     "load_evaluations",
     "load_neurons",
     "load_paper",
@@ -66,6 +67,7 @@ __all__ = [
     "metrics",
     "protocols",
     "seed_table",
+    "skill",
     "statistics",
     "success_array",
     "task_values",

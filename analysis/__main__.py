@@ -1,4 +1,4 @@
-"""`python -m analysis report RESULTS`: the tables and figures of a study; `check`: whether published numbers can be."""
+"""`python -m analysis report|neurons|causal|check`: a study, what its neurons do, and rows that no runs can have."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from collections.abc import Sequence
 
 from rllib_nbsp.reading import printable
 
+from .causal import write_causal_report
 from .consistency import MOST_VISITS, check_row
 from .errors import AnalysisError
 from .metrics import PROTOCOLS
+from .neuron_report import write_neuron_report
 from .protocols import MEASURES
 from .report import COMPARISONS, write_report
+from .text import to_markdown
 
 EXIT_USAGE = 2
 EXIT_DATA = 3
@@ -30,7 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # A terminal that has no arrows must not cost the table.
-    return int(arguments.run(arguments))
+    try:
+        code: int = arguments.command(arguments)
+    except AnalysisError as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return EXIT_ENVIRONMENT
+    return code
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -43,7 +54,7 @@ def _check(arguments: argparse.Namespace) -> int:
             cycles=arguments.cycles,
             protocol=arguments.protocol,
         )
-    except (AnalysisError, ValueError) as error:
+    except ValueError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return EXIT_USAGE
     given = f"with ASR {arguments.asr:g} and FWT {arguments.fwt:g} over {arguments.tasks * arguments.cycles} visits"
@@ -56,14 +67,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    try:
-        report = write_report(arguments.results, arguments.out, compare=arguments.compare, protocol=arguments.protocol)
-    except AnalysisError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return EXIT_ENVIRONMENT
+    report = write_report(arguments.results, arguments.out, compare=arguments.compare, protocol=arguments.protocol)
     print(report.summary)
     if report.comparison:
         print(f"\n{report.comparison}")
@@ -76,6 +80,23 @@ def _report(arguments: argparse.Namespace) -> int:
             "error: the study is not complete (see Seeds above); --allow-partial accepts it as it is", file=sys.stderr
         )
         return EXIT_DATA
+    return 0
+
+
+def _neurons(arguments: argparse.Namespace) -> int:
+    report = write_neuron_report(arguments.results, arguments.out, arguments.sequence, arguments.arm)
+    for title in ("Selection", "Capacity", "Masked neurons that were constant"):
+        if title in report.tables:
+            print(f"{title}\n\n{to_markdown(report.tables[title])}\n")
+    print("\n".join(f"note: {printable(note)}" for note in report.notes), end="\n" if report.notes else "")
+    print(printable(str(report.path)))
+    return 0
+
+
+def _causal(arguments: argparse.Namespace) -> int:
+    for report in write_causal_report(arguments.files):
+        actor = report.text[report.text["Network"] == "policy"]
+        print(f"{to_markdown(actor)}\n{printable(str(report.path))}" if len(actor) else printable(str(report.path)))
     return 0
 
 
@@ -99,9 +120,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"one of {', '.join(PROTOCOLS)} (default: %(default)s)",
     )
-    check.set_defaults(run=_check)
+    check.set_defaults(command=_check)
     report = commands.add_parser("report", help="write table.md, table.csv, figures and report.html")
-    report.set_defaults(run=_report)
     report.add_argument("results", metavar="RESULTS", help="the study's folder: <sequence>/<arm>/seed_<n>/ lie in it")
     report.add_argument("--out", metavar="DIR", help="folder of the report (default: RESULTS/report)")
     report.add_argument("--compare", metavar="WITH", help=f"add published numbers: {', '.join(COMPARISONS)}")
@@ -114,6 +134,16 @@ def _parser() -> argparse.ArgumentParser:
         + f". Every report has the measures of {', '.join(dict.fromkeys(m.protocol for m in MEASURES.values()))} too",
     )
     report.add_argument("--allow-partial", action="store_true", help="exit with 0 although seeds or visits are missing")
+    report.set_defaults(command=_report)
+    neurons = commands.add_parser("neurons", help="write what the skill neurons are and what became of them")
+    neurons.add_argument("results", metavar="RESULTS", help="the study's folder, as for report")
+    neurons.add_argument("--out", metavar="DIR", help="folder of neurons.md and its tables (default: RESULTS/neurons)")
+    neurons.add_argument("--sequence", metavar="NAME", help="only this sequence")
+    neurons.add_argument("--arm", metavar="NAME", help="only this arm; a full study has millions of neurons")
+    neurons.set_defaults(command=_neurons)
+    causal = commands.add_parser("causal", help="tables and a figure of what `rllib-nbsp causal` measured")
+    causal.add_argument("files", nargs="+", metavar="FILE", help="its visit_NN.csv")
+    causal.set_defaults(command=_causal)
     return parser
 
 

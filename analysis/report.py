@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 
 from rllib_nbsp.reading import printable
 
-from . import figures, metrics, search, tables
+from . import figures, metrics, neuron_report, search, skill, tables
 from .differences import baseline_of, difference_table
 from .errors import UnknownNameError
 from .further import Table, further_tables, paper_tables
 from .load import load_results
-from .neurons import neurons_of
+from .neurons import incoming_changes, neurons_of
 from .notes import collect_notes
 from .paper import compare_with_paper
 from .schema import Results
@@ -71,6 +71,10 @@ class Section:
     thresholds: pd.DataFrame
     neurons: list[tuple[str, Picture, pd.DataFrame]] = field(default_factory=list)
     """For each arm with scored neurons: its name, its histograms, what was selected."""
+    neuron_tables: dict[str, dict[str, pd.DataFrame]] = field(default_factory=dict)
+    """For each of them further tables of `neuron_report`, by title."""
+    constant_masked: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """What training rows tell of the masks, if no run has kept its neurons."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,7 @@ def _section(
         ),
     ]
     neurons = []
+    neuron_tables = {}
     for arm in arms:
         scores = neurons_of(results.runs, sequence, arm, results.notes)
         if not scores.empty:
@@ -198,6 +203,12 @@ def _section(
                 figures.score_histograms(scores, styles[arm]),
             )
             neurons.append((arm, picture, neurons_text(tables.neuron_summary(scores))))
+            changes = incoming_changes(run for run in results.runs if (run.sequence, run.arm) == (sequence, arm))
+            texts = neuron_report.texts_of(neuron_report.frames_of(scores, changes))
+            neuron_tables[arm] = {
+                title: text.drop(columns=["Sequence", "Arm"]) for title, text in texts.items() if title != "Selection"
+            }
+    told = skill.constant_masked(results.training[results.training["sequence"] == sequence])
     own = _in_order(thresholds[thresholds["sequence"] == sequence], styles) if len(thresholds) else thresholds
     return Section(
         sequence=sequence,
@@ -206,6 +217,8 @@ def _section(
         pictures=pictures,
         thresholds=threshold_text(own, sequence) if len(own) else pd.DataFrame(),
         neurons=neurons,
+        neuron_tables=neuron_tables,
+        constant_masked=pd.DataFrame() if neurons else neuron_report.constant_masked_text(told),
     )
 
 
@@ -318,6 +331,7 @@ def _html(
         suites=", ".join(sorted(results.evaluations["suite"].dropna().unique())),
         runs=len(results.runs),
         seeds=", ".join(map(str, sorted({run.seed for run in results.runs}))),
+        about=neuron_report.ABOUT,
     )
 
 

@@ -97,6 +97,8 @@ NEURON_COLUMNS: dict[str, str] = {
     "neuron": "unit or channel in the layer, from 0",
     "score": "relevance to the task (Eq. 4), in [0.5, 1]",
     "accuracy": "Eq. 3",
+    "chance_accuracy": "mean of Eq. 3 with the goal turned against the activations",
+    "p_value": "of as much association with the turned goal (rllib_nbsp/nn/significance.py); 1 for a constant neuron",
     "n11": "steps with the activation and the goal above their means",
     "n10": "steps with only the activation above",
     "n01": "steps with only the goal above",

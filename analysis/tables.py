@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from . import metrics, statistics
 from .errors import UnknownNameError, check_known
 from .schema import COSTS, Results, TaskOrder
+from .skill import with_significance
 
 SUMMARY = {"asr": "ASR ↑", "fm": "FM ↓", "fwt": "FWT ↑", "final_success": "Final ↑", "relearn": "Relearn ↑"}
 """Columns of the summary and their headings: the paper's three, success after the last visit, before retraining."""
@@ -302,14 +303,14 @@ def neuron_summary(neurons: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns sequence, arm, visit, task, network, seeds, label_rate, skill_frac (mask below 1), constant_frac (of all
-        neurons), constant_skill_frac (of the skill neurons; NaN when there are none), max_score.
+        neurons), constant_skill_frac and significant_skill_frac (of the skill neurons; NaN when there are none),
+        max_score.
     """
     if neurons.empty:
         return pd.DataFrame()
-    above = neurons["n11"] + neurons["n10"]
-    steps = above + neurons["n01"] + neurons["n00"]
-    frame = neurons.assign(constant=(above == 0) | (above == steps), skill=neurons["mask"] < 1)
+    frame = with_significance(neurons)
     frame["constant_skill"] = frame["constant"].where(frame["skill"]).astype(float)
+    frame["significant_skill"] = frame["significant"].where(frame["skill"] & frame["q_value"].notna()).astype(float)
     keys = ["sequence", "arm", "visit", "task", "network"]
     return frame.groupby(keys, as_index=False, sort=True).agg(
         seeds=("seed", "nunique"),
@@ -317,6 +318,7 @@ def neuron_summary(neurons: pd.DataFrame) -> pd.DataFrame:
         skill_frac=("skill", "mean"),
         constant_frac=("constant", "mean"),
         constant_skill_frac=("constant_skill", "mean"),
+        significant_skill_frac=("significant_skill", "mean"),
         max_score=("score", "max"),
     )
 

@@ -168,6 +168,7 @@ def neurons_text(summary: pd.DataFrame) -> pd.DataFrame:
             "Skill neurons": percent(row["skill_frac"]),
             "Constant": percent(row["constant_frac"]),
             "Constant among skill": percent(row["constant_skill_frac"]),
+            "Beyond chance among skill": percent(row["significant_skill_frac"]),
             "Highest score": number(row["max_score"]),
             "Seeds": str(row["seeds"]),
         }

@@ -13,6 +13,7 @@ __all__ = [
     "ContinualSACConfig",
     "NBSPConfig",
     "__version__",
+    "load_policy",
     "register",
     "register_method",
     "register_suite",
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from rllib_nbsp.envs import register_suite
     from rllib_nbsp.methods import register_method
     from rllib_nbsp.plugins import runtime_env
+    from rllib_nbsp.policy import load_policy
 
-_HOMES = {"register_method": "methods", "register_suite": "envs", "runtime_env": "plugins"}
+_HOMES = {"register_method": "methods", "register_suite": "envs", "runtime_env": "plugins", "load_policy": "policy"}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 
+from rllib_nbsp import causal, play
 from rllib_nbsp.state.command import main as state
 from rllib_nbsp.study import command, keys
 
@@ -34,14 +35,30 @@ def _plan(argv: Sequence[str]) -> int:
 
 def report(argv: Sequence[str]) -> int:
     """The analysis' `report`, which lies beside the package in a checkout and within it once installed."""
+    return _analysis("report", argv)
+
+
+def _neurons(argv: Sequence[str]) -> int:
+    return _analysis("neurons", argv)
+
+
+def _causal(argv: Sequence[str]) -> int:
+    return causal.main(argv, report=lambda files: _analysis("causal", files))
+
+
+def _analysis(verb: str, argv: Sequence[str]) -> int:
     name = "rllib_nbsp.analysis" if importlib.util.find_spec("rllib_nbsp.analysis") else "analysis"
-    return importlib.import_module(f"{name}.__main__").main(["report", *argv])
+    code: int = importlib.import_module(f"{name}.__main__").main([verb, *argv])
+    return code
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "run": ("a study of a YAML file or a preset", _run),
     "plan": ("what that would take, and run nothing", _plan),
     "report": ("tables and figures of finished runs", report),
+    "neurons": ("what the skill neurons are and what became of them", _neurons),
+    "play": ("a finished run's policy, on film or as an ONNX model", play.main),
+    "causal": ("whether a finished run's policy needs its skill neurons", _causal),
     "state": ("what unfinished runs go on from", state),
     "keys": ("every key of a study, its values, default and meaning", keys.main),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import hashlib
 import json
 import logging
@@ -186,6 +187,7 @@ class SharedVisit:
         if self._folder is None or self._algorithm.visit.number != 1 or not list_bundles(self._folder):
             return None
         measured = {key: getattr(scoring, key) for key in ScoringSettings.model_fields}
+        measured["measures"] = [field.name for field in dataclasses.fields(LayerStatistics)]  # older ones lack some
         return self._folder / f"scores_{_hash(measured)}"
 
 

@@ -143,6 +143,8 @@ def layer_with(accuracy: Sequence[float], *, steps: int = 1000, label_rate: floa
         hist_success=zeros,
         hist_failure=zeros,
         hist_edges=torch.zeros(n, HISTOGRAM_BINS + 1, dtype=torch.float64),
+        chance_accuracy=torch.full((n,), 0.5, dtype=torch.float64),
+        p_value=torch.linspace(0.001, 1.0, n, dtype=torch.float64),
     )
 
 

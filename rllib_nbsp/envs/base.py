@@ -118,6 +118,13 @@ class Suite(ABC):
         """
         return checked_success(info)
 
+    def frame(self, env: Env) -> np.ndarray:
+        """A picture of what an environment is like now, (H, W, 3) uint8; raises what its drawing raises."""
+        base = env.unwrapped
+        base.render_mode = "rgb_array"  # which gymnasium takes at construction, where nobody knows yet who will look
+        picture: Any = base.render()
+        return np.asarray(picture, np.uint8)
+
     def spaces(self, tasks: Sequence[str]) -> tuple[Box, ActionSpace]:
         """The observation and action space that all of `tasks` share.
 

@@ -41,6 +41,7 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
 
     def __init__(self, base: Any, goals: list[Any], seed: int) -> None:
         self.base = base
+        self.metadata = base.metadata
         self.goals = goals
         self.np_random, _ = seeding.np_random(seed)
 
@@ -57,6 +58,11 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         """One control step of 5 simulator steps."""
         obs, reward, terminated, truncated, info = self.base.step(action)
         return obs.astype(np.float32), reward, terminated, truncated, info
+
+    def render(self) -> Any:
+        """A picture, which needs OpenGL (docs/playing.md)."""
+        self.base.render_mode = self.render_mode
+        return self.base.render()
 
     def close(self) -> None:
         """Free the simulator."""

@@ -69,6 +69,14 @@ class PointMassEnv(gym.Env[np.ndarray, np.ndarray]):
         success = distance < SUCCESS_RADIUS
         return self._observe(), success - distance, False, self._steps == HORIZON, {"success": success}
 
+    def render(self) -> Any:
+        """The plane from -1 to 1: the mass in black, the goal in green, (128, 128, 3) uint8."""
+        x, y = np.meshgrid(np.linspace(-1.0, 1.0, 128), np.linspace(1.0, -1.0, 128))
+        picture = np.full((128, 128, 3), 255, np.uint8)
+        picture[np.hypot(x - self._goal_x, y - self._goal_y) < SUCCESS_RADIUS] = (120, 200, 120)
+        picture[np.hypot(x - self._x, y - self._y) < 0.04] = 0
+        return picture
+
     def _observe(self) -> np.ndarray:
         return np.array((self._x, self._y, self._vx, self._vy, self._goal_x, self._goal_y), np.float32)
 

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rllib_nbsp.nn.significance import association
+
 HISTOGRAM_BINS = 20
 
 ScoreVariant = Literal["literal", "acc", "balanced", "dormant", "random"]
@@ -31,6 +33,9 @@ class LayerStatistics:
         mean_abs_activation: (N,) float64, for dormancy.
         hist_success, hist_failure: (N, bins) int64, activations at steps whose goal is above, or not above, its mean.
         hist_edges: (N, bins + 1) float64.
+        chance_accuracy: (N,) float64, mean `Acc` if the goal is turned against the activations (`significance.py`); NaN
+            if nobody asked for that null.
+        p_value: (N,) float64, of as much association under the null, 1 for a constant neuron; NaN likewise.
     """
 
     counts: Tensor
@@ -39,6 +44,8 @@ class LayerStatistics:
     hist_success: Tensor
     hist_failure: Tensor
     hist_edges: Tensor
+    chance_accuracy: Tensor
+    p_value: Tensor
 
     @property
     def accuracy(self) -> Tensor:
@@ -129,7 +136,10 @@ ActivationChunks = Callable[[], Iterable[list[Tensor]]]
 
 
 def layer_statistics(
-    chunks: ActivationChunks, labels: list[Tensor], mean_chunks: ActivationChunks | None = None
+    chunks: ActivationChunks,
+    labels: list[Tensor],
+    mean_chunks: ActivationChunks | None = None,
+    turned: list[Tensor] | None = None,
 ) -> list[LayerStatistics]:
     """Two streaming passes over a rollout's activations: means (Eq. 1), then comparisons (Eq. 3).
 
@@ -139,6 +149,7 @@ def layer_statistics(
         chunks: called twice; yields, chunk by chunk, the activities of each hidden layer, each (S, N).
         labels: per chunk the goal's labels, (S,) bool.
         mean_chunks: a second rollout that the means are taken from instead (docs/readings.md R6).
+        turned: per chunk the labels of the null, (S, K) bool, as `turned_labels` makes them; None: no p-values.
 
     Raises:
         ValueError: if there is no step at all.
@@ -153,10 +164,11 @@ def layer_statistics(
             moment.add(h)
     if steps == 0:
         raise ValueError("cannot score neurons on a rollout of 0 steps")
-    comparisons = [_Comparisons(moment, steps) for moment in moments]
-    for layers, label in zip(chunks(), labels, strict=True):
+    nulls = [label.new_zeros(len(label), 0) for label in labels] if turned is None else turned
+    comparisons = [_Comparisons(moment, steps, nulls[0].shape[1]) for moment in moments]
+    for layers, label, null in zip(chunks(), labels, nulls, strict=True):
         for compared, h in zip(comparisons, layers, strict=True):
-            compared.add(h, label)
+            compared.add(h, label, null.to(h.device))
     return [compared.result() for compared in comparisons]
 
 
@@ -184,19 +196,27 @@ class _Moments:
 class _Comparisons:
     moments: _Moments
     steps: int
+    turns: int
     counts: Tensor = field(init=False)
     histogram: Tensor = field(init=False)
+    turned_both: Tensor = field(init=False)
+    turned_goal: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         n, device = len(self.moments.total), self.moments.total.device
         self.counts = torch.zeros(n, 4, dtype=torch.int64, device=device)
+        self.turned_both = torch.zeros(n, self.turns, device=device)
+        self.turned_goal = torch.zeros(self.turns, dtype=torch.int64, device=device)
         self.histogram = torch.zeros(2, n, HISTOGRAM_BINS, dtype=torch.int64, device=device)
 
-    def add(self, h: Tensor, label: Tensor) -> None:
+    def add(self, h: Tensor, label: Tensor, turned: Tensor) -> None:
         above = h.double() > self.moments.total / self.steps
         goal = label.to(h.device).unsqueeze(1)
         for i, cell in enumerate((above & goal, above & ~goal, ~above & goal, ~above & ~goal)):
             self.counts[:, i] += cell.sum(0)
+        # Sums of ones, exact in float32 below 2**24 steps.
+        self.turned_both += above.float().T @ turned.float()
+        self.turned_goal += turned.sum(0)
         width = (self.moments.high - self.moments.low).clamp(min=1e-12)
         bins = ((h.double() - self.moments.low) / width * HISTOGRAM_BINS).long().clamp(0, HISTOGRAM_BINS - 1)
         for side, rows in ((0, label.bool()), (1, ~label.bool())):
@@ -206,6 +226,9 @@ class _Comparisons:
     def result(self) -> LayerStatistics:
         low, high = self.moments.low, self.moments.high
         grid = torch.linspace(0.0, 1.0, HISTOGRAM_BINS + 1, dtype=torch.float64, device=low.device)
+        chance = p_value = torch.full_like(low, torch.nan)
+        if self.turns:
+            chance, p_value = association(self.counts, self.turned_both, self.turned_goal)
         return LayerStatistics(
             counts=self.counts,
             mean_activation=self.moments.total / self.steps,
@@ -213,6 +236,8 @@ class _Comparisons:
             hist_success=self.histogram[0],
             hist_failure=self.histogram[1],
             hist_edges=low.unsqueeze(1) + grid * (high - low).clamp(min=1e-12).unsqueeze(1),
+            chance_accuracy=chance,
+            p_value=p_value,
         )
 
 

@@ -21,6 +21,7 @@ from rllib_nbsp.methods.agent import Agent, VisitData
 from rllib_nbsp.methods.base import ContinualMethod
 from rllib_nbsp.nn.networks import NETWORKS, activities
 from rllib_nbsp.nn.neurons import NeuronScores, dormant_frac, layer_statistics
+from rllib_nbsp.nn.significance import TURNS
 from rllib_nbsp.plugins import exits_as_errors
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.sac.formats import check_formats
@@ -218,17 +219,22 @@ class ContinualSACTorchLearner(TorchLearner):
         """Score every hidden neuron on a rollout (Eq. 1-3).
 
         Args:
-            chunks: columns obs (arrays or `StackedFrames`), actions and labels, each chunk of bounded size.
+            chunks: columns obs (arrays or `StackedFrames`), actions and labels, each chunk of bounded size; and turned,
+                as `LabelledRollout` has it, for p-values.
             mean_chunks: a second rollout for the standard activations, or None.
             label_rate: share of labels that are true.
             task: index of the task of the rollouts.
         """
         labels = [torch.from_numpy(chunk["labels"]) for chunk in chunks]
+        turned = None
+        if "turned" in chunks[0]:
+            turned = [torch.from_numpy(np.unpackbits(c["turned"], axis=1, count=TURNS)) for c in chunks]
         layers = {
             name: layer_statistics(
                 self._activities(name, chunks, task),
                 labels,
                 self._activities(name, mean_chunks, task) if mean_chunks else None,
+                turned,
             )
             for name in NETWORKS
         }

@@ -268,7 +268,7 @@ class Sampler:
             explore: sample the policy, or take its mean.
 
         Returns:
-            Columns `obs`, `actions`, `rewards`, `success` and `episode` (from 0) of exactly `num_env_steps` rows,
+            Columns `obs`, `actions`, `rewards`, `success`, `env` and `episode` (from 0), exactly `num_env_steps` rows,
             ordered by step, then sub-environment; stacks of frames as `StackedFrames`. And a summary of each episode,
             with `complete`.
         """
@@ -291,6 +291,7 @@ class Sampler:
         columns = self._empty(num_steps, used)
         stacks = StackedFrames(self._obs_space.shape) if is_frame_stack(*self._obs) else None
         columns["done"] = finished = np.zeros((num_steps, used), bool)
+        columns["env"] = np.broadcast_to(np.arange(used), (num_steps, used))
         running = np.arange(used)
         started = used
         for t in range(num_steps):
@@ -311,7 +312,7 @@ class Sampler:
         rows = {name: column.reshape(-1, *column.shape[2:])[:num_env_steps] for name, column in columns.items()}
         rows["episode"] = np.unique(rows["episode"], return_inverse=True)[1]
         episodes = rollout_summaries(rows)
-        kept = ("obs", "actions", "rewards", "success", "episode")
+        kept = ("obs", "actions", "rewards", "success", "env", "episode")
         return {name: rows[name] for name in kept} | ({} if stacks is None else {"obs": stacks.sealed()}), episodes
 
     # State

@@ -9,6 +9,7 @@ import numpy as np
 
 from rllib_nbsp.curriculum import Task
 from rllib_nbsp.nn.neurons import goal_labels, goal_proximity
+from rllib_nbsp.nn.significance import turned_labels
 from rllib_nbsp.replay.stacks import StackedFrames
 from rllib_nbsp.sampling.rollout_workers import RolloutWorkers
 from rllib_nbsp.settings import ScoringSettings
@@ -21,7 +22,8 @@ class LabelledRollout:
     """Steps of a policy on a task.
 
     Attributes:
-        chunks: columns obs, actions and labels, each chunk of bounded size.
+        chunks: columns obs, actions, labels and turned, each chunk of bounded size; `turned` are the rows of
+            `turned_labels`, eight labels a byte.
         label_rate: share of labels that are true.
         env_steps: steps taken, those without a label included.
     """
@@ -62,6 +64,8 @@ def labelled_rollout(
             f"{scoring.gpm!r} needs whole ones; use gpm 'step' or more steps"
         )
     labels = goal_labels(q[use])
+    by_episode = None if scoring.gpm == "step" else columns["episode"][use]
+    turned = np.packbits(turned_labels(labels, columns["env"][use], by_episode), axis=1)
     obs, used = columns["obs"], np.flatnonzero(use)
     size = CHUNK_IMAGES if isinstance(obs, StackedFrames) else CHUNK_STEPS
     chunks = []
@@ -72,6 +76,7 @@ def labelled_rollout(
                 "obs": obs.take(rows) if isinstance(obs, StackedFrames) else obs[rows],
                 "actions": columns["actions"][rows],
                 "labels": labels[start : start + size],
+                "turned": turned[start : start + size],
             }
         )
     return LabelledRollout(chunks, float(labels.mean()), len(columns["rewards"]))

@@ -86,6 +86,7 @@ class EnvVector:
 
     Attributes:
         obs: current observations, shape (E, ...); the array changes with every step.
+        envs: the sub-environments.
         active: the sub-environments that still have episodes to play; rows of the others mean nothing.
         rebuilt: how often one was built anew.
 
@@ -130,10 +131,10 @@ class EnvVector:
         self._success = np.zeros(num_envs, bool)
         self._own_returns: dict[int, float] = {}
 
-        self._envs: list[Env] = []
+        self.envs: list[Env] = []
         for e in range(num_envs):
             try:
-                self._envs.append(self._make(e))
+                self.envs.append(self._make(e))
             except USER_ERRORS as error:
                 self.close()
                 raise EnvironmentFailure(f"{self._place(e)}, construction: {_describe(error)}") from error
@@ -211,13 +212,13 @@ class EnvVector:
 
     def close(self) -> None:
         """Close every environment; one that will not be closed is only logged."""
-        for e in range(len(self._envs)):
+        for e in range(len(self.envs)):
             self._close(e)
 
     def _step(self, e: int, action: np.ndarray) -> None:
         try:
             # A copy: what an environment does with its action must not reach the row that is learned from.
-            step = self._envs[e].step(action.copy())
+            step = self.envs[e].step(action.copy())
             obs, reward, terminated, truncated, info = checked_step(step, self._shape, self._dtype)
             success = self.suite.success(info)
             told = own_return(info) if self.suite.alters_training else None
@@ -252,7 +253,7 @@ class EnvVector:
             self.rebuilt += 1
             self._close(e)
             try:
-                self._envs[e] = self._make(e)
+                self.envs[e] = self._make(e)
                 self._reset(e)
                 self._step(e, action)
             except EnvironmentFailure:
@@ -280,7 +281,7 @@ class EnvVector:
 
     def _reset(self, e: int) -> None:
         """Write the first observation of a new episode into `obs`."""
-        env = self._envs[e]
+        env = self.envs[e]
         self._episode_step[e] = 0
         for attempt in range(MAX_RESET_RETRIES + 1):
             if attempt:
@@ -312,7 +313,7 @@ class EnvVector:
 
     def _close(self, e: int) -> None:
         try:
-            self._envs[e].close()
+            self.envs[e].close()
         except USER_ERRORS as error:
             logger.warning("%s, close: %s", self._place(e), _describe(error))
 

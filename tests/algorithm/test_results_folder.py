@@ -31,3 +31,4 @@ def test_every_file_and_column_that_a_run_writes_is_documented(tmp_path: Path) -
     assert json.loads((tmp_path / "status.json").read_text()).keys() <= known
     with np.load(tmp_path / "neurons" / "visit_01.npz") as arrays:
         assert {re.sub(r"^\w+/\d+/", "policy/i/", name) for name in arrays.files} <= known
+        assert (arrays["policy/0/p_value"] > 0.0).all()  # whether it follows the goal was asked

@@ -145,6 +145,8 @@ class StudyBuilder:
                 quantities = {
                     "score": np.clip(score + 0.001 * seed, 0.5, 1.0),
                     "accuracy": accuracy,
+                    "chance_accuracy": np.array([0.4, 0.5, 0.52, 0.53, 0.52]),
+                    "p_value": np.array([1.0, 0.9, 0.3, 0.02, 0.001]),
                     "counts": counts,
                     "mean_activation": np.array([0.0, 0.1, 0.2, 0.3, 0.4]),
                     "hist_success": np.ones((5, 20)),

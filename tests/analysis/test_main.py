@@ -122,3 +122,33 @@ def test_analysis_needs_neither_ray_nor_torch_and_of_the_package_formulas_and_ho
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     allowed = ["metrics", "plugins", "reading", "registry", "version"]
     assert done.stdout.strip() == str(["rllib_nbsp", *(f"rllib_nbsp.{name}" for name in allowed)])
+
+
+def test_neurons_prints_what_was_selected_and_where_the_tables_are(study, capsys, tmp_path):
+    study.run(arm="nbsp", neurons=True)
+    assert main(["neurons", str(study.root), "--out", str(tmp_path / "out"), "--arm", "nbsp"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "Selection" and out[2].startswith("| Sequence | Arm  | Seed")
+    assert out[-1] == str(tmp_path / "out" / "neurons.md") and Path(out[-1]).is_file()
+
+
+def test_neurons_of_runs_that_kept_no_arrays_are_told_by_their_rows(capsys, tmp_path):
+    published = Path(__file__).parents[2] / "results" / "published" / "cpu_button_drawer"
+    assert main(["neurons", str(published), "--out", str(tmp_path), "--arm", "mask_only"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "| 1    | 2     |" in line]
+    assert len(lines) == 1 and lines[0].count("100 %") == 3  # every masked neuron of the three networks is constant
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--arm", "nbps"], 2, "unknown arm 'nbps'; did you mean 'nbsp'"),
+        (["--sequence", "pear"], 2, "unknown sequence 'pear'; did you mean 'pair'"),
+        ([], 3, "no run has neurons/visit_NN.npz, and no training row tells of masked neurons"),
+    ],
+)
+def test_neurons_that_nothing_tells_of_are_one_line(study, capsys, arguments, code, message):
+    study.run(arm="nbsp")
+    assert main(["neurons", str(study.root), *arguments]) == code
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1

@@ -21,6 +21,14 @@ def test_neurons_have_the_documented_columns_and_values(study):
     found = best[["task", "score", "n11", "n10", "n01", "n00", "label_rate", "env_steps"]].iloc[0].tolist()
     assert found == ["window-close-v3", 0.96, 58, 2, 2, 38, 0.6, 2000]
     assert best["mask"].item() == pytest.approx(0.008)
+    assert best[["chance_accuracy", "p_value"]].iloc[0].tolist() == [0.52, 0.001]
+
+
+def test_neurons_of_runs_that_measured_no_null_have_no_p_value(study):
+    path = study.run(neurons=True, visits=1) / "neurons" / "visit_01.npz"
+    np.savez(path, **{name: array for name, array in np.load(path).items() if not name.endswith("/p_value")})
+    frame = load_neurons(study.root)
+    assert frame["p_value"].isna().all() and frame["chance_accuracy"].notna().all()
 
 
 def test_neurons_scored_without_masks_have_mask_1_and_files_without_scores_are_passed_over(study):

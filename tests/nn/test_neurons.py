@@ -23,6 +23,7 @@ from rllib_nbsp.nn.neurons import (
     select_top,
     skill_mask,
 )
+from rllib_nbsp.nn.significance import turned_labels
 
 DOUBLE = torch.float64
 
@@ -34,7 +35,8 @@ def chunked(table: Tensor, sizes: list[int]) -> Callable[[], Iterable[list[Tenso
 
 def statistics(table: Tensor, goal: Tensor, sizes: list[int] | None = None) -> LayerStatistics:
     sizes = sizes or [len(table)]
-    return layer_statistics(chunked(table, sizes), list(goal.split(sizes)))[0]
+    turned = torch.from_numpy(turned_labels(goal.numpy(), np.zeros(len(goal), int), turns=9))
+    return layer_statistics(chunked(table, sizes), list(goal.split(sizes)), turned=list(turned.split(sizes)))[0]
 
 
 # Eq. 1-4 by hand: four steps of three neurons, q = success at steps 2 and 4.

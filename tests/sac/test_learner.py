@@ -15,6 +15,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_nbsp.learners import call_learner
 from rllib_nbsp.nn.networks import NETWORKS
+from rllib_nbsp.nn.significance import TURNS, turned_labels
 from rllib_nbsp.replay.stacks import PAIRS
 from rllib_nbsp.sac.graphs import WARMUP
 from rllib_nbsp.sac.learner import ContinualSACTorchLearner
@@ -117,6 +118,22 @@ def test_neurons_are_scored_on_observations_and_executed_actions():
             above = h.double() > h.double().mean(0)
             agree = (above == torch.from_numpy(everything["labels"]).unsqueeze(1)).double().mean(0)
             assert torch.equal(layer.accuracy, agree)
+            assert layer.p_value.isnan().all()
+
+
+def test_a_rollout_with_the_labels_of_a_null_gives_p_values():
+    learner = build_learner()
+    rows = transitions(0, 400)
+    turned = np.packbits(turned_labels(rows["obs"][:, 0] > 0, np.arange(400) % 4), axis=1)
+    columns = {"obs": rows["obs"], "actions": rows["actions"], "labels": rows["obs"][:, 0] > 0, "turned": turned}
+    whole = learner.score_neurons([columns], None, 0.5)
+    halves = [{name: column[part] for name, column in columns.items()} for part in (slice(150), slice(150, None))]
+    cut = learner.score_neurons(halves, None, 0.5)
+    for name in NETWORKS:
+        for layer, other in zip(whole.layers[name], cut.layers[name], strict=True):
+            assert torch.equal(layer.p_value, other.p_value)
+            assert (layer.p_value[layer.is_constant] == 1.0).all()
+            assert layer.p_value.min() == 1 / (TURNS + 1)  # a neuron of a plain function of what the goal is of
 
 
 def test_a_second_rollout_gives_the_standard_activations_alone():

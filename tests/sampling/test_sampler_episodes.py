@@ -84,11 +84,12 @@ def test_exploring_evaluation_is_reproducible_and_explores():
 @pytest.mark.parametrize("num_env_steps", [1, 4, 103, 5 * HORIZON, 777])
 def test_a_rollout_has_exactly_its_steps_and_true_summaries(num_env_steps: int):
     rows, episodes = make_sampler().rollout(task=LEFT, version=1, num_env_steps=num_env_steps, rollout_index=0)
-    assert rows.keys() == {"obs", "actions", "rewards", "success", "episode"}
+    assert rows.keys() == {"obs", "actions", "rewards", "success", "env", "episode"}
     assert {len(column) for column in rows.values()} == {num_env_steps}
     assert [e["episode"] for e in episodes] == list(range(len(episodes))) == np.unique(rows["episode"]).tolist()
     for e in episodes:
         mine = rows["episode"] == e["episode"]
+        assert len(np.unique(rows["env"][mine])) == 1
         assert e["length"] == mine.sum() and e["complete"] == (e["length"] == HORIZON)
         assert e["return"] == pytest.approx(rows["rewards"][mine].astype(float).sum())
         assert e["success"] == rows["success"][mine].any() and e["final_success"] == rows["success"][mine][-1]

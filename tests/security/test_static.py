@@ -24,6 +24,7 @@ READING = {
     "rllib_nbsp/state/bundle.py": "reads a manifest of bounded size, and what it lists",
     "rllib_nbsp/state/sealed.py": "reads a list of files that lies beside them",
     "rllib_nbsp/envs/gymnasium.py": "hashes the code of an installed environment",
+    "analysis/causal.py": "parses a table that `reading` has read",
     "analysis/games.py": "reads a table of its own",
     "analysis/paper.py": "reads a table of its own",
 }
