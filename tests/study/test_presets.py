@@ -242,6 +242,25 @@ def test_the_fast_four_have_the_budget_and_the_methods_of_the_pair() -> None:
     assert ours.model_dump(exclude=of_tasks) == theirs.model_dump(exclude=of_tasks)
 
 
+@pytest.mark.parametrize("base", ["pendulum", "point_mass"])
+def test_ways_to_choose_neurons_are_compared_on_the_protocol_of_the_pair(base) -> None:
+    pair, selection = (load_study(f"tune_configs/fast/{base}_{name}.yaml") for name in ("pair", "selection"))
+    assert selection.sequences == pair.sequences and selection.seeds == list(range(10))
+    of_pair, of_selection = ({arm.label: arm for arm in study.arms} for study in (pair, selection))
+    shared = of_pair.keys() & of_selection.keys()
+    assert shared >= {"sac", "random"} - ({"random"} if base == "point_mass" else set())
+    (sequence,) = pair.sequences
+    ours, theirs = (
+        study.trial(sequence, arms["sac"], 0) for study, arms in ((selection, of_selection), (pair, of_pair))
+    )
+    assert ours.model_dump(exclude={"experiment"}) == theirs.model_dump(exclude={"experiment"})
+    keys = [tuple(sorted(arm.method_settings.items(), key=str)) for arm in selection.arms]
+    assert len(set(map(str, keys))) == len(keys)
+    with_replay = {arm.method_settings.get("with_replay", True) for arm in selection.arms if arm.method == "nbsp"}
+    assert with_replay == {base == "pendulum"}
+    assert {arm.method_settings.get("skill_frac") for arm in selection.arms} >= {"auto"}
+
+
 def test_the_fast_point_mass_has_the_arms_of_the_four_and_the_proportions_of_the_pair() -> None:
     studies = [
         load_study(f"tune_configs/fast/{name}.yaml") for name in ("pendulum_pair", "pendulum_four", "point_mass_pair")
