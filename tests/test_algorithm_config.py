@@ -63,7 +63,7 @@ def test_a_method_that_is_named_again_keeps_its_keys_and_another_refuses_them() 
     [
         (
             lambda c: c.training(skil_frac=0.3),
-            "unknown key 'skil_frac' for method 'nbsp': did you mean 'skill_frac'? known keys: ",
+            "unknown key 'skil_frac' for method 'nbsp': did you mean 'skill_frac' or 'skill_fdr'? known keys: ",
         ),
         (lambda c: c.training(batch_sise=8), "unknown key 'batch_sise' for method 'nbsp': did you mean 'batch_size'"),
         (lambda c: c.method("ewcc"), "method is 'ewcc': did you mean 'ewc'? known methods: "),

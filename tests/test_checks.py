@@ -75,6 +75,8 @@ def test_defaults_fit_together(method):
             for name in ("packnet", "cotasp")
         ],
         (run(keys={"skill_frac": 1e-4}), "skill_frac is 0.0001: it selects 0 of 2304 neurons"),
+        (run(keys={"skill_frac": "auto", "score": "dormant"}), "skill_frac is 'auto', which asks who follows the goal"),
+        (run(keys={"skill_fdr": 0.1}), "skill_fdr is 0.1, which skill_frac 0.2 does not read: use auto"),
     ],
 )
 def test_each_mistake_has_one_line_that_names_it(bad, message):

@@ -27,7 +27,14 @@ from rllib_nbsp.methods.agent import Agent, Batch, VisitData
 from rllib_nbsp.methods.base import ContinualMethod, MethodSettings, register_method
 from rllib_nbsp.methods.parts.braking import Brake, rows_of
 from rllib_nbsp.nn.networks import Network
-from rllib_nbsp.nn.neurons import LayerStatistics, NeuronScores, select_top, skill_mask
+from rllib_nbsp.nn.neurons import (
+    LayerStatistics,
+    NeuronScores,
+    select_as_many,
+    select_significant,
+    select_top,
+    skill_mask,
+)
 from rllib_nbsp.settings import Frac, ReplaySettings, RunSettings, ScoringSettings
 
 logger = logging.getLogger(__name__)
@@ -41,8 +48,12 @@ class NBSPSettings(MethodSettings, ScoringSettings):
 
     with_replay: bool = True
     """False: masks alone."""
-    skill_frac: Frac = 0.2
-    """Share of the ranked neurons that are skill neurons (Fig. 4); 0: replay alone."""
+    skill_frac: Frac | Literal["auto"] = 0.2
+    """Share of the ranked neurons that are skill neurons (Fig. 4); 0: replay alone. auto, instead of the share that the
+    paper leaves to be tuned: the neurons that follow the goal by more than chance, never constant ones."""
+    skill_fdr: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    """For `skill_frac: auto`: share of the selected that follow the goal by chance alone, at most, in expectation. The
+    null has 999 turns: at 0.05, n neurons of a pool need n / 50 that beat them all."""
     mask_alpha: Frac = 0.2
     """alpha of Eq. 6; 0 freezes skill neurons."""
     mask_on: Literal["update", "grad", "grad_rescale"] = "update"
@@ -101,6 +112,12 @@ class NeuronLevelBalance(ContinualMethod):
             )
         if config.mask_last_layer and config.mask_side == "out":
             errors.append("mask_last_layer is true, which needs incoming weights: mask_side is 'out'; use in or both")
+        if config.skill_frac == "auto":
+            return [*errors, *_check_auto(config)]
+        if config.skill_fdr != cls.Config().skill_fdr:
+            errors.append(
+                f"skill_fdr is {config.skill_fdr}, which skill_frac {config.skill_frac} does not read: use auto"
+            )
         neurons = sum(settings.model.hidden)
         if 0.0 < config.skill_frac * neurons < 1.0:
             errors.append(
@@ -116,7 +133,7 @@ class NeuronLevelBalance(ContinualMethod):
     @classmethod
     def scoring(cls, config: NBSPSettings) -> ScoringSettings | None:
         if config.uniform_lr == "off":
-            return config if config.skill_frac > 0.0 else None
+            return config if config.skill_frac else None
         return config if isinstance(config.uniform_lr, str) else None  # a given factor needs no scores
 
     @classmethod
@@ -189,10 +206,11 @@ class NeuronLevelBalance(ContinualMethod):
         """Masks per network and hidden layer, (N,), from one scoring (Eq. 6 and its controls)."""
         layers = {name: [_to(s, self.agent.device) for s in scores.layers[name]] for name in self._masked_networks()}
         value = {name: [self._value(s) for s in stats] for name, stats in layers.items()}
-        ranking = {name: [self._ranking(s) for s in stats] for name, stats in layers.items()}
-        skill = select_top(ranking, self.config.skill_frac, self.config.pool)
+        skill = real = self._select(layers)
         if self.config.score == "random":
-            masks = self._random_masks(value, skill, layers)
+            ranking = {name: [self._eligible(s, self._random(s)) for s in stats] for name, stats in layers.items()}
+            skill = select_as_many(ranking, real, self.config.pool)
+            masks = self._random_masks(value, skill, real)
         else:
             masks = {
                 name: [skill_mask(v, k, self.config.mask_alpha) for v, k in zip(value[name], skill[name], strict=True)]
@@ -212,24 +230,31 @@ class NeuronLevelBalance(ContinualMethod):
         """The Score in Eq. 6."""
         return {"acc": stats.accuracy, "balanced": stats.balanced_score}.get(self.config.score, stats.score)
 
+    def _select(self, layers: dict[str, list[LayerStatistics]]) -> NeuronMasks:
+        """The skill neurons by what scores say, (N,) bool; for `score: random`, those of the paper."""
+        if self.config.skill_frac == "auto":
+            p_values = {name: [s.p_value for s in stats] for name, stats in layers.items()}
+            if any(bool(p.isnan().any()) for own in p_values.values() for p in own):
+                raise ValueError(
+                    "skill_frac is 'auto', which needs the p-values of neurons, and these scores have none: have them "
+                    "scored by SkillNeuronCallback, or give a share"
+                )
+            return select_significant(p_values, self.config.skill_fdr, self.config.pool)
+        ranking = {name: [self._eligible(s, self._ranking(s)) for s in stats] for name, stats in layers.items()}
+        return select_top(ranking, self.config.skill_frac, self.config.pool)
+
     def _ranking(self, stats: LayerStatistics) -> Tensor:
-        if self.config.score == "dormant":
-            ranking = stats.dormancy
-        elif self.config.score == "random":
-            ranking = torch.rand(len(stats.score), generator=self.agent.generator, dtype=torch.float64)
-        else:
-            ranking = self._value(stats)
-        return self._eligible(stats, ranking.to(self.agent.device))
+        return stats.dormancy if self.config.score == "dormant" else self._value(stats)
+
+    def _random(self, stats: LayerStatistics) -> Tensor:
+        noise = torch.rand(len(stats.score), generator=self.agent.generator, dtype=torch.float64)
+        return noise.to(self.agent.device)
 
     def _eligible(self, stats: LayerStatistics, ranking: Tensor) -> Tensor:
         return torch.where(stats.is_constant, -torch.inf, ranking) if self.config.exclude_constant else ranking
 
-    def _random_masks(
-        self, value: NeuronMasks, skill: NeuronMasks, layers: dict[str, list[LayerStatistics]]
-    ) -> NeuronMasks:
+    def _random_masks(self, value: NeuronMasks, skill: NeuronMasks, real: NeuronMasks) -> NeuronMasks:
         """Masks of a random set of neurons, as many as the real selection has (Table 3; docs/readings.md R26)."""
-        ranking = {name: [self._eligible(s, s.score) for s in stats] for name, stats in layers.items()}
-        real = select_top(ranking, self.config.skill_frac, self.config.pool)
         masks: NeuronMasks = {}
         # Networks that compete for one share also exchange their mask values.
         for names in [list(value)] if self.config.pool == "global" else [[name] for name in value]:
@@ -345,6 +370,13 @@ class NeuronLevelBalance(ContinualMethod):
         self._set_masks(tensors(state["masks"]), rescale=False)  # restored moments are on the masks' scale already
         self.task_masks = {int(task): tensors(masks) for task, masks in state["task_masks"].items()}
         self.report = dict(state["report"])
+
+
+def _check_auto(config: NBSPSettings) -> list[str]:
+    """What `skill_frac: auto` cannot go with."""
+    if config.score == "dormant":
+        return ["skill_frac is 'auto', which asks who follows the goal, and score 'dormant' does not: give a share"]
+    return []
 
 
 def weight_masks(

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from scipy.stats import false_discovery_control
 from torch import Tensor
 
 from rllib_nbsp.nn.significance import association
@@ -241,7 +242,11 @@ class _Comparisons:
         )
 
 
-def select_top(scores: dict[str, list[Tensor]], frac: float, pool: Pool) -> dict[str, list[Tensor]]:
+Selection = dict[str, list[Tensor]]
+"""Per network and hidden layer, something of each neuron, (N,)."""
+
+
+def select_top(scores: Selection, frac: float, pool: Pool) -> Selection:
     """The skill neurons: the top `floor(frac n)` by score; ties go to the earlier layer, then the lower index.
 
     Args:
@@ -252,23 +257,57 @@ def select_top(scores: dict[str, list[Tensor]], frac: float, pool: Pool) -> dict
     Returns:
         Per network and layer a bool tensor (N,).
     """
-    chosen = {name: [torch.zeros_like(s, dtype=torch.bool) for s in layers] for name, layers in scores.items()}
-    places = [(name, i) for name, layers in scores.items() for i in range(len(layers))]
+    return _by_pool(scores, pool, lambda flat: _top(flat, int(frac * len(flat) + 1e-9)))
+
+
+def select_as_many(scores: Selection, chosen: Selection, pool: Pool) -> Selection:
+    """As `select_top`, as many in each pool as another selection has there."""
+    counts = iter([int(torch.cat([chosen[name][i] for name, i in group]).sum()) for group in _pools(scores, pool)])
+    return _by_pool(scores, pool, lambda flat: _top(flat, next(counts)))
+
+
+def select_significant(p_values: Selection, rate: float, pool: Pool) -> Selection:
+    """The neurons that follow the goal by more than chance, with a bound on the share of those that do not.
+
+    Benjamini and Hochberg's (1995, J. R. Stat. Soc. B 57:289-300) in each pool. A constant neuron has a p of 1 and is
+    never one of them.
+
+    Args:
+        p_values: as `LayerStatistics` has them.
+        rate: expected share of false discoveries among the selected, at most.
+        pool: among which neurons discoveries are counted, as for `select_top`.
+    """
+
+    def discovered(flat: Tensor) -> Tensor:
+        return torch.from_numpy(false_discovery_control(flat.cpu().numpy()) <= rate).to(flat.device)
+
+    return _by_pool(p_values, pool, discovered)
+
+
+def _pools(layers: Selection, pool: Pool) -> list[list[tuple[str, int]]]:
+    """The places of the neurons that compete with each other."""
+    places = [(name, i) for name, own in layers.items() for i in range(len(own))]
     if pool == "layer":
-        groups = [[place] for place in places]
-    elif pool == "network":
-        groups = [[place for place in places if place[0] == name] for name in scores]
-    else:
-        groups = [places]
-    for group in groups:
-        flat = torch.cat([scores[name][i] for name, i in group])
-        order = torch.sort(flat, descending=True, stable=True).indices[: int(frac * len(flat) + 1e-9)]
-        picked = torch.zeros_like(flat, dtype=torch.bool)
-        picked[order] = True
-        picked &= flat > -torch.inf
-        for (name, i), part in zip(group, picked.split([len(scores[name][i]) for name, i in group]), strict=True):
+        return [[place] for place in places]
+    if pool == "network":
+        return [[place for place in places if place[0] == name] for name in layers]
+    return [places]
+
+
+def _by_pool(values: Selection, pool: Pool, pick: Callable[[Tensor], Tensor]) -> Selection:
+    """What `pick` takes, (n,) bool, of each pool's values, (n,)."""
+    chosen = {name: [torch.zeros_like(v, dtype=torch.bool) for v in layers] for name, layers in values.items()}
+    for group in _pools(values, pool):
+        picked = pick(torch.cat([values[name][i] for name, i in group]))
+        for (name, i), part in zip(group, picked.split([len(values[name][i]) for name, i in group]), strict=True):
             chosen[name][i] = part
     return chosen
+
+
+def _top(flat: Tensor, count: int) -> Tensor:
+    picked = torch.zeros_like(flat, dtype=torch.bool)
+    picked[torch.sort(flat, descending=True, stable=True).indices[:count]] = True
+    return picked & (flat > -torch.inf)
 
 
 def skill_mask(score: Tensor, skill: Tensor, mask_alpha: float) -> Tensor:

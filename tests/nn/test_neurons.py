@@ -20,6 +20,8 @@ from rllib_nbsp.nn.neurons import (
     goal_labels,
     goal_proximity,
     layer_statistics,
+    select_as_many,
+    select_significant,
     select_top,
     skill_mask,
 )
@@ -345,6 +347,46 @@ def test_selection_by_hand_in_each_pool():
     assert chosen(scores, 0.5, "layer") == {"policy": [[0, 2], [0, 1]], "qf": [[2, 3], [0, 1]]}
     # A quarter of 16 over both networks: 0.95 0.9 0.8 0.7, none of qf.
     assert chosen(scores, 0.25, "global") == {"policy": [[0, 2], [0, 1]], "qf": [[], []]}
+
+
+def picked(selection: dict[str, list[Tensor]]) -> dict[str, list[list[int]]]:
+    return {name: [layer.nonzero().squeeze(1).tolist() for layer in layers] for name, layers in selection.items()}
+
+
+def test_discoveries_by_hand_in_each_pool():
+    p = {
+        "policy": [torch.tensor([0.001, 0.03, 0.5], dtype=DOUBLE), torch.tensor([0.02, 0.04, 1.0], dtype=DOUBLE)],
+        "qf": [torch.tensor([0.01], dtype=DOUBLE), torch.tensor([1.0, 1.0], dtype=DOUBLE)],
+    }
+    # Of six at a rate of 0.05, the k-th smallest must be at most k / 120: 0.001, but not 0.02, 0.03 and 0.04, of which
+    # 0.04 would need 0.0333. Of three: 0.01 is at most 1 / 60.
+    assert picked(select_significant(p, 0.05, "network")) == {"policy": [[0], []], "qf": [[0], []]}
+    # Of three each: 0.001 and 0.03 (0.0333 for the second); 0.04 (0.0333) would not do, nor 0.02 (0.0167) without it.
+    assert picked(select_significant(p, 0.05, "layer")) == {"policy": [[0, 1], []], "qf": [[0], []]}
+    # Of nine: 0.001 and 0.01 (0.0111), not 0.02 (0.0167), 0.03 (0.0222), 0.04 (0.0278).
+    assert picked(select_significant(p, 0.05, "global")) == {"policy": [[0], []], "qf": [[0], []]}
+    # And at a rate of 0.1 all five of nine below 5 / 90.
+    assert picked(select_significant(p, 0.1, "global")) == {"policy": [[0, 1], [0, 1]], "qf": [[0], []]}
+
+
+def test_of_neurons_that_follow_nothing_few_are_discovered_and_of_those_that_follow_most():
+    rng = np.random.default_rng(0)
+    false = true = 0
+    for _ in range(200):
+        p = np.concatenate([rng.uniform(size=80), rng.uniform(0.0, 1e-3, 20)])
+        (found,) = select_significant({"qf": [torch.from_numpy(p)]}, 0.05, "network")["qf"]
+        false, true = false + int(found[:80].sum()), true + int(found[80:].sum())
+    assert true == 200 * 20 and false / (false + true) < 0.05
+
+
+@pytest.mark.parametrize("pool", ["network", "layer", "global"])
+def test_as_many_as_another_selection_in_each_pool(pool):
+    generator = torch.Generator().manual_seed(0)
+    scores = {name: [torch.rand(n, generator=generator) for n in (7, 5)] for name in ("policy", "qf")}
+    likewise = select_as_many(scores, select_top(scores, 0.4, pool), pool)
+    assert picked(likewise) == picked(select_top(scores, 0.4, pool))
+    none = {name: [torch.zeros_like(s, dtype=torch.bool) for s in layers] for name, layers in scores.items()}
+    assert picked(select_as_many(scores, none, pool)) == {"policy": [[], []], "qf": [[], []]}
 
 
 @pytest.mark.parametrize("frac", [0.0, 0.05, 0.2, 0.29, 0.3, 0.57, 0.7, 1.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,36 @@ def test_the_fast_four_have_the_budget_and_the_methods_of_the_pair() -> None:
     of_tasks = {"experiment", "sequence", "tasks"}
     ours, theirs = four.trial("pendulum_four", four.arms[0], 0), pair.trial("pendulum_pair", arms["sac"], 0)
     assert ours.model_dump(exclude=of_tasks) == theirs.model_dump(exclude=of_tasks)
+
+
+@pytest.mark.parametrize("base", ["pendulum", "point_mass"])
+def test_ways_to_choose_neurons_are_compared_on_the_protocol_of_the_pair(base) -> None:
+    pair, selection = (load_study(f"tune_configs/fast/{base}_{name}.yaml") for name in ("pair", "selection"))
+    assert selection.sequences == pair.sequences and selection.seeds == list(range(10))
+    of_pair, of_selection = ({arm.label: arm for arm in study.arms} for study in (pair, selection))
+    shared = of_pair.keys() & of_selection.keys()
+    assert shared >= {"sac", "random"} - ({"random"} if base == "point_mass" else set())
+    (sequence,) = pair.sequences
+    ours, theirs = (
+        study.trial(sequence, arms["sac"], 0) for study, arms in ((selection, of_selection), (pair, of_pair))
+    )
+    assert ours.model_dump(exclude={"experiment"}) == theirs.model_dump(exclude={"experiment"})
+    keys = [tuple(sorted(arm.method_settings.items(), key=str)) for arm in selection.arms]
+    assert len(set(map(str, keys))) == len(keys)
+    with_replay = {arm.method_settings.get("with_replay", True) for arm in selection.arms if arm.method == "nbsp"}
+    assert with_replay == {base == "pendulum"}
+    assert {arm.method_settings.get("skill_frac") for arm in selection.arms} >= {"auto"}
+
+
+def test_nbsp_and_what_keeps_a_task_are_tuned_alike_on_the_protocol_of_the_pair() -> None:
+    pair, tuning = (load_study(f"tune_configs/fast/pendulum_{name}.yaml") for name in ("pair", "tuning"))
+    assert tuning.sequences == pair.sequences and {*tuning.seeds}.isdisjoint(pair.seeds)
+    counts = Counter(arm.origin for arm in tuning.arms)
+    assert counts == dict.fromkeys(("nbsp", "replay_only", "ewc", "ancl", "cloning", "agem"), 8)
+    ours, theirs = (study.trial("pendulum_pair", study.arms[0], 0) for study in (tuning, pair))
+    unlike = {"experiment", "arm", "method", "method_settings", "replay"}
+    assert ours.model_dump(exclude=unlike) == theirs.model_dump(exclude=unlike)
+    assert ours.replay.capacity == theirs.replay.capacity and ours.replay.prior_capacity == theirs.replay.prior_capacity
 
 
 def test_the_fast_point_mass_has_the_arms_of_the_four_and_the_proportions_of_the_pair() -> None:

@@ -53,7 +53,7 @@ FIELDS = [  # (override, what the message must say)
     ("arms.sac.method=", ["arms.sac.method is null", KNOWN_METHODS]),
     ("arms.new={skill_frac: 0.1}", ["arms.new.method is missing", KNOWN_METHODS]),
     ("arms.sac.skill_frac=0.1", ["unknown key 'arms.sac.skill_frac' for method 'sac'", "known keys: boundary"]),
-    ("arms.nbsp.skill_frc=0.1", ["unknown key 'arms.nbsp.skill_frc'", "did you mean 'skill_frac'?"]),
+    ("arms.nbsp.skill_frc=0.1", ["unknown key 'arms.nbsp.skill_frc'", "did you mean 'skill_frac' or 'skill_fdr'?"]),
     ("arms.nbsp.skill_frac=1.2", ["arms.nbsp.skill_frac is 1.2", "a number >= 0 and <= 1"]),
     ("arms.nbsp.skill_frac=-0.1", ["arms.nbsp.skill_frac is -0.1", "a number >= 0 and <= 1"]),
     ("arms.nbsp.skill_frac=.nan", ["arms.nbsp.skill_frac is nan", "a number >= 0 and <= 1"]),

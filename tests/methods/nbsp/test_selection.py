@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -76,3 +78,55 @@ def test_the_report_says_p_and_how_many_of_the_chosen_are_constant():
         "constant_skill_frac_qf": 0.5,
         "constant_skill_frac_qf_twin": 0.5,
     }
+
+
+# skill_frac: auto
+
+
+def with_p_values(policy: list[float], others: float = 1.0) -> NeuronScores:
+    """Scores of `FIRST`, whose first layer of the actor has these p-values and every other neuron `others`."""
+    scores = same_scores(*FIRST)
+    for layers in scores.layers.values():
+        for i, stats in enumerate(layers):
+            layers[i] = dataclasses.replace(stats, p_value=torch.full_like(stats.p_value, others))
+    first = scores.layers["policy"][0]
+    scores.layers["policy"][0] = dataclasses.replace(first, p_value=torch.tensor(policy, dtype=torch.float64))
+    return scores
+
+
+def braked(bench: Bench) -> dict[str, list[list[int]]]:
+    return {name: [(m < 1).nonzero().flatten().tolist() for m in bench.method.masks[name]] for name in NETWORKS}
+
+
+def test_auto_brakes_those_that_follow_the_goal_by_as_much_as_their_scores_say():
+    bench = Bench({"skill_frac": "auto"})
+    bench.visit(1, with_p_values([0.001, 0.9, 0.002, 1.0]))
+    assert braked(bench) == {"policy": [[0, 2], []], "qf": [[], []], "qf_twin": [[], []]}
+    by_share = Bench({"skill_frac": 1.0})
+    by_share.visit(1, same_scores(*FIRST))
+    assert bench.method.masks["policy"][0][2] == by_share.method.masks["policy"][0][2]
+
+
+def test_the_rate_of_auto_is_a_key():
+    for rate, chosen in ((0.05, [0]), (0.2, [0, 2])):  # 0.05 is the second of seven: 0.175 adjusted
+        bench = Bench({"skill_frac": "auto", "skill_fdr": rate})
+        bench.visit(1, with_p_values([0.001, 0.9, 0.05, 1.0]))
+        assert braked(bench)["policy"] == [chosen, []]
+
+
+def test_auto_with_random_neurons_brakes_as_many():
+    bench = Bench({"skill_frac": "auto", "score": "random"})
+    bench.visit(1, with_p_values([0.001, 0.001, 0.001, 1.0]))
+    assert [sum(map(len, layers)) for layers in braked(bench).values()] == [3, 0, 0]
+
+
+def test_auto_may_find_nobody_and_then_brakes_nobody():
+    bench = Bench({"skill_frac": "auto", "uniform_lr": "mean"})
+    bench.visit(1, with_p_values([1.0, 1.0, 1.0, 1.0]))
+    assert braked(bench) == {name: [[], []] for name in NETWORKS}
+
+
+def test_auto_needs_p_values_and_says_so():
+    bench = Bench({"skill_frac": "auto"})
+    with pytest.raises(ValueError, match="skill_frac is 'auto', which needs the p-values of neurons"):
+        bench.visit(1, with_p_values([0.001, float("nan"), 0.5, 1.0]))
