@@ -1,0 +1,225 @@
+"""The sections of a study's report, in order. A new one is a function of the findings and a line in `SECTIONS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from . import figures, metrics, search, tables
+from .blocks import Block, Bullets, Code, Details, Heading, Picture, Section, Table, Terms, Words
+from .findings import Findings
+from .neurons import neurons_of
+from .text import (
+    comparison_text,
+    cost_over_sac_text,
+    cost_text,
+    cycles_text,
+    difference_text,
+    neurons_text,
+    short_name,
+    summary_text,
+    threshold_text,
+)
+
+
+def summary(found: Findings) -> list[Section]:
+    """The metrics of every arm, and their differences to the baseline."""
+    of_returns = found.results.of_returns
+    blocks: list[Block] = []
+    if found.partial:
+        blocks.append(Words("The study is not complete: n=1/5 means that 1 of 5 expected seeds is.", "warning"))
+    blocks.append(
+        Table(
+            "summary",
+            summary_text(found.table, of_returns),
+            "Mean over seeds; ± and brackets are 95 % intervals, and one seed has none. The notes say how far these "
+            "numbers carry.",
+        )
+    )
+    if len(found.differences):
+        blocks += [
+            Heading(f"Paired differences to {found.baseline}"),
+            Table(
+                "differences",
+                difference_text(found.differences, of_returns),
+                "Mean over the seeds that both arms have, which met the same environments, with its 95 % interval; p "
+                "of a sign-flip test after Holm over all sequences and arms, and the smallest that it can be before, "
+                "with so many pairs.",
+            ),
+        ]
+    by_cycle = cycles_text(found.in_order(found.values))
+    if len(by_cycle):
+        blocks += [Heading("By cycle"), Table("cycles", by_cycle)]
+    protocol = metrics.get_protocol(found.protocol)
+    meanings = {
+        "ASR ↑ (Eq. 8), of returns AR ↑ (Eq. 12)": "Average success: after every visit the mean success on the tasks "
+        "seen so far, averaged over visits.",
+        "FM ↓ (Eq. 9)": "Forgetting: how far earlier tasks are below their best, averaged over visits. Below 0: they "
+        "got better.",
+        "FWT ↑ (Eq. 10)": "Success on the task just trained, averaged over visits. The paper calls it forward "
+        "transfer; it is learning accuracy.",
+        "Final ↑": "Mean success on all tasks after the last visit.",
+        "Relearn ↑": "Success on a task just before it is trained again.",
+        f"Protocol {protocol.name}": f"{protocol.description}. The equations as printed cannot give the paper's "
+        "tables; this names the reading.",
+    }
+    blocks.append(Details("What the columns mean", [Terms(meanings)]))
+    return [Section("summary", "Summary", blocks)]
+
+
+def paper(found: Findings) -> list[Section]:
+    """Our means beside the published ones."""
+    if found.comparison is None or found.comparison.empty:
+        return []
+    note = (
+        "Lan et al. 2025, arXiv:2504.08000; 3 seeds, ± as printed. Reproduced is yes only where the published mean "
+        "lies in our interval."
+    )
+    table = Table("paper", comparison_text(found.comparison), note)
+    return [Section("paper", "Compared with the paper", [table], short="The paper")]
+
+
+def searches(found: Findings) -> list[Section]:
+    """The best sample of each search."""
+    best = search.best_lines(dict(found.samples), found.objective)
+    if not best:
+        return []
+    listed = search.search_text(dict(found.samples), found.objective, found.results.of_returns)
+    blocks = [
+        Words("The best sample of each search, as a line under arms in a study's file."),
+        Code(best, "yaml"),
+        Details("All samples", [Table("search", listed)]),
+    ]
+    return [Section("search", "Search", blocks)]
+
+
+def sequences(found: Findings) -> list[Section]:
+    """For each task sequence its pictures, how fast its tasks were mastered, and its neurons."""
+    return [_sequence(found, number, name) for number, name in enumerate(found.results.orders, 1)]
+
+
+def _sequence(found: Findings, number: int, sequence: str) -> Section:
+    results = found.results
+    order = results.orders[sequence]
+    rows = results.evaluations[results.evaluations["sequence"] == sequence]
+    arms = found.arms_of(sequence)
+    arrays = {arm: tables.success_array(results, sequence, arm) for arm in arms}
+    styles = dict(found.styles)
+    what = "Normalised return" if results.of_returns else "Success"
+    blocks: list[Block] = [
+        Words(f"{' → '.join(map(short_name, order.tasks))} · {len(order.order)} visits"),
+        Picture(
+            f"metrics_{sequence}",
+            "Metrics by arm",
+            "Large marks are means over seeds, ticks above them the seeds, bars 95 % intervals (none for one seed). "
+            "ASR (of returns: AR) and FWT are better to the right, FM to the left.",
+            figures.metric_dots(found.values[found.values["sequence"] == sequence], styles, results.of_returns),
+        ),
+        Picture(
+            f"curves_{sequence}",
+            f"{what} over training",
+            "Thick lines are means over seeds, thin ones seeds, marks evaluations at the end of a visit. In shaded "
+            "visits the panel's own task is trained; outside them the line shows what is kept of it. A seed that "
+            "ended a visit early counts with its last value until its arm's last seed ends.",
+            figures.success_curves(rows, order, styles, results.of_returns),
+        ),
+        Picture(
+            f"matrix_{sequence}",
+            f"{what} after every visit on every task",
+            "Mean over seeds at the end of each visit; the outlined task was just trained. Hatched: not measured.",
+            figures.success_heatmaps(arrays, results.of_returns),
+        ),
+        *_thresholds(found, sequence),
+    ]
+    for arm in arms:
+        blocks += _neurons(found, sequence, arm)
+    return Section(f"sequence-{number}", sequence, blocks)
+
+
+def _thresholds(found: Findings, sequence: str) -> list[Block]:
+    values = found.thresholds
+    own = found.in_order(values[values["sequence"] == sequence]) if len(values) else values
+    if own.empty:
+        return []
+    note = "From the start of the visit, mean over the seeds that got there; in parentheses how many did."
+    return [
+        Heading(f"Env steps to {tables.THRESHOLD:.0%} success"),
+        Table(f"thresholds_{sequence}", threshold_text(own, sequence), note),
+    ]
+
+
+def _neurons(found: Findings, sequence: str, arm: str) -> list[Block]:
+    scores = neurons_of(found.results.runs, sequence, arm, found.notes)
+    if scores.empty:
+        return []
+    note = (
+        "Constant neurons are never, or always, above their mean activation, so they follow no goal; the score of "
+        "Eq. 4 may still rank them high."
+    )
+    selected = neurons_text(tables.neuron_summary(scores))
+    return [
+        Picture(
+            f"scores_{sequence}_{arm}",
+            f"Neuron scores, {arm}",
+            "Share of a layer's neurons by score (Eq. 4), all seeds together, on a logarithmic scale. Dotted: the "
+            "score max(p, 1 - p) of a neuron that never moves.",
+            figures.score_histograms(scores, found.styles[arm]),
+        ),
+        Details(f"Skill neurons of {arm}", [Table(f"neurons_{sequence}_{arm}", selected, note)]),
+    ]
+
+
+def cost(found: Findings) -> list[Section]:
+    """What runs and methods cost."""
+    costs = found.in_order(found.costs)
+    blocks = [
+        Heading("Cost of a run"),
+        Table(
+            "costs",
+            cost_text(costs),
+            "Mean over seeds. Auxiliary steps are those of phases beside a visit's main one; scoring steps come on top "
+            "of the env steps. Wall time includes evaluation and scoring. A dash: the runs left no such number.",
+        ),
+        Heading("Cost of a method"),
+        Table(
+            "method_costs",
+            cost_over_sac_text(costs),
+            "Updates/s is the median over the reporting intervals that had updates, their environment steps and "
+            "evaluations included, on whatever else the machine did. Networks are weights and targets; the method's "
+            "state and D_pre are what the last visit left.",
+        ),
+    ]
+    return [Section("cost", "Cost", blocks)]
+
+
+def notes(found: Findings) -> list[Section]:
+    """What a reader must know before believing the numbers."""
+    return [Section("notes", "Notes", [Bullets(found.notes)], short=f"Notes ({len(found.notes)})")]
+
+
+def origin(found: Findings) -> list[Section]:
+    """Which settings and versions the rows are of."""
+    results = found.results
+    hashes = results.evaluations[["sequence", "arm", "config_hash"]].drop_duplicates().fillna("")
+    named = hashes.rename(columns={"sequence": "Sequence", "arm": "Arm", "config_hash": "Config hash"})
+    names = sorted({name for run in results.runs for name in run.versions})
+    versions = [
+        {"Package": name, "Version": ", ".join(sorted({r.versions[name] for r in results.runs if name in r.versions}))}
+        for name in names
+    ]
+    blocks: list[Block] = [Table("hashes", named)]
+    if versions:
+        blocks.append(Details("Versions", [Table("versions", pd.DataFrame(versions))]))
+    return [Section("origin", "Origin", blocks)]
+
+
+SECTIONS: tuple[Callable[[Findings], list[Section]], ...] = (
+    summary,
+    paper,
+    searches,
+    sequences,
+    cost,
+    notes,  # after all that may add to them
+    origin,
+)
