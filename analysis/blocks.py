@@ -1,4 +1,4 @@
-"""What a report is made of: sections of tables, pictures and words. A page, Markdown and LaTeX are made from these alone."""
+"""What a report is made of: sections of tables, pictures and words. Page, Markdown and LaTeX come of these alone."""
 
 from __future__ import annotations
 

@@ -6,15 +6,12 @@ The same results give the same bytes: no times, no paths, fixed seeds.
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from rllib_nbsp.reading import printable
 
@@ -26,7 +23,6 @@ from .sections import SECTIONS
 from .text import comparison_text, markdown, summary_text, to_markdown
 
 COMPARISONS = ("paper",)
-DPI = 130
 
 
 @dataclass(frozen=True)
@@ -66,13 +62,16 @@ def write_report(
         raise UnknownNameError("comparison", compare, COMPARISONS)
     found = find(results, compare=compare is not None, protocol=protocol)
     sections = _sections(found)
-    drawn = {picture.name: _png(picture.figure) for picture in pictures(sections)}
+    drawn = {picture.name: figures.saved(picture.figure, "png") for picture in pictures(sections)}
 
     folder = Path(results) / "report" if out is None else Path(out)
     _write(folder / "table.csv", _csv(found).encode())
     _write(folder / "table.md", _markdown(found, sections).encode())
     for name, png in drawn.items():
         _write(folder / "figures" / f"{name}.png", png)
+    for picture in pictures(sections):
+        for kind in ("pdf", "svg"):
+            _write(folder / "figures" / f"{picture.name}.{kind}", figures.saved(picture.figure, kind))
     _write(folder / "report.html", _html(found, sections, drawn).encode())
     comparison = pd.DataFrame() if found.comparison is None else found.comparison
     return Report(
@@ -99,22 +98,15 @@ def _sections(found: Findings) -> list[Section]:
 # Files
 
 
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.set_dpi(DPI)
-    with figures.settings():
-        # The canvas draws once where savefig draws twice. Without the library's version the bytes depend on data alone.
-        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
-    return buffer.getvalue()
-
-
 def _csv(found: Findings) -> str:
     """The metric table with all digits and the differences to the baseline; with a comparison, three more columns."""
     table = found.table
     if len(found.differences):
         table = table.merge(found.differences.drop(columns="method"), on=["sequence", "arm"], how="left")
     comparison = found.comparison
-    for metric in metrics.METRICS if comparison is not None and len(comparison) else ():
+    for metric in metrics.METRICS:
+        if comparison is None or comparison.empty:
+            break
         own = comparison[comparison["metric"] == metric]
         names = {name: f"{metric}_{name}" for name in ("paper_mean", "paper_spread", "reproduced")}
         added = own[["sequence", "arm", *names]].rename(columns=names)

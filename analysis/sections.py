@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from . import figures, metrics, search, tables
-from .blocks import Block, Bullets, Code, Details, Heading, Picture, Section, Table, Terms, Words
+from . import metrics, search, tables
+from .blocks import Block, Bullets, Code, Details, Heading, Section, Table, Terms, Words
 from .findings import Findings
 from .neurons import neurons_of
+from .pictures import comparison_pictures, curve_pictures, neuron_pictures
 from .text import (
     comparison_text,
     cost_over_sac_text,
@@ -86,7 +87,7 @@ def searches(found: Findings) -> list[Section]:
     if not best:
         return []
     listed = search.search_text(dict(found.samples), found.objective, found.results.of_returns)
-    blocks = [
+    blocks: list[Block] = [
         Words("The best sample of each search, as a line under arms in a study's file."),
         Code(best, "yaml"),
         Details("All samples", [Table("search", listed)]),
@@ -102,37 +103,13 @@ def sequences(found: Findings) -> list[Section]:
 def _sequence(found: Findings, number: int, sequence: str) -> Section:
     results = found.results
     order = results.orders[sequence]
-    rows = results.evaluations[results.evaluations["sequence"] == sequence]
-    arms = found.arms_of(sequence)
-    arrays = {arm: tables.success_array(results, sequence, arm) for arm in arms}
-    styles = dict(found.styles)
-    what = "Normalised return" if results.of_returns else "Success"
     blocks: list[Block] = [
         Words(f"{' → '.join(map(short_name, order.tasks))} · {len(order.order)} visits"),
-        Picture(
-            f"metrics_{sequence}",
-            "Metrics by arm",
-            "Large marks are means over seeds, ticks above them the seeds, bars 95 % intervals (none for one seed). "
-            "ASR (of returns: AR) and FWT are better to the right, FM to the left.",
-            figures.metric_dots(found.values[found.values["sequence"] == sequence], styles, results.of_returns),
-        ),
-        Picture(
-            f"curves_{sequence}",
-            f"{what} over training",
-            "Thick lines are means over seeds, thin ones seeds, marks evaluations at the end of a visit. In shaded "
-            "visits the panel's own task is trained; outside them the line shows what is kept of it. A seed that "
-            "ended a visit early counts with its last value until its arm's last seed ends.",
-            figures.success_curves(rows, order, styles, results.of_returns),
-        ),
-        Picture(
-            f"matrix_{sequence}",
-            f"{what} after every visit on every task",
-            "Mean over seeds at the end of each visit; the outlined task was just trained. Hatched: not measured.",
-            figures.success_heatmaps(arrays, results.of_returns),
-        ),
+        *comparison_pictures(found, sequence),
+        *curve_pictures(found, sequence),
         *_thresholds(found, sequence),
     ]
-    for arm in arms:
+    for arm in found.arms_of(sequence):
         blocks += _neurons(found, sequence, arm)
     return Section(f"sequence-{number}", sequence, blocks)
 
@@ -159,13 +136,7 @@ def _neurons(found: Findings, sequence: str, arm: str) -> list[Block]:
     )
     selected = neurons_text(tables.neuron_summary(scores))
     return [
-        Picture(
-            f"scores_{sequence}_{arm}",
-            f"Neuron scores, {arm}",
-            "Share of a layer's neurons by score (Eq. 4), all seeds together, on a logarithmic scale. Dotted: the "
-            "score max(p, 1 - p) of a neuron that never moves.",
-            figures.score_histograms(scores, found.styles[arm]),
-        ),
+        *neuron_pictures(found, sequence, arm, scores),
         Details(f"Skill neurons of {arm}", [Table(f"neurons_{sequence}_{arm}", selected, note)]),
     ]
 
@@ -173,7 +144,7 @@ def _neurons(found: Findings, sequence: str, arm: str) -> list[Block]:
 def cost(found: Findings) -> list[Section]:
     """What runs and methods cost."""
     costs = found.in_order(found.costs)
-    blocks = [
+    blocks: list[Block] = [
         Heading("Cost of a run"),
         Table(
             "costs",
