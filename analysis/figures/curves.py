@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,16 @@ from matplotlib.figure import Figure
 from ..schema import TaskOrder
 from ..text import short_name, steps_text
 from .style import DOUBLE, SHARED, ArmStyle, fitted, legend, name_row, row_handles, rows_of_arms, styled
-from .visits import curves_by_visit, draw_curves, draw_visits, score_axis, shared_handle, shared_visits
+from .visits import (
+    Curve,
+    SharedVisit,
+    curves_by_visit,
+    draw_curves,
+    draw_visits,
+    score_axis,
+    shared_handle,
+    shared_visits,
+)
 
 LEFT = 0.75
 """Inches that the labels left of a panel take."""
@@ -51,20 +61,49 @@ def success_over_visits(
     Returns:
         What was drawn of each arm.
     """
-    rows = inside_visits(evaluations)
-    width = visit_width(rows)
+    measured = _Measured.of(evaluations)
+    return _draw_panel(ax, measured, order, task, styles, behind, labels, inches, of_returns)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What panels of one figure are drawn from."""
+
+    curves: Mapping[tuple[str, str], Mapping[int, Mapping[int, Curve]]]
+    """By arm and task."""
+    shared: list[SharedVisit]
+    width: float
+
+    @classmethod
+    def of(cls, evaluations: pd.DataFrame) -> _Measured:
+        rows = inside_visits(evaluations)
+        groups = rows.groupby(["arm", "eval_task"])
+        curves = {(str(arm), str(task)): curves_by_visit(own, "inside", "score") for (arm, task), own in groups}
+        return cls(curves, shared_visits(evaluations), visit_width(rows))
+
+
+def _draw_panel(
+    ax: Axes,
+    measured: _Measured,
+    order: TaskOrder,
+    task: str,
+    styles: Mapping[str, ArmStyle],
+    behind: str | None,
+    labels: str,
+    inches: float,
+    of_returns: bool,
+) -> dict[str, list[Artist]]:
+    width = measured.width
     draw_visits(ax, order, width, trained=order.tasks.index(task), labels=labels, inches=inches)
     places = {visit + 1: visit * width for visit in range(len(order.order))}
-    of_task = rows[rows["eval_task"] == task]
-    shared = shared_visits(evaluations)
     drawn: dict[str, list[Artist]] = {}
     for arm, style in styles.items():
-        curves = curves_by_visit(of_task[of_task["arm"] == arm], "inside", "score")
-        once = any(arm in visit.arms for visit in shared) and arm != behind
+        curves = measured.curves.get((arm, task), {})
+        once = any(arm in visit.arms for visit in measured.shared) and arm != behind
         drawn[arm] = draw_curves(ax, curves, places, style, joined=True, behind=arm == behind, skip=once)
-    for visit in shared:
+    for visit in measured.shared:
         if styles.keys() & set(visit.arms) - {behind}:
-            curves = curves_by_visit(of_task[of_task["arm"] == visit.source], "inside", "score")
+            curves = measured.curves.get((visit.source, task), {})
             draw_curves(ax, curves, {1: 0.0}, ArmStyle(SHARED, "", "-"), marks=False)
     score_axis(ax, of_returns)
     return drawn
@@ -88,14 +127,14 @@ def success_figure(
     """
     tasks = order.tasks
     what = "return" if of_returns else "success"
-    shared = shared_visits(evaluations[evaluations["arm"].isin(list(styles))])
+    measured = _Measured.of(evaluations[evaluations["arm"].isin(list(styles))])
     rows = rows_of_arms(styles, baseline)
     if len(rows) == 1:
         fig = Figure(figsize=(DOUBLE, 0.9 + 1.15 * len(tasks)), layout="constrained")
         axes = fig.subplots(len(tasks), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for place, (ax, task) in enumerate(zip(axes, tasks, strict=True)):
             labels = "none" if place else "names"
-            success_over_visits(ax, evaluations, order, task, styles, labels=labels, of_returns=of_returns)
+            _draw_panel(ax, measured, order, task, styles, None, labels, DOUBLE - LEFT, of_returns)
             ax.set_ylabel(f"{what} on\n{fitted(short_name(task), 1.1, 7.5, lines=2)}", fontsize=7.5)
     else:
         fig = Figure(figsize=(DOUBLE, 0.9 + 0.62 * len(styles) + 0.3), layout="constrained")
@@ -103,24 +142,15 @@ def success_figure(
         panel = (DOUBLE - 1.2) / len(tasks)
         for number, (line, row) in enumerate(zip(axes, rows, strict=True)):
             for ax, task in zip(line, tasks, strict=True):
-                success_over_visits(
-                    ax,
-                    evaluations,
-                    order,
-                    task,
-                    row[0],
-                    behind=row[1],
-                    labels="none" if number else "numbers",
-                    inches=panel,
-                    of_returns=of_returns,
-                )
+                over = "none" if number else "numbers"
+                _draw_panel(ax, measured, order, task, row[0], row[1], over, panel, of_returns)
             name_row(line[0], row)
         for ax, task in zip(axes[0], tasks, strict=True):
             ax.set_title(fitted(short_name(task), panel - 0.3, 7.5, lines=2, bold=True), fontsize=7, pad=13)
         fig.supylabel(f"{what} on each task", fontsize=7.5)
-    width = steps_text(visit_width(inside_visits(evaluations)))
+    width = steps_text(measured.width)
     fig.supxlabel(f"training environment steps in each of {len(order.order)} visits, {width} wide", fontsize=7.5)
-    legend(fig, [*row_handles(rows), *map(shared_handle, shared)])
+    legend(fig, [*row_handles(rows), *map(shared_handle, measured.shared)])
     return fig
 
 

@@ -34,8 +34,7 @@ def matrix(ax: Axes, array: SuccessArray, *, width: float = 3.0, visit_names: bo
     column = width / len(tasks)
     names = [fitted(task, column - 0.05, 7, lines=3) for task in tasks]
     if any("…" in name for name in names):
-        names = [fitted(task, 1.2, 7) for task in tasks]
-        ax.set_xticks(range(len(tasks)), names, fontsize=7, rotation=40, ha="right", rotation_mode="anchor")
+        ax.set_xticks(range(len(tasks)), [fitted(task, 1.2, 7) for task in tasks], fontsize=7, rotation=90)
     else:
         ax.set_xticks(range(len(tasks)), names, fontsize=7)
     left = [
@@ -64,7 +63,7 @@ def matrices_figure(arrays: Mapping[str, SuccessArray], of_returns: bool = False
     visits, tasks = len(order.order), len(order.tasks)
     columns = min(len(arrays), 4 if tasks <= 2 else 3 if tasks <= 4 else 1 if tasks > 8 else 2)
     rows = -(-len(arrays) // columns)
-    fig = Figure(figsize=(DOUBLE, rows * (0.75 + 0.21 * max(visits, 3))), layout="constrained")
+    fig = Figure(figsize=(DOUBLE, rows * (0.3 + 0.2 * max(visits, 3)) + 0.9), layout="constrained")
     axes = fig.subplots(rows, columns, squeeze=False, sharey=True)
     width = (DOUBLE - 2.0) / columns
     for ax in axes.flat[len(arrays) :]:
@@ -72,6 +71,8 @@ def matrices_figure(arrays: Mapping[str, SuccessArray], of_returns: bool = False
     for ax, (arm, array) in zip(axes.flat, arrays.items(), strict=False):
         matrix(ax, array, width=width)
         ax.set_title(fitted(arm, width - 0.08, 7.5, lines=2, bold=True), fontsize=7.5)
+    for ax in axes.flat[: len(arrays) - columns]:
+        ax.tick_params(labelbottom=False)  # The panel below names the tasks.
     for ax in axes[:, 0]:
         ax.set_ylabel("after visit", fontsize=7.5)
     bar = fig.colorbar(
