@@ -28,7 +28,7 @@ class Words:
 
     kind: ClassVar[str] = "words"
     text: str
-    tone: Literal["plain", "aside", "warning"] = "aside"
+    tone: Literal["lead", "plain", "aside", "warning"] = "aside"
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,17 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Switch:
+    """One arm of a drawing, to be turned on and off."""
+
+    arm: str
+    color: str
+    on: bool
+    group: str
+    """How the names of what was drawn of it begin."""
+
+
+@dataclass(frozen=True)
 class Picture:
     """A figure, and what it shows."""
 
@@ -52,6 +63,10 @@ class Picture:
     title: str
     caption: str
     figure: Figure
+    switches: Sequence[Switch] = ()
+    """Where there are some, a page shows the drawing itself, whose arms they turn on and off."""
+    on_page_alone: bool = False
+    """Whether it makes no files, as a drawing of more arms than one panel can hold."""
 
 
 @dataclass(frozen=True)

@@ -43,3 +43,9 @@ class MissingToolError(AnalysisError):
     """A program or package that a part of the report needs; the rest of the report is made without it."""
 
     exit_code = 4
+
+
+class UsageError(AnalysisError):
+    """A command whose parts do not go together."""
+
+    exit_code = 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import pandas as pd
 
 from . import figures, tables
 from .activations import top_activations
-from .blocks import Picture
+from .blocks import Picture, Switch
+from .errors import MissingToolError
 from .findings import Findings
 from .schema import Results, Run
 
@@ -92,16 +93,35 @@ def curve_pictures(found: Findings, sequence: str) -> list[Picture]:
     evaluations = results.evaluations[results.evaluations["sequence"] == sequence]
     training = results.training[results.training["sequence"] == sequence]
     styles = {arm: found.styles[arm] for arm in found.arms_of(sequence)}
+    crowded = len(styles) > figures.OVERLAID
+    title = f"{_what(results)} over training"
+    caption = (
+        "Thick lines are means over seeds, thin ones seeds, marks evaluations at the end of a visit. In shaded visits "
+        "the panel's own task is trained; outside them the line shows what is kept of it. A seed that ended a visit "
+        "early counts with its last value until its arm's last seed ends."
+    )
     made = [
         Picture(
             f"curves_{sequence}",
-            f"{_what(results)} over training",
-            "Thick lines are means over seeds, thin ones seeds, marks evaluations at the end of a visit. In shaded "
-            "visits the panel's own task is trained; outside them the line shows what is kept of it. A seed that "
-            "ended a visit early counts with its last value until its arm's last seed ends.",
+            title,
+            caption,
             figures.success_figure(evaluations, order, styles, baseline=found.baseline, of_returns=results.of_returns),
+            () if crowded else _switches(styles, list(styles)),
         )
     ]
+    if crowded:
+        overlay = figures.success_figure(evaluations, order, styles, together=True, of_returns=results.of_returns)
+        shown = _shown_first(found, sequence, styles)
+        made.append(
+            Picture(
+                f"arms_{sequence}",
+                f"{title}, arms to choose",
+                "The same in one panel a task.",
+                overlay,
+                _switches(styles, shown),
+                on_page_alone=True,
+            )
+        )
     trained = training.dropna(subset=["visit_env_steps"])
     if trained[["success_window", "mean_return"]].notna().any(axis=None):
         made += [
@@ -147,6 +167,19 @@ def neuron_pictures(found: Findings, sequence: str, arm: str, scores: pd.DataFra
     return made
 
 
+def frame_pictures(found: Findings) -> tuple[list[Picture], list[str]]:
+    """What the tasks of a study look like, and a line for each that could not be drawn."""
+    suites = found.results.evaluations.drop_duplicates("eval_task").set_index("eval_task")["suite"]
+    drawn, failed = {}, []
+    for task in dict.fromkeys(task for order in found.results.orders.values() for task in order.tasks):
+        try:
+            drawn[task] = figures.task_pixels(str(suites.get(task)), task)
+        except MissingToolError as error:
+            failed.append(str(error))
+    caption = "The first picture of an episode, as its simulator draws it."
+    return ([Picture("tasks", "Tasks", caption, figures.tasks_figure(drawn))] if drawn else []), failed
+
+
 def proportions(results: Results, values: pd.DataFrame, sequence: str) -> pd.DataFrame:
     """The seeds of the arms that differ in the proportion of skill neurons alone, the largest such group.
 
@@ -170,6 +203,20 @@ def _without_proportion(run: Run) -> str:
     kept: dict[str, Any] = {key: value for key, value in run.config.items() if key not in NOT_OF_A_RUN}
     kept["method_settings"] = {key: value for key, value in kept["method_settings"].items() if key != PROPORTION}
     return json.dumps(kept, sort_keys=True, default=str)
+
+
+def _switches(styles: Mapping[str, figures.ArmStyle], on: Sequence[str]) -> list[Switch]:
+    return [
+        Switch(arm, style.color, arm in on, figures.group_of(number))
+        for number, (arm, style) in enumerate(styles.items())
+    ]
+
+
+def _shown_first(found: Findings, sequence: str, styles: Mapping[str, figures.ArmStyle]) -> list[str]:
+    """The baseline and the arms of highest ASR, as many as a panel can hold."""
+    means = found.values[found.values["sequence"] == sequence].groupby("arm")["asr"].mean()
+    ranked = sorted(styles, key=lambda arm: (arm != found.baseline, -np.nan_to_num(means.get(arm, 0.0), nan=-1.0)))
+    return ranked[: figures.OVERLAID]
 
 
 def _seeds(arrays: Mapping[str, tables.SuccessArray]) -> str:

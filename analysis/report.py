@@ -1,24 +1,27 @@
-"""A study's report, written into one folder: `table.md`, `table.csv`, `figures/`, `report.html`.
+"""The report of one or several studies, written into one folder.
 
-The same results give the same bytes: no times, no paths, fixed seeds.
+`report.html`, `table.md`, `table.csv` (a row an arm), `seeds.csv` and `seeds.parquet` (a row a seed), `figures/` with
+each figure as PNG, PDF and SVG and, where they are asked for, `latex/` and `report.pdf`. The same results give the same
+bytes: no times, no paths, fixed seeds.
 """
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import jinja2
 import pandas as pd
 
-from rllib_nbsp.reading import printable
-
 from . import figures, metrics, search
-from .blocks import Section, as_markdown, pictures
-from .errors import AnalysisError, UnknownNameError
+from .blocks import Section, Table, all_blocks, as_markdown, pictures
+from .browser import print_pdf
+from .errors import AnalysisError, MissingToolError, UnknownNameError, UsageError
 from .findings import Findings, find
+from .latex import latex
+from .page import Part, html
+from .pictures import frame_pictures
 from .sections import SECTIONS
 from .text import comparison_text, markdown, summary_text, to_markdown
 
@@ -31,7 +34,7 @@ class Report:
 
     html: Path
     summary: str
-    """The main table as Markdown."""
+    """The main table as Markdown, of each study."""
     comparison: str
     """The comparison with the paper as Markdown; empty if there is none."""
     best: list[str]
@@ -39,66 +42,132 @@ class Report:
     notes: list[str]
     partial: bool
     """Whether a seed that was expected is missing or incomplete."""
+    missing: list[str] = field(default_factory=list)
+    """What was asked for and could not be made on this machine."""
 
 
 def write_report(
-    results: str | Path, out: str | Path | None = None, *, compare: str | None = None, protocol: str = "nbsp-visits"
+    results: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    compare: str | None = None,
+    protocol: str = "nbsp-visits",
+    frames: bool = False,
+    tex: bool = False,
+    pdf: bool = False,
 ) -> Report:
-    """Read a study and write its report.
+    """Read one study or several and write their report.
 
     Args:
-        results: the study's folder.
-        out: where the files go; None: `results/report`.
+        results: a study's folder, or several.
+        out: where the files go; None: `results/report`, of one study.
         compare: "paper" adds the published numbers.
         protocol: a name in `metrics.PROTOCOLS`.
+        frames: add a picture of each task, drawn by its simulator.
+        tex: write each table as LaTeX too.
+        pdf: print the page with the browser that is installed.
 
     Raises:
         UnknownNameError: for an unknown protocol or comparison.
+        UsageError: if there are several studies and no `out`.
         DataError: if the results are missing, damaged, or must not be averaged.
         OSError: if the folder cannot be written.
     """
     metrics.get_protocol(protocol)
     if compare is not None and compare not in COMPARISONS:
         raise UnknownNameError("comparison", compare, COMPARISONS)
-    found = find(results, compare=compare is not None, protocol=protocol)
-    sections = _sections(found)
-    drawn = {picture.name: figures.saved(picture.figure, "png") for picture in pictures(sections)}
+    folders = [Path(results)] if isinstance(results, str | Path) else [Path(folder) for folder in results]
+    if out is None and len(folders) != 1:
+        raise UsageError(f"{len(folders)} studies in one report need a folder of its own: --out DIR")
+    folder = folders[0] / "report" if out is None else Path(out)
+    missing: list[str] = []
+    parts = [_part(path, compare, protocol, frames, missing) for path in folders]
+    parts = _named(parts)
 
-    folder = Path(results) / "report" if out is None else Path(out)
-    _write(folder / "table.csv", _csv(found).encode())
-    _write(folder / "table.md", _markdown(found, sections).encode())
-    for name, png in drawn.items():
-        _write(folder / "figures" / f"{name}.png", png)
-    for picture in pictures(sections):
-        for kind in ("pdf", "svg"):
-            _write(folder / "figures" / f"{picture.name}.{kind}", figures.saved(picture.figure, kind))
-    _write(folder / "report.html", _html(found, sections, drawn).encode())
-    comparison = pd.DataFrame() if found.comparison is None else found.comparison
-    return Report(
-        html=folder / "report.html",
-        summary=to_markdown(summary_text(found.table, found.results.of_returns)),
-        comparison="" if comparison.empty else to_markdown(comparison_text(comparison)),
-        best=search.best_lines(dict(found.samples), found.objective),
-        notes=found.notes,
-        partial=found.partial,
-    )
+    _write(folder / "table.csv", _csv([_arms(part.found) for part in parts], parts))
+    seeds = [_seeds(part.found) for part in parts]
+    _write(folder / "seeds.csv", _csv(seeds, parts))
+    _write(folder / "seeds.parquet", _together(seeds, parts).to_parquet(index=False))
+    _write(folder / "table.md", "\n".join(map(_markdown, parts)).encode())
+    for part in parts:
+        below = Path(part.name) if len(parts) > 1 else Path()
+        _write_pictures(part, folder / "figures" / below)
+        for table in _tables(part.sections) if tex else []:
+            _write(folder / "latex" / below / f"{table.name}.tex", latex(table).encode())
+    _write(folder / "report.html", html(parts).encode())
+    if pdf:
+        try:
+            print_pdf(folder / "report.html", folder / "report.pdf")
+        except MissingToolError as error:
+            missing.append(str(error))
+    return _report(parts, folder / "report.html", missing)
 
 
-def _sections(found: Findings) -> list[Section]:
-    """All sections; one that cannot be made is a note, and the rest of the report is made."""
+def _part(folder: Path, compare: str | None, protocol: str, frames: bool, missing: list[str]) -> Part:
+    """One study; a section that cannot be made is a note, and the rest of the report is made."""
+    found = find(folder, compare=compare is not None, protocol=protocol)
     sections: list[Section] = []
+    if frames:
+        drawn, failed = frame_pictures(found)
+        missing += failed
+        sections += [Section("tasks", "Tasks", drawn)] if drawn else []
     for make in SECTIONS:
         try:
             sections += make(found)
         except AnalysisError as error:
             found.notes.append(f"The section {make.__name__} is left out: {error}")
-    return sections
+    if frames and sections[0].anchor == "tasks":
+        sections.insert(1, sections.pop(0))  # after the summary
+    return Part(found.results.name, found, sections)
+
+
+def _named(parts: list[Part]) -> list[Part]:
+    """Each under a name of its own."""
+    names = [part.name for part in parts]
+    return [
+        part if names.count(part.name) == 1 else Part(f"{part.name}_{number}", part.found, part.sections)
+        for number, part in enumerate(parts, 1)
+    ]
+
+
+def _report(parts: Sequence[Part], page: Path, missing: list[str]) -> Report:
+    summaries, comparisons, best, notes = [], [], list[str](), list[str]()
+    for part in parts:
+        found = part.found
+        summaries.append(to_markdown(summary_text(found.table, found.results.of_returns)))
+        if found.comparison is not None and len(found.comparison):
+            comparisons.append(to_markdown(comparison_text(found.comparison)))
+        best += search.best_lines(dict(found.samples), found.objective)
+        notes += found.notes
+    return Report(
+        html=page,
+        summary="\n\n".join(summaries),
+        comparison="\n\n".join(comparisons),
+        best=best,
+        notes=notes,
+        partial=any(part.found.partial for part in parts),
+        missing=missing,
+    )
 
 
 # Files
 
 
-def _csv(found: Findings) -> str:
+def _write_pictures(part: Part, folder: Path) -> None:
+    for picture in pictures(part.sections):
+        if picture.on_page_alone:
+            continue
+        part.drawn[picture.name] = figures.saved(picture.figure, "png")
+        _write(folder / f"{picture.name}.png", part.drawn[picture.name])
+        _write(folder / f"{picture.name}.pdf", figures.saved(picture.figure, "pdf"))
+        _write(folder / f"{picture.name}.svg", figures.saved(picture.figure, "svg"))
+
+
+def _tables(sections: Sequence[Section]) -> list[Table]:
+    return [block for block in all_blocks(sections) if isinstance(block, Table) and len(block.frame)]
+
+
+def _arms(found: Findings) -> pd.DataFrame:
     """The metric table with all digits and the differences to the baseline; with a comparison, three more columns."""
     table = found.table
     if len(found.differences):
@@ -111,32 +180,36 @@ def _csv(found: Findings) -> str:
         names = {name: f"{metric}_{name}" for name in ("paper_mean", "paper_spread", "reproduced")}
         added = own[["sequence", "arm", *names]].rename(columns=names)
         table = table.merge(added, on=["sequence", "arm"], how="left")
-    return table.to_csv(index=False, lineterminator="\n")
+    return table
 
 
-def _markdown(found: Findings, sections: Sequence[Section]) -> str:
-    return f"# {markdown(found.title)}\n\nMetrics under the protocol `{found.protocol}`.\n\n{as_markdown(sections)}\n"
+def _seeds(found: Findings) -> pd.DataFrame:
+    """Metrics and costs of every run."""
+    return found.values.merge(found.costs, on=["sequence", "arm", "seed"], how="left")
 
 
-def _html(found: Findings, sections: Sequence[Section], drawn: Mapping[str, bytes]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=lambda value: printable(value) if type(value) is str else value,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    results = found.results
-    return environment.get_template("report.html.j2").render(
-        title=found.title,
-        sections=sections,
-        uris={name: "data:image/png;base64," + base64.b64encode(png).decode("ascii") for name, png in drawn.items()},
-        protocol=found.protocol,
-        suites=", ".join(sorted(results.evaluations["suite"].dropna().unique())),
-        runs=len(results.runs),
-        seeds=", ".join(map(str, sorted({run.seed for run in results.runs}))),
-    )
+def _together(frames: Sequence[pd.DataFrame], parts: Sequence[Part]) -> pd.DataFrame:
+    """The frames below each other; of several studies with a first column `study`."""
+    if len(parts) == 1:
+        return frames[0]
+    named = []
+    for frame, part in zip(frames, parts, strict=True):
+        frame = frame.copy()
+        frame.insert(0, "study", part.name)
+        named.append(frame)
+    return pd.concat(named, ignore_index=True)
+
+
+def _csv(frames: Sequence[pd.DataFrame], parts: Sequence[Part]) -> bytes:
+    buffer = io.StringIO()
+    _together(frames, parts).to_csv(buffer, index=False, lineterminator="\n")
+    return buffer.getvalue().encode()
+
+
+def _markdown(part: Part) -> str:
+    found = part.found
+    sections = as_markdown(part.sections)
+    return f"# {markdown(found.title)}\n\nMetrics under the protocol `{found.protocol}`.\n\n{sections}\n"
 
 
 def _write(path: Path, content: bytes) -> None:

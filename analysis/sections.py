@@ -9,15 +9,18 @@ import pandas as pd
 from . import metrics, search, tables
 from .blocks import Block, Bullets, Code, Details, Heading, Section, Table, Terms, Words
 from .findings import Findings
+from .headline import headline_of
 from .neurons import neurons_of
 from .pictures import comparison_pictures, curve_pictures, neuron_pictures
+from .rows import counted
 from .text import (
     comparison_text,
-    cost_over_sac_text,
+    cost_over_baseline_text,
     cost_text,
     cycles_text,
     difference_text,
     neurons_text,
+    number,
     short_name,
     summary_text,
     threshold_text,
@@ -27,7 +30,10 @@ from .text import (
 def summary(found: Findings) -> list[Section]:
     """The metrics of every arm, and their differences to the baseline."""
     of_returns = found.results.of_returns
-    blocks: list[Block] = []
+    headline = headline_of(found.results, found.values)
+    blocks: list[Block] = [Words(headline.sentence, "lead")]
+    if headline.caveats:
+        blocks.append(Words(f"{'; '.join(headline.caveats)}; {counted(len(found.notes), 'note')} below."))
     if found.partial:
         blocks.append(Words("The study is not complete: n=1/5 means that 1 of 5 expected seeds is.", "warning"))
     blocks.append(
@@ -155,13 +161,34 @@ def cost(found: Findings) -> list[Section]:
         Heading("Cost of a method"),
         Table(
             "method_costs",
-            cost_over_sac_text(costs),
+            cost_over_baseline_text(costs, found.baseline),
             "Updates/s is the median over the reporting intervals that had updates, their environment steps and "
             "evaluations included, on whatever else the machine did. Networks are weights and targets; the method's "
             "state and D_pre are what the last visit left.",
         ),
     ]
     return [Section("cost", "Cost", blocks)]
+
+
+def faults(found: Findings) -> list[Section]:
+    """What runs survived: environments that were built anew and rollout workers that did not answer."""
+    training = found.results.training
+    runs = training.groupby(["sequence", "arm", "seed"], as_index=False, sort=False)[["rebuilt_envs", "lost_fragments"]]
+    counts = runs.max()
+    hit = counts[(counts["rebuilt_envs"] > 0) | (counts["lost_fragments"] > 0)]
+    if hit.empty:
+        return [Section("faults", "Faults", [Words("No run says that an environment or a rollout worker failed.")])]
+    table = pd.DataFrame(
+        {
+            "Sequence": hit["sequence"],
+            "Arm": hit["arm"],
+            "Seed": hit["seed"].astype(str),
+            "Rebuilt environments": [number(value, 0) for value in hit["rebuilt_envs"]],
+            "Lost fragments": [number(value, 0) for value in hit["lost_fragments"]],
+        }
+    )
+    note = f"Of {counted(len(counts), 'run')}, these went on after faults; the others say of none."
+    return [Section("faults", "Faults", [Table("faults", table, note)])]
 
 
 def notes(found: Findings) -> list[Section]:
@@ -175,14 +202,22 @@ def origin(found: Findings) -> list[Section]:
     hashes = results.evaluations[["sequence", "arm", "config_hash"]].drop_duplicates().fillna("")
     named = hashes.rename(columns={"sequence": "Sequence", "arm": "Arm", "config_hash": "Config hash"})
     names = sorted({name for run in results.runs for name in run.versions})
-    versions = [
-        {"Package": name, "Version": ", ".join(sorted({r.versions[name] for r in results.runs if name in r.versions}))}
-        for name in names
-    ]
-    blocks: list[Block] = [Table("hashes", named)]
-    if versions:
-        blocks.append(Details("Versions", [Table("versions", pd.DataFrame(versions))]))
+    of = {name: sorted({run.versions[name] for run in results.runs if name in run.versions}) for name in names}
+    blocks: list[Block] = [Words(_made_with(of), "plain")]
+    if of:
+        table = pd.DataFrame([{"Package": name, "Version": ", ".join(versions)} for name, versions in of.items()])
+        blocks.append(Details("Versions", [Table("versions", table)]))
+    blocks.append(Details("Settings, by their hash", [Table("hashes", named)]))
     return [Section("origin", "Origin", blocks)]
+
+
+def _made_with(versions: dict[str, list[str]]) -> str:
+    """Commit, our version, the emulator's and the machine, in one line; what a run did not write down is said."""
+    names = {"commit": "commit", "rllib_nbsp": "rllib_nbsp", "ale-py": "ale-py", "device": "on"}
+    told = [f"{word} {' and '.join(versions[name])}" for name, word in names.items() if name in versions]
+    missing = [name for name in ("commit", "rllib_nbsp", "device") if name not in versions]
+    unknown = f"; the runs did not write down: {', '.join(missing)}" if missing else ""
+    return f"Made with {', '.join(told)}{unknown}." if told else f"The runs did not write down: {', '.join(missing)}."
 
 
 SECTIONS: tuple[Callable[[Findings], list[Section]], ...] = (
@@ -191,6 +226,7 @@ SECTIONS: tuple[Callable[[Findings], list[Section]], ...] = (
     searches,
     sequences,
     cost,
+    faults,
     notes,  # after all that may add to them
     origin,
 )

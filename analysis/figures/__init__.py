@@ -18,15 +18,16 @@ from .comparisons import (
     proportion_figure,
     retention,
 )
-from .curves import success_figure, success_over_visits
+from .curves import group_of, success_figure, success_over_visits
 from .matrices import matrices_figure, matrix
 from .neurons import activation_histogram, activations_figure, score_ecdf, scores_figure
-from .style import DOUBLE, SINGLE, ArmStyle, arm_styles, saved, settings
+from .style import DOUBLE, OVERLAID, SINGLE, ArmStyle, arm_styles, saved, settings
 from .tasks import task_frame, task_pixels, tasks_figure
 from .training import training_by_cycle, training_figure, training_over_time, training_over_time_figure
 
 __all__ = [
     "DOUBLE",
+    "OVERLAID",
     "SINGLE",
     "ArmStyle",
     "activation_histogram",
@@ -35,6 +36,7 @@ __all__ = [
     "forest",
     "forest_figure",
     "forgetting_curve",
+    "group_of",
     "kept_figure",
     "matrices_figure",
     "matrix",

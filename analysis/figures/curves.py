@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ..schema import TaskOrder
 from ..text import short_name, steps_text
-from .style import DOUBLE, SHARED, ArmStyle, fitted, legend, name_row, row_handles, rows_of_arms, styled
+from .style import DOUBLE, SHARED, ArmStyle, Row, fitted, legend, name_row, row_handles, rows_of_arms, styled
 from .visits import (
     Curve,
     SharedVisit,
@@ -116,6 +116,7 @@ def success_figure(
     styles: Mapping[str, ArmStyle],
     *,
     baseline: str | None = None,
+    together: bool = False,
     of_returns: bool = False,
 ) -> Figure:
     """`success_over_visits` of every task: arms together, or above `OVERLAID` of them a row each, the baseline behind.
@@ -124,17 +125,24 @@ def success_figure(
         evaluations, order, of_returns: as there.
         styles: the arms to draw, in order.
         baseline: the arm that stands behind the others where each has a row.
+        together: draw all arms in one panel however many they are; for a page on which they can be turned off.
+
+    Returns:
+        What was drawn of the n-th arm is named `group_of(n)` and a number in an SVG, where arms share panels.
     """
     tasks = order.tasks
     what = "return" if of_returns else "success"
     measured = _Measured.of(evaluations[evaluations["arm"].isin(list(styles))])
-    rows = rows_of_arms(styles, baseline)
+    rows: list[Row] = [(dict(styles), None)] if together else rows_of_arms(styles, baseline)
     if len(rows) == 1:
         fig = Figure(figsize=(DOUBLE, 0.9 + 1.15 * len(tasks)), layout="constrained")
         axes = fig.subplots(len(tasks), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for place, (ax, task) in enumerate(zip(axes, tasks, strict=True)):
             labels = "none" if place else "names"
-            _draw_panel(ax, measured, order, task, styles, None, labels, DOUBLE - LEFT, of_returns)
+            drawn = _draw_panel(ax, measured, order, task, styles, None, labels, DOUBLE - LEFT, of_returns)
+            for number, artists in enumerate(drawn.values()):
+                for part, artist in enumerate(artists):
+                    artist.set_gid(f"{group_of(number)}{place}-{part}")
             ax.set_ylabel(f"{what} on\n{fitted(short_name(task), 1.1, 7.5, lines=2)}", fontsize=7.5)
     else:
         fig = Figure(figsize=(DOUBLE, 0.9 + 0.62 * len(styles) + 0.3), layout="constrained")
@@ -152,6 +160,11 @@ def success_figure(
     fig.supxlabel(f"training environment steps in each of {len(order.order)} visits, {width} wide", fontsize=7.5)
     legend(fig, [*row_handles(rows), *map(shared_handle, measured.shared)])
     return fig
+
+
+def group_of(number: int) -> str:
+    """How the names of all that was drawn of an arm begin."""
+    return f"arm{number}-"
 
 
 def inside_visits(evaluations: pd.DataFrame) -> pd.DataFrame:
