@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 2 for usage; 3 for missing, damaged or partial data; 4 if the report cannot be written.
+        0; 2 for usage; 3 for missing, damaged or partial data; 4 if the report, or a part that was asked for, cannot be
+        made on this machine.
     """
     arguments = _parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -67,7 +68,15 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    report = write_report(arguments.results, arguments.out, compare=arguments.compare, protocol=arguments.protocol)
+    report = write_report(
+        arguments.results,
+        arguments.out,
+        compare=arguments.compare,
+        protocol=arguments.protocol,
+        frames=arguments.frames,
+        tex=arguments.latex,
+        pdf=arguments.pdf,
+    )
     print(report.summary)
     if report.comparison:
         print(f"\n{report.comparison}")
@@ -75,12 +84,14 @@ def _report(arguments: argparse.Namespace) -> int:
         print("\n" + "\n".join(["best of each search:", *map(printable, report.best)]))
     print(f"\n{len(report.notes)} notes on these numbers are in the report.")
     print(printable(str(report.html)))
+    for line in report.missing:
+        print(f"error: {printable(line)}", file=sys.stderr)
     if report.partial and not arguments.allow_partial:
         print(
             "error: the study is not complete (see Seeds above); --allow-partial accepts it as it is", file=sys.stderr
         )
         return EXIT_DATA
-    return 0
+    return EXIT_ENVIRONMENT if report.missing else 0
 
 
 def _neurons(arguments: argparse.Namespace) -> int:
@@ -122,8 +133,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.set_defaults(command=_check)
     report = commands.add_parser("report", help="write table.md, table.csv, figures and report.html")
-    report.add_argument("results", metavar="RESULTS", help="the study's folder: <sequence>/<arm>/seed_<n>/ lie in it")
-    report.add_argument("--out", metavar="DIR", help="folder of the report (default: RESULTS/report)")
+    report.add_argument(
+        "results",
+        metavar="RESULTS",
+        nargs="+",
+        help="the study's folder: <sequence>/<arm>/seed_<n>/ lie in it; of several studies one report is made",
+    )
+    report.add_argument("--out", metavar="DIR", help="folder of the report (default: RESULTS/report, of one study)")
     report.add_argument("--compare", metavar="WITH", help=f"add published numbers: {', '.join(COMPARISONS)}")
     report.add_argument(
         "--protocol",
@@ -133,6 +149,9 @@ def _parser() -> argparse.ArgumentParser:
         + "; ".join(f"{p.name}: {p.description}" for p in PROTOCOLS.values())
         + f". Every report has the measures of {', '.join(dict.fromkeys(m.protocol for m in MEASURES.values()))} too",
     )
+    report.add_argument("--frames", action="store_true", help="add a picture of each task, drawn by its simulator")
+    report.add_argument("--latex", action="store_true", help="write each table as LaTeX into latex/ too")
+    report.add_argument("--pdf", action="store_true", help="print the page as report.pdf, with Chromium or Chrome")
     report.add_argument("--allow-partial", action="store_true", help="exit with 0 although seeds or visits are missing")
     report.set_defaults(command=_report)
     neurons = commands.add_parser("neurons", help="write what the skill neurons are and what became of them")

@@ -37,3 +37,15 @@ def check_known(kind: str, name: str | None, known: Iterable[str]) -> None:
     names = sorted(set(known))
     if name is not None and name not in names:
         raise UnknownNameError(kind, name, names)
+
+
+class MissingToolError(AnalysisError):
+    """A program or package that a part of the report needs; the rest of the report is made without it."""
+
+    exit_code = 4
+
+
+class UsageError(AnalysisError):
+    """A command whose parts do not go together."""
+
+    exit_code = 2

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
 from . import measures, seeds
 from .aggregate import aggregate_table, aggregate_text
+from .blocks import Block, Heading, Table
 from .differences import baseline_of
 from .paper import load_paper, published_table
 from .protocols import MEASURES
@@ -30,43 +31,38 @@ MEASURES_CAPTION = (
 )
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table as text."""
-
-    title: str
-    frame: pd.DataFrame
-    caption: str
-
-
-def further_tables(results: Results, values: pd.DataFrame) -> list[Table]:
-    """All sequences together, each task, more seeds and other protocols; those that have rows.
+def further_tables(results: Results, values: pd.DataFrame) -> list[Block]:
+    """All sequences together, each task, more seeds and other protocols, each with its heading; those that have rows.
 
     Args:
         results: a loaded study.
         values: the output of `tables.metric_values`.
     """
     baseline, of_returns = baseline_of(results), results.of_returns
-    tables = [
-        Table(
-            "All sequences together",
+    tables = {
+        "All sequences together": Table(
+            "together",
             aggregate_text(aggregate_table(results, values), baseline, of_returns),
             "Over the sequences that every arm has: the interquartile mean with its 95 % stratified bootstrap "
             "interval, the probability that a run is above one of the baseline, and the shares of runs above (Agarwal "
             "et al. 2021, arXiv:2108.13264).",
         ),
-        Table(
-            "Each task",
+        "Each task": Table(
+            "tasks",
             measures.tasks_text(measures.task_values(results), of_returns),
             "Mean over seeds with 95 % intervals: success at the end of a task's own visits, how far visits to others "
             "left it below its best so far, success just before it was trained again, and after the last visit.",
         ),
-        Table("More seeds", seeds_text(seeds.seed_table(results, values), of_returns), SEEDS_CAPTION),
-        Table(
-            "By other protocols", measures.measures_text(measures.measure_values(results), of_returns), MEASURES_CAPTION
+        "More seeds": Table("more_seeds", seeds_text(seeds.seed_table(results, values), of_returns), SEEDS_CAPTION),
+        "By other protocols": Table(
+            "protocols", measures.measures_text(measures.measure_values(results), of_returns), MEASURES_CAPTION
         ),
-    ]
-    return [table for table in tables if len(table.frame)]
+    }
+    return _titled({title: table for title, table in tables.items() if len(table.frame)})
+
+
+def _titled(tables: Mapping[str, Table]) -> list[Block]:
+    return [block for title, table in tables.items() for block in (Heading(title), table)]
 
 
 def seeds_text(table: pd.DataFrame, of_returns: bool = False) -> pd.DataFrame:
@@ -90,21 +86,25 @@ def seeds_text(table: pd.DataFrame, of_returns: bool = False) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def paper_tables(results: Results, comparison: pd.DataFrame) -> list[Table]:
-    """The published tables that have one of our arms, a table for each of them and sequence."""
+def paper_tables(results: Results, comparison: pd.DataFrame) -> list[Block]:
+    """The published tables that have one of our arms, a table with its heading for each of them and sequence."""
     if comparison.empty:
         return []
-    caption = (
+    note = (
         "Lan et al. 2025, arXiv:2504.08000; 3 seeds, ± as printed, the best in bold. The difference is ours less the "
         "paper's, with its 95 % interval."
     )
     order = list(dict.fromkeys(load_paper()["source"]))
     pairs = comparison[["sequence", "source"]].drop_duplicates().itertuples(index=False, name=None)
-    return [
-        Table(
-            f"{source}, {sequence}: {' → '.join(map(short_name, results.orders[sequence].tasks))}",
-            published_table(comparison, sequence, source, results.of_returns),
-            caption,
-        )
-        for sequence, source in sorted(pairs, key=lambda pair: (pair[0], order.index(pair[1])))
-    ]
+    return _titled(
+        {
+            f"{source}, {sequence}: {' → '.join(map(short_name, results.orders[sequence].tasks))}": Table(
+                f"paper_{sequence}_{number}",
+                published_table(comparison, sequence, source, results.of_returns),
+                note,
+            )
+            for number, (sequence, source) in enumerate(
+                sorted(pairs, key=lambda pair: (pair[0], order.index(pair[1]))), start=1
+            )
+        }
+    )

@@ -191,11 +191,11 @@ def cost_values(results: Results) -> pd.DataFrame:
     """
     counts = ["env_steps", "updates"]
     rows = []
+    frames = (results.training, results.evaluations)
+    by_run = [dict(list(frame.groupby(["sequence", "arm", "seed"]))) for frame in frames]
     for run in results.runs:
-        own = [
-            frame.loc[(frame["sequence"] == run.sequence) & (frame["arm"] == run.arm) & (frame["seed"] == run.seed)]
-            for frame in (results.training, results.evaluations)
-        ]
+        label = (run.sequence, run.arm, run.seed)
+        own = [groups.get(label, frame.iloc[:0]) for groups, frame in zip(by_run, frames, strict=True)]
         used = pd.concat([frame[counts] for frame in own if len(frame)]) if any(map(len, own)) else None
         if used is None:
             continue
@@ -217,22 +217,23 @@ def cost_values(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def cost_over_sac(costs: pd.DataFrame) -> pd.DataFrame:
-    """Mean over seeds of what a method costs, a row per sequence and arm, and how it compares with the arm "sac".
+def cost_over_baseline(costs: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
+    """Mean over seeds of what a method costs, a row per sequence and arm, and how it compares with the baseline.
 
     Args:
         costs: the output of `cost_values`.
+        baseline: the arm to compare with: `differences.baseline_of`.
 
     Returns:
         Columns sequence, arm, updates_per_s, the sizes among `schema.COSTS`; time_ratio, the time of an update over
-        that of the arm "sac", and parameters_ratio. NaN where a run left no such number, or there is no such arm.
+        that of the baseline, and parameters_ratio. NaN where a run left no such number, or there is no such arm.
     """
     sizes = ["trainable_parameters", "network_bytes", "method_bytes", "prior_bytes"]
     means = costs.groupby(["sequence", "arm"], as_index=False, sort=False)[["updates_per_s", *sizes]].mean()
-    sac = means[means["arm"] == "sac"].set_index("sequence").reindex(means["sequence"])
+    own = means[means["arm"] == baseline].set_index("sequence").reindex(means["sequence"])
     return means.assign(
-        time_ratio=sac["updates_per_s"].to_numpy() / means["updates_per_s"],
-        parameters_ratio=means["trainable_parameters"] / sac["trainable_parameters"].to_numpy(),
+        time_ratio=own["updates_per_s"].to_numpy() / means["updates_per_s"],
+        parameters_ratio=means["trainable_parameters"] / own["trainable_parameters"].to_numpy(),
     )
 
 

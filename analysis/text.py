@@ -11,7 +11,7 @@ import pandas as pd
 
 from rllib_nbsp.reading import printable
 
-from .tables import SUMMARY, cost_over_sac
+from .tables import SUMMARY, cost_over_baseline
 
 NO_ROWS = "The paper has no numbers for these sequences, cycles and arms."
 
@@ -122,21 +122,21 @@ def cost_text(costs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def cost_over_sac_text(costs: pd.DataFrame) -> pd.DataFrame:
-    """`cost_over_sac` as text."""
+def cost_over_baseline_text(costs: pd.DataFrame, baseline: str | None) -> pd.DataFrame:
+    """`cost_over_baseline` as text; without a baseline the columns of ratios are left out."""
     rows = [
         {
             "Sequence": row["sequence"],
             "Arm": row["arm"],
             "Updates/s": number(row["updates_per_s"], 1),
-            "Time per update, × sac": number(row["time_ratio"]),  # noqa: RUF001
+            **({f"Time per update, × {baseline}": number(row["time_ratio"])} if baseline else {}),  # noqa: RUF001
             "Parameters": steps_text(row["trainable_parameters"]),
-            "Parameters, × sac": number(row["parameters_ratio"]),  # noqa: RUF001
+            **({f"Parameters, × {baseline}": number(row["parameters_ratio"])} if baseline else {}),  # noqa: RUF001
             "Networks": bytes_text(row["network_bytes"]),
             "Method's state": bytes_text(row["method_bytes"]),
             "D_pre": bytes_text(row["prior_bytes"]),
         }
-        for row in cost_over_sac(costs).to_dict("records")
+        for row in cost_over_baseline(costs, baseline).to_dict("records")
     ]
     return pd.DataFrame(rows)
 

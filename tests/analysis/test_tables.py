@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis import UnknownNameError, difference_table, load_neurons, load_results, statistics, success_array, tables
-from analysis.text import cost_over_sac_text, summary_text, threshold_text
+from analysis.text import cost_over_baseline_text, summary_text, threshold_text
 from tests.analysis.conftest import FORGETFUL, PAIR, PERFECT, table_of, text_of, with_cost
 
 NAN = float("nan")
@@ -149,9 +149,9 @@ def test_cost_of_a_method_next_to_sac_by_hand(study):
         ("sac", 0): 40.0,
         ("sac", 1): 60.0,
     }
-    row = tables.cost_over_sac(costs).set_index("arm").loc["nbsp"]
+    row = tables.cost_over_baseline(costs, "sac").set_index("arm").loc["nbsp"]
     assert (row["updates_per_s"], row["time_ratio"], row["parameters_ratio"]) == (25.0, 2.0, 1.5)
-    text = cost_over_sac_text(costs).set_index("Arm")
+    text = cost_over_baseline_text(costs, "sac").set_index("Arm")
     assert text.loc["nbsp"].tolist()[1:] == ["25.0", "2.00", "150", "1.50", "2.0 kB", "384 B", "0 B"]
     assert text.loc["sac"].tolist()[1:] == ["50.0", "1.00", "100", "1.00", "2.0 kB", "0 B", "0 B"]
 
@@ -160,7 +160,7 @@ def test_costs_of_the_seeds_that_left_them_are_averaged(study):
     with_cost(study, "ewc", 0, speeds=[10.0], method_bytes=100)
     with_cost(study, "ewc", 1, speeds=[20.0], method_bytes=300)
     with_cost(study, "ewc", 2, speeds=[30.0])
-    row = tables.cost_over_sac(tables.cost_values(load_results(study.root))).iloc[0]
+    row = tables.cost_over_baseline(tables.cost_values(load_results(study.root)), "sac").iloc[0]
     assert (row["updates_per_s"], row["method_bytes"]) == (20.0, 200.0)
     assert np.isnan(row["time_ratio"])  # there is no arm "sac"
 
@@ -171,7 +171,7 @@ def test_each_sequence_has_its_own_sac(study):
             folder = study.run(sequence=sequence, arm=arm)
             rows = study.read_rows(folder / "training.jsonl")
             study.write_rows(folder / "training.jsonl", [row | {"updates_per_s": speed} for row in rows])
-    ratios = tables.cost_over_sac(tables.cost_values(load_results(study.root)))
+    ratios = tables.cost_over_baseline(tables.cost_values(load_results(study.root)), "sac")
     nbsp = ratios[ratios["arm"] == "nbsp"].set_index("sequence")["time_ratio"]
     assert nbsp.to_dict() == {"pair": 4.0, "other": 2.0}
 

@@ -9,7 +9,7 @@ from analysis import compare_with_paper, load_results, tables
 from analysis.text import (
     bytes_text,
     comparison_text,
-    cost_over_sac_text,
+    cost_over_baseline_text,
     cost_text,
     number,
     short_name,
@@ -54,7 +54,7 @@ def test_runs_that_left_no_costs_show_a_dash_and_never_0(study):
     with_cost(study, "sac", speeds=[None])
     with_cost(study, "nbsp", speeds=[10.0], method_bytes=5)
     costs = tables.cost_values(load_results(study.root))
-    text = cost_over_sac_text(costs).set_index("Arm")
+    text = cost_over_baseline_text(costs, "sac").set_index("Arm")
     assert text.loc["sac"].tolist()[1:] == ["–"] * 7  # noqa: RUF001
     assert text.loc["nbsp"].tolist()[1:] == ["10.0", "–", "100", "–", "2.0 kB", "5 B", "0 B"]  # noqa: RUF001
     steps = cost_text(costs).set_index("Arm").loc["sac"]
