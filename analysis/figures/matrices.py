@@ -65,7 +65,7 @@ def matrices_figure(arrays: Mapping[str, SuccessArray], of_returns: bool = False
     rows = -(-len(arrays) // columns)
     fig = Figure(figsize=(DOUBLE, rows * (0.3 + 0.2 * max(visits, 3)) + 0.9), layout="constrained")
     axes = fig.subplots(rows, columns, squeeze=False, sharey=True)
-    width = (DOUBLE - 2.0) / columns
+    width = (DOUBLE - 2.4) / columns
     for ax in axes.flat[len(arrays) :]:
         ax.set_visible(False)
     for ax, (arm, array) in zip(axes.flat, arrays.items(), strict=False):

@@ -24,7 +24,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
-from matplotlib.textpath import TextPath
+from matplotlib.textpath import text_to_path
 from PIL import Image
 
 SINGLE, DOUBLE = 3.4, 6.9
@@ -166,8 +166,9 @@ def saved(figure: Figure, kind: Literal["png", "pdf", "svg"], *, text: bool = Fa
 @functools.lru_cache(4096)
 def inches(text: str, size: float, bold: bool = False) -> float:
     """How wide one line of text is."""
-    font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
-    return float(TextPath((0, 0), text, size=size, prop=font).get_extents().width) / 72 if text.strip() else 0.0
+    font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal", size=size)
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, False)
+    return float(width) / 72
 
 
 def fitted(text: str, width: float, size: float, *, lines: int = 1, bold: bool = False) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import io
+import json
 import re
 from html.parser import HTMLParser
 
@@ -10,9 +12,11 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from analysis import figures, load_results, metrics, statistics, success_array, tables
+from analysis import load_results, metrics, statistics, success_array, tables
+from analysis.errors import UsageError
+from analysis.headline import headline_of
 from analysis.report import write_report
-from tests.analysis.conftest import FORGETFUL, PERFECT, StudyBuilder
+from tests.analysis.conftest import FORGETFUL, PAIR, PERFECT, StudyBuilder
 
 
 @pytest.fixture(scope="module")
@@ -47,23 +51,45 @@ def test_the_page_refers_to_nothing_outside_itself(small_study):
     links = Links()
     links.feed(page)
     assert all(target.startswith(("#", "data:image/png;base64,")) for target in links.targets)
-    assert not links.tags & {"script", "link", "iframe", "object", "embed"}
-    assert not re.search(r"@import|url\(", page)
+    assert not links.tags & {"link", "iframe", "object", "embed"}
+    assert not re.search(r"@import|url\((?!#)|\bfetch\b|XMLHttpRequest|import\(", page)
     assert links.images_without_text == 0
     assert {target[1:] for target in links.targets if target.startswith("#")} <= set(re.findall(r'id="([^"]+)"', page))
 
 
-def test_every_figure_is_a_picture_on_disk_and_in_the_page(small_study):
+def test_every_figure_is_a_file_of_each_kind_and_stands_in_the_page(small_study):
     study, report = small_study
-    files = sorted((study.root / "report" / "figures").glob("*.png"))
-    assert [file.name for file in files] == [
-        "curves_pair.png",
-        "matrix_pair.png",
-        "metrics_pair.png",
-        "scores_pair_nbsp.png",
+    folder = study.root / "report" / "figures"
+    names = [
+        "activations_pair_nbsp",
+        "curves_pair",
+        "differences_pair",
+        "kept_pair",
+        "matrix_pair",
+        "metrics_pair",
+        "scores_pair_nbsp",
+        "training_over_time_pair",
+        "training_pair",
     ]
-    assert all(min(imread(file).shape[:2]) > 200 and imread(file).std() > 0.02 for file in files)
-    assert report.html.read_text(encoding="utf-8").count("data:image/png;base64,") == len(files)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        f"{n}.{k}" for n in names for k in ("pdf", "png", "svg")
+    )
+    pngs = [imread(folder / f"{name}.png") for name in names]
+    assert all(min(png.shape[:2]) > 200 and png.std() > 0.02 for png in pngs)
+    # 6.9 inches are both columns of a paper, 497 points.
+    assert all(b"/MediaBox [ 0 0 496.8 " in (folder / f"{name}.pdf").read_bytes() for name in names)
+    page = report.html.read_text(encoding="utf-8")
+    assert (page.count("data:image/png;base64,"), page.count("<svg ")) == (len(names) - 1, 1)
+
+
+def test_each_box_turns_something_of_the_drawing_on_and_off(small_study):
+    page = small_study[1].html.read_text(encoding="utf-8")
+    (prefix,) = re.findall(r'data-names="([^"]+)"', page)
+    groups = re.findall(r'data-group="([^"]+)"', page)
+    assert len(groups) == 2
+    assert all(page.count(f'id="{prefix}{group}') >= 2 for group in groups)
+    identities = re.findall(r'\bid="([^"]+)"', page)
+    assert len(identities) == len(set(identities))
 
 
 def test_csv_agrees_with_the_metrics(small_study):
@@ -126,9 +152,189 @@ def test_a_study_in_its_first_visit_has_a_report(study):
     assert report.partial and "incomplete" in report.summary
 
 
-def test_many_arms_keep_their_own_colour_or_dash(study):
+def test_many_arms_have_a_row_each_and_a_drawing_to_choose_from(study):
     for number in range(9):
         study.run(FORGETFUL, arm=f"arm{number}", visits=4 - number % 2)
     report = write_report(study.root)
-    assert len(list((report.html.parent / "figures").iterdir())) == 3
-    assert len(set(figures.arm_styles(tables.arm_order(load_results(study.root))).values())) == 9
+    page = report.html.read_text(encoding="utf-8")
+    boxes = re.findall(r"<input type=\"checkbox\"[^>]*>", page)
+    assert (len(boxes), sum("checked" in box for box in boxes)) == (9, 5)
+    assert not list((report.html.parent / "figures").glob("arms_pair*"))
+    assert len(page) < 3_000_000
+
+
+def test_the_page_begins_with_the_sentence_and_markdown_has_it_too(small_study):
+    study, report = small_study
+    sentence = headline_of(load_results(study.root), tables.metric_values(load_results(study.root))).sentence
+    page = report.html.read_text(encoding="utf-8")
+    assert page.index(html.escape(sentence, quote=True)) < page.index("<table>")
+    assert sentence in (study.root / "report" / "table.md").read_text()
+
+
+def test_rows_a_seed_are_the_metrics_as_csv_and_parquet(small_study):
+    study, _ = small_study
+    folder = study.root / "report"
+    parquet, csv = pd.read_parquet(folder / "seeds.parquet"), pd.read_csv(folder / "seeds.csv")
+    assert len(csv) == len(parquet) == 4 and list(csv) == list(parquet)
+    values = tables.metric_values(load_results(study.root))
+    for frame in (parquet, csv):
+        assert frame["asr"].tolist() == pytest.approx(values["asr"].tolist())
+
+
+def test_several_studies_in_one_report(small_study, tmp_path):
+    one, _ = small_study
+    (tmp_path / "small").mkdir()
+    other = StudyBuilder(tmp_path / "small")
+    other.run(PERFECT, sequence="other", arm="<b>")
+    report = write_report([one.root, other.root, one.root], tmp_path / "out")
+    page = report.html.read_text(encoding="utf-8")
+    links = Links()
+    links.feed(page)
+    names = re.findall(r'\bid="([^"]+)"', page)
+    assert len(names) == len(set(names))
+    assert {target[1:] for target in links.targets if target.startswith("#")} <= {*names}
+    studies = pd.read_csv(tmp_path / "out" / "table.csv")["study"].unique()
+    assert len(studies) == 3 and len(pd.read_parquet(tmp_path / "out" / "seeds.parquet")["study"].unique()) == 3
+    assert {path.name for path in (tmp_path / "out" / "figures").iterdir()} == set(studies)
+    assert "<b>" not in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_several_studies_without_a_folder_are_refused(small_study):
+    root = small_study[0].root
+    with pytest.raises(UsageError, match="2 studies in one report need a folder of its own: --out DIR"):
+        write_report([root, root])
+
+
+def test_tables_as_latex_hold_nothing_that_latex_would_read(study):
+    study.run(arm="a_b%&$#{}~^\\", method="sac")
+    study.run(PERFECT, arm="nbsp", cycles=2)
+    report = write_report(study.root, tex=True)
+    files = {path.name: path.read_text() for path in (report.html.parent / "latex").iterdir()}
+    assert {"summary.tex", "differences.tex", "costs.tex", "hashes.tex"} <= files.keys()
+    row = next(line for line in files["summary.tex"].splitlines() if line.startswith("pair & a"))
+    escaped = r"a\_b\%\&\$\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}"
+    assert row.startswith(f"pair & {escaped} & 0.75 & 0.67 & ")
+    for text in files.values():
+        assert text.isascii() and "\\toprule" in text
+
+
+def test_without_a_browser_the_report_is_made_and_one_line_says_so(study, monkeypatch, tmp_path):
+    study.run()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    report = write_report(study.root, pdf=True)
+    assert report.html.is_file() and len(report.missing) == 1
+    assert re.fullmatch(r"no report.pdf: it is printed by one of chromium, .* none is installed", report.missing[0])
+
+
+@pytest.mark.parametrize(
+    ("script", "said"), [("exit 3", "exit code 3"), ("echo x >&2; echo no display >&2; exit 1", "no display")]
+)
+def test_a_browser_that_fails_is_named_with_what_it_said(study, monkeypatch, tmp_path, script, said):
+    study.run()
+    browser = tmp_path / "chromium"
+    browser.write_text(f"#!/bin/sh\n{script}\n")
+    browser.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    report = write_report(study.root, pdf=True)
+    assert report.missing == [f"no report.pdf: {browser} did not print it ({said})"]
+
+
+def test_a_browser_is_given_the_page_and_where_to_print(study, monkeypatch, tmp_path):
+    study.run()
+    browser = tmp_path / "chromium"
+    browser.write_text('#!/bin/sh\nfor a in "$@"; do case $a in --print-to-pdf=*) echo "$@" > "${a#*=}";; esac; done\n')
+    browser.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    report = write_report(study.root, pdf=True)
+    assert not report.missing
+    assert report.html.as_uri() in report.html.with_suffix(".pdf").read_text()
+
+
+def test_tasks_without_pictures_are_lines_and_the_report_is_made(study):
+    path = study.run() / "evaluations.jsonl"
+    study.write_rows(path, [row | {"suite": "point_mass"} for row in study.read_rows(path)])
+    report = write_report(study.root, frames=True)
+    assert report.missing == [f"no picture of {task}: the suite point_mass has none" for task in PAIR]
+    assert "Tasks" not in re.findall("<h2[^>]*>(.*?)</h2>", report.html.read_text(encoding="utf-8"))
+
+
+def test_costs_are_compared_with_the_arm_of_fine_tuning_whatever_its_name(study):
+    study.run(arm="plain", method="sac")
+    study.run(PERFECT, arm="sac", method="ewc")
+    page = write_report(study.root).html.read_text(encoding="utf-8")
+    assert "Time per update, × plain" in page and "× sac" not in page  # noqa: RUF001
+
+
+def test_faults_that_runs_survived_have_a_table(study):
+    path = study.run() / "training.jsonl"
+    rows = study.read_rows(path)
+    study.write_rows(path, [row | {"rebuilt_envs": n, "lost_fragments": 0} for n, row in enumerate(rows)])
+    study.run(PERFECT, arm="nbsp")
+    page = write_report(study.root).html.read_text(encoding="utf-8")
+    assert "Of 2 runs, these went on after faults" in page and '<td class="n">11</td>' in page
+
+
+def test_origin_says_what_runs_did_not_write_down(study):
+    run = study.run()
+    (run / "versions.json").write_text(json.dumps({"rllib_nbsp": "0.1", "device": "CPU x86_64", "ale-py": "0.12.0"}))
+    page = write_report(study.root).html.read_text(encoding="utf-8")
+    assert "Made with rllib_nbsp 0.1, ale-py 0.12.0, on CPU x86_64; the runs did not write down: commit." in page
+
+
+# What studies may look like
+
+
+def empty_arm(study):
+    study.run()
+    study.study(["sac", "nbsp"], [0])
+
+
+def no_common_seed(study):
+    study.run()
+    study.run(PERFECT, arm="nbsp", seed=1)
+
+
+def no_task_has_success(study):
+    study.run([[None, None]] * 4)
+    study.run([[None, None]] * 4, arm="nbsp")
+
+
+def no_training(study):
+    study.run(training=False)
+    study.run(PERFECT, arm="nbsp", training=False)
+
+
+def one_task(study):
+    study.run([[1.0]], tasks=["a"], cycles=1)
+
+
+def running(study):
+    study.run(visits=1, arm="sac")
+    study.run(visits=2, arm="nbsp", neurons=True)
+    study.study(["sac", "nbsp", "ewc"], [0, 1])
+
+
+def corrupt(study):
+    run = study.run(neurons=True, arm="nbsp")
+    (run / "neurons" / "visit_01.npz").write_bytes(b"not an archive")
+    (run / "cost.json").write_text("[1")
+    (run / "versions.json").write_bytes(bytes([255, 0]))
+    with (run / "training.jsonl").open("a") as file:
+        file.write('{"torn')
+
+
+def baseline_never_finished(study):
+    study.run(visits=1)
+    study.run(PERFECT, arm="nbsp")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [empty_arm, no_common_seed, no_task_has_success, no_training, one_task, running, corrupt, baseline_never_finished],
+)
+def test_of_an_odd_study_the_report_is_made_and_its_notes_say_each_thing_once(study, odd, recwarn):
+    odd(study)
+    report = write_report(study.root, compare="paper", tex=True)
+    assert report.html.is_file() and report.summary
+    assert len(report.notes) == len(set(report.notes))
+    assert not [warning for warning in recwarn if "matplotlib" in str(warning.filename)]
