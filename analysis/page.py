@@ -10,7 +10,6 @@ from pathlib import Path
 
 import jinja2
 import pandas as pd
-from markupsafe import Markup
 
 from rllib_nbsp.reading import printable
 
@@ -64,9 +63,9 @@ def _shown(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.drop(columns="Sequence") if same else frame
 
 
-def _sources(part: Part, number: int) -> Mapping[str, str | Markup]:
+def _sources(part: Part, number: int) -> Mapping[str, str]:
     """What stands in the page for each picture: a PNG's address, or the drawing itself where it has switches."""
-    found: dict[str, str | Markup] = {}
+    found: dict[str, str] = {}
     for place, picture in enumerate(pictures(part.sections)):
         if picture.switches:
             found[picture.name] = _inline(picture, f"p{number}-{place}-")
@@ -75,9 +74,8 @@ def _sources(part: Part, number: int) -> Mapping[str, str | Markup]:
     return found
 
 
-def _inline(picture: Picture, prefix: str) -> Markup:
+def _inline(picture: Picture, prefix: str) -> str:
     """An SVG whose names are no other's in the page; matplotlib has escaped the text in it."""
     text = figures.saved(picture.figure, "svg", text=True).decode()
-    return Markup(
-        LINKED.sub(rf"\g<1>{prefix}", text[text.index("<svg") :]).replace("<svg ", f'<svg data-names="{prefix}" ', 1)
-    )
+    named = LINKED.sub(rf"\g<1>{prefix}", text[text.index("<svg") :])
+    return named.replace("<svg ", f'<svg data-names="{prefix}" ', 1)

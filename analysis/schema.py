@@ -82,6 +82,7 @@ FURTHER_TRAINING_COLUMNS: dict[str, str] = {
     "qf_method_loss": "what it adds to the first critic's",
     "qf_twin_method_loss": "what it adds to the second critic's",
     "total_loss": "all losses together, the method's terms included: what the backward pass is of",
+    "total_loss_prior": "the same, of batches of D_pre alone",
 }
 """Columns of `training.jsonl` that stand in the frame as they stand in the rows. A loss may have a `_prior` beside it,
 over batches of D_pre alone."""

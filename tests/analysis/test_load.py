@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,13 @@ def test_training_rows_keep_unknown_keys_as_further_columns(study):
     assert set(frame.columns) == set(analysis.TRAINING_COLUMNS) | {"rank", "phase"}
     assert frame["rank"].eq(7).all() and frame["success_window"].isna().sum() == 4
     assert frame["qf_loss"].isna().all()  # The file has no such key.
+
+
+@pytest.mark.parametrize("name", ["cpu_atari", "cpu_baselines", "cpu_button_drawer"])
+def test_every_column_of_published_training_rows_is_documented(name):
+    page = Path("docs/results_folder.md").read_text(encoding="utf-8")
+    frame = load_training(Path("results/published") / name)
+    assert [column for column in frame if f"`{column}`" not in page] == []
 
 
 def test_stale_and_hidden_folders_and_files_are_passed_over(study):
