@@ -177,11 +177,11 @@ def cost_values(results: Results) -> pd.DataFrame:
     """
     counts = ["env_steps", "updates"]
     rows = []
+    frames = (results.training, results.evaluations)
+    by_run = [dict(list(frame.groupby(["sequence", "arm", "seed"]))) for frame in frames]
     for run in results.runs:
-        own = [
-            frame.loc[(frame["sequence"] == run.sequence) & (frame["arm"] == run.arm) & (frame["seed"] == run.seed)]
-            for frame in (results.training, results.evaluations)
-        ]
+        label = (run.sequence, run.arm, run.seed)
+        own = [groups.get(label, frame.iloc[:0]) for groups, frame in zip(by_run, frames, strict=True)]
         used = pd.concat([frame[counts] for frame in own if len(frame)]) if any(map(len, own)) else None
         if used is None:
             continue
