@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from analysis.figures import COLOURS, DASHES, STYLE
+from analysis.figures import arm_styles, settings
 from analysis.statistics import Interval, interval
 from benchmarks.contender import Episode
 
@@ -216,19 +215,20 @@ def _cell(metric: str, point: Interval) -> str:
 
 def draw(tasks: Mapping[str, TaskCurves], path: Path) -> None:
     """A row of panels for each task, a column for each metric: means with their intervals as bands."""
-    with rc_context(STYLE):
+    styles = arm_styles(list(dict.fromkeys(arm for task in tasks.values() for arm in task.curves)))
+    with settings():
         figure = Figure(figsize=(9.5, 3.2 * len(tasks)), layout="constrained")
         panels = figure.subplots(len(tasks), len(METRICS), squeeze=False)
         for row, (task, result) in zip(panels, tasks.items(), strict=True):
             for axes, (metric, title) in zip(row, METRICS.items(), strict=True):
-                for number, (arm, metrics) in enumerate(result.curves.items()):
+                for arm, metrics in result.curves.items():
                     points = metrics[metric]
                     steps = [min((i + 1) * result.window, result.env_steps) for i in range(len(points))]
-                    style: dict[str, Any] = {"color": COLOURS[number], "linestyle": DASHES[number % len(DASHES)]}
+                    color, dash = styles[arm].color, styles[arm].dash
                     seeds = max(point.n for point in points)
-                    axes.plot(steps, [p.mean for p in points], label=f"{arm} (n={seeds})", **style)
+                    axes.plot(steps, [p.mean for p in points], label=f"{arm} (n={seeds})", color=color, linestyle=dash)
                     low, high = [p.low for p in points], [p.high for p in points]
-                    axes.fill_between(steps, low, high, color=COLOURS[number], alpha=0.15, linewidth=0)
+                    axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
                 axes.set_title(f"{task}: {title}")
                 axes.set_xlabel("environment steps")
                 if metric == "success":  # the intervals of few seeds reach beyond what a share can be

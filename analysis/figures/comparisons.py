@@ -143,7 +143,7 @@ def metric_over_proportion(
 
     Args:
         ax: where to draw.
-        points: columns `x`, the proportion, and the metric's, a row a seed.
+        points: columns `x`, the proportion, `protocol` and the metric's, a row a seed.
         metric: one of `tables.SUMMARY`.
         style: of the line.
         of_returns: whether they are of normalised returns.
@@ -151,7 +151,7 @@ def metric_over_proportion(
     places, estimates = [], []
     for x, own in points.groupby("x"):
         places.append(float(x))
-        estimates.append(statistics.interval(own[metric], limits=metrics.limits_of(metric, of_returns)))
+        estimates.append(statistics.interval(own[metric], limits=_limits(points, metric, of_returns)))
     means = np.array([estimate.mean for estimate in estimates])
     for x, estimate in zip(places, estimates, strict=True):
         if np.isfinite(estimate.half_width):

@@ -135,7 +135,7 @@ def success_figure(
     measured = _Measured.of(evaluations[evaluations["arm"].isin(list(styles))])
     rows: list[Row] = [(dict(styles), None)] if together else rows_of_arms(styles, baseline)
     if len(rows) == 1:
-        fig = Figure(figsize=(DOUBLE, 0.9 + 1.15 * len(tasks)), layout="constrained")
+        fig = Figure(figsize=(DOUBLE, 0.9 + 0.1 * len(styles) + 1.15 * len(tasks)), layout="constrained")
         axes = fig.subplots(len(tasks), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for place, (ax, task) in enumerate(zip(axes, tasks, strict=True)):
             labels = "none" if place else "names"
@@ -143,7 +143,7 @@ def success_figure(
             for number, artists in enumerate(drawn.values()):
                 for part, artist in enumerate(artists):
                     artist.set_gid(f"{group_of(number)}{place}-{part}")
-            ax.set_ylabel(f"{what} on\n{fitted(short_name(task), 1.1, 7.5, lines=2)}", fontsize=7.5)
+            ax.set_ylabel(f"{what} on\n{fitted(short_name(task), 0.8, 7.5, lines=2)}", fontsize=7.5)
     else:
         fig = Figure(figsize=(DOUBLE, 0.9 + 0.62 * len(styles) + 0.3), layout="constrained")
         axes = fig.subplots(len(styles), len(tasks), sharex=True, sharey=True, squeeze=False)

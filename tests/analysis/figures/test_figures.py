@@ -97,7 +97,7 @@ def test_titles_and_labels_beside_panels_do_not_collide(drawn):
         for one, other in itertools.combinations(boxes, 2):
             across = min(one.x1, other.x1) - max(one.x0, other.x0)
             down = min(one.y1, other.y1) - max(one.y0, other.y0)
-            assert across <= 1 or down <= 1, name
+            assert across <= 1 or down <= 1, (name, one, other)
 
 
 def test_above_five_arms_each_has_a_row_with_the_baseline_behind_it_in_grey(tmp_path):
