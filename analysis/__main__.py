@@ -82,6 +82,7 @@ def _report(arguments: argparse.Namespace) -> int:
         print(f"\n{report.comparison}")
     if report.best:
         print("\n" + "\n".join(["best of each search:", *map(printable, report.best)]))
+    print("", *map(printable, report.headlines), sep="\n")
     print(f"\n{len(report.notes)} notes on these numbers are in the report.")
     print(printable(str(report.html)))
     for line in report.missing:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from . import metrics, statistics
 from .differences import baseline_of
 from .rows import counted
 from .schema import Results
-from .tables import expected_seeds
+from .tables import arm_order, expected_seeds, success_array
 from .text import NO_VALUE, headings, number, p_text, signed
 
 LEVEL = 0.05
 """p after Holm below which a difference is told from chance."""
+
+MOST_ARMS = 4
+"""Arms that the sentence on what is kept names."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Headline:
     """The sentence and what belongs beside it."""
 
     sentence: str
+    kept: str
+    """What is left at the end of the tasks that are not trained last; empty where nothing tells."""
     caveats: list[str]
 
 
@@ -37,10 +43,10 @@ def headline_of(results: Results, values: pd.DataFrame) -> Headline:
         values: `tables.metric_values`.
     """
     name = headings(results.of_returns)["asr"].split()[0]
-    seeds = _by_seed(values)
+    seeds, left = _by_seed(values), kept(results)
     means = {arm: sum(own.values()) / len(own) for arm, own in seeds.items() if own}
     if not means:
-        return Headline("No arm has a complete run yet, so there is no result.", [])
+        return Headline("No arm has a complete run yet, so there is no result.", left, [])
     best = max(means, key=means.__getitem__)
     tied = [arm for arm in means if means[arm] == means[best] and arm != best]
     lead = f"{_listed([best, *tied])} {'have' if tied else 'has'} the highest {name} of {counted(len(means), 'arm')}, "
@@ -51,10 +57,47 @@ def headline_of(results: Results, values: pd.DataFrame) -> Headline:
         why = (
             "there is no arm of fine-tuning to compare with" if baseline is None else f"{baseline} has no complete run"
         )
-        return Headline(f"{lead}; {why}.", caveats)
+        return Headline(f"{lead}; {why}.", left, caveats)
     if best == baseline:
-        return Headline(f"{lead}: no arm is above fine-tuning ({baseline}).", caveats)
-    return Headline(f"{lead}: {_compared(results, seeds, best, baseline)}.", caveats)
+        return Headline(f"{lead}: no arm is above fine-tuning ({baseline}).", left, caveats)
+    return Headline(f"{lead}: {_compared(results, seeds, best, baseline)}.", left, caveats)
+
+
+def kept(results: Results) -> str:
+    """How much of the tasks that are not trained last is left at the end, in a sentence: the mean over them and seeds.
+
+    Of many arms the sentence has the baseline and those that keep most.
+
+    Args:
+        results: a loaded study, of which whole runs count.
+    """
+    found = {arm: pair for arm in arm_order(results) if (pair := _left_of_learned(results, arm)) is not None}
+    if not found:
+        return ""
+    baseline = baseline_of(results)
+    told = list(found)
+    if len(told) > MOST_ARMS:
+        most = sorted((arm for arm in found if arm != baseline), key=lambda arm: -found[arm][0])
+        told = [arm for arm in found if arm == baseline or arm in most[: MOST_ARMS - 1]]
+    listed = ", ".join(f"{arm} {number(found[arm][0])} of {number(found[arm][1])}" for arm in told)
+    return f"Left at the end of earlier tasks, of what their own last visit had reached: {listed}."
+
+
+def _left_of_learned(results: Results, arm: str) -> tuple[float, float] | None:
+    learned: list[float] = []
+    left: list[float] = []
+    evaluations = results.evaluations
+    for sequence in evaluations.loc[evaluations["arm"] == arm, "sequence"].unique():
+        success = success_array(results, sequence, arm)
+        order = success.order.order
+        for task in range(len(success.order.tasks)):
+            last = max(visit for visit, trained in enumerate(order) if trained == task)
+            if last < len(order) - 1:
+                learned += success.values[:, last, task].tolist()
+                left += success.values[:, -1, task].tolist()
+    pairs = np.array([left, learned])
+    whole = pairs[:, np.isfinite(pairs).all(0)]
+    return (float(whole[0].mean()), float(whole[1].mean())) if whole.size else None
 
 
 def _by_seed(values: pd.DataFrame) -> dict[str, dict[int, float]]:

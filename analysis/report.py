@@ -19,6 +19,7 @@ from .blocks import Section, Table, all_blocks, as_markdown, pictures
 from .browser import print_pdf
 from .errors import AnalysisError, MissingToolError, UnknownNameError, UsageError
 from .findings import Findings, find
+from .headline import headline_of
 from .latex import latex
 from .page import Part, html
 from .pictures import frame_pictures
@@ -42,6 +43,8 @@ class Report:
     notes: list[str]
     partial: bool
     """Whether a seed that was expected is missing or incomplete."""
+    headlines: list[str] = field(default_factory=list)
+    """Of each study, which arm is best and what was kept."""
     missing: list[str] = field(default_factory=list)
     """What was asked for and could not be made on this machine."""
 
@@ -131,9 +134,11 @@ def _named(parts: list[Part]) -> list[Part]:
 
 
 def _report(parts: Sequence[Part], page: Path, missing: list[str]) -> Report:
-    summaries, comparisons, best, notes = [], [], list[str](), list[str]()
+    summaries, comparisons, headlines, best, notes = [], [], list[str](), list[str](), list[str]()
     for part in parts:
         found = part.found
+        headline = headline_of(found.results, found.values)
+        headlines += [text for text in (headline.sentence, headline.kept) if text]
         summaries.append(to_markdown(summary_text(found.table, found.results.of_returns)))
         if found.comparison is not None:
             rows = comparison_text(found.comparison)
@@ -146,6 +151,7 @@ def _report(parts: Sequence[Part], page: Path, missing: list[str]) -> Report:
         comparison="\n\n".join(comparisons),
         best=best,
         notes=notes,
+        headlines=headlines,
         partial=any(part.found.partial for part in parts),
         missing=missing,
     )

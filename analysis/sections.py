@@ -32,7 +32,7 @@ def summary(found: Findings) -> list[Section]:
     """The metrics of every arm, and their differences to the baseline."""
     of_returns = found.results.of_returns
     headline = headline_of(found.results, found.values)
-    blocks: list[Block] = [Words(headline.sentence, "lead")]
+    blocks: list[Block] = [Words(text, "lead") for text in (headline.sentence, headline.kept) if text]
     if headline.caveats:
         blocks.append(Words(f"{'; '.join(headline.caveats)}; {counted(len(found.notes), 'note')} below."))
     if found.partial:

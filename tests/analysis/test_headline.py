@@ -90,3 +90,25 @@ def test_over_several_sequences_a_seed_counts_once_and_only_if_it_has_them_all(s
     study.run(PERFECT, arm="nbsp", sequence="one", seed=1)
     # Seed 0: (1 + 0.75) / 2 against 0.75; seed 1 has no run of the second sequence.
     assert "0.88: +0.12 to sac in the one seed" in told(study).sentence
+
+
+def test_what_is_left_of_tasks_that_are_not_trained_last_by_hand(study):
+    # Task one's last visit is the third of four, after which it is at 1; after the fourth at 0, in the second seed 0.5.
+    study.run(FORGETFUL)
+    study.run([[1.0, 0.0], [0.0, 1.0], [0.8, 0.0], [0.5, 1.0]], seed=1)
+    study.run(PERFECT, arm="nbsp")
+    assert told(study).kept == (
+        "Left at the end of earlier tasks, of what their own last visit had reached: sac 0.25 of 0.90, nbsp 1.00 of 1.00."
+    )
+
+
+def test_of_many_arms_those_that_keep_most_are_named_beside_the_baseline(study):
+    study.run(FORGETFUL)
+    for number in range(6):
+        study.run([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [number / 10, 1.0]], arm=f"arm_{number}")
+    assert told(study).kept.endswith("sac 0.00 of 1.00, arm_3 0.30 of 1.00, arm_4 0.40 of 1.00, arm_5 0.50 of 1.00.")
+
+
+def test_of_one_task_nothing_is_told_of_what_is_left(study):
+    study.run([[1.0], [1.0]], tasks=["one"])
+    assert told(study).kept == ""
