@@ -98,7 +98,8 @@ def test_what_is_left_of_tasks_that_are_not_trained_last_by_hand(study):
     study.run([[1.0, 0.0], [0.0, 1.0], [0.8, 0.0], [0.5, 1.0]], seed=1)
     study.run(PERFECT, arm="nbsp")
     assert told(study).kept == (
-        "Left at the end of earlier tasks, of what their own last visit had reached: sac 0.25 of 0.90, nbsp 1.00 of 1.00."
+        "Left at the end of earlier tasks, of what their own last visit had reached: "
+        "sac 0.25 of 0.90, nbsp 1.00 of 1.00."
     )
 
 
