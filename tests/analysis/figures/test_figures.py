@@ -246,6 +246,7 @@ def test_a_proportion_is_drawn_of_the_arms_that_differ_in_it_alone(study):
 
 def test_a_proportion_needs_three_points():
     points = pd.DataFrame({"x": [0.1, 0.1, 0.5], "asr": [0.2, 0.4, 0.9], "fm": 0.0, "fwt": 1.0})
+    points["protocol"] = "nbsp-visits"
     ax = Figure().subplots()
     figures.metric_over_proportion(ax, points, "asr", figures.arm_styles(["nbsp"])["nbsp"])
     means = next(line for line in ax.get_lines() if line.get_marker() == "s")
