@@ -13,7 +13,8 @@ NAMES := 's/^Collecting \([^ ]*\).*/  \1/p; s/^Installing collected.*/  all of t
 
 .PHONY: run test test-all faults check docs report bench bench-methods bench-learning clean
 
-run: $(STAMP)  ## The quickstart study and its report; started again, it goes on where it stopped.
+run: $(STAMP)  ## Two studies and their reports, a small one and one of Meta-World; started again, it goes on.
+	$(PY) run_tune.py tune_configs/first_minutes.yaml $(if $(wildcard results/first_minutes/study.yaml),--resume)
 	$(PY) run_tune.py $(if $(wildcard results/quickstart/study.yaml),--resume)
 
 test: $(STAMP)  ## The fast tests, then the smoke studies through the command line.

@@ -233,6 +233,15 @@ def test_the_fast_pair_is_pendulum_moved_by_numbers_of_seed_1() -> None:
         assert scoring is None or (scoring.gpm, scoring.score_env_steps) == ("return", 5_000)
 
 
+def test_the_first_minutes_are_one_cycle_of_the_fast_pair() -> None:
+    pair, first = (load_study(f"tune_configs/{name}.yaml") for name in ("fast/pendulum_pair", "first_minutes"))
+    assert first.sequences == pair.sequences and {*first.seeds} <= {*pair.seeds}
+    arms = {arm.label: arm for arm in pair.arms}
+    assert [arm.label for arm in first.arms] == ["sac", "nbsp"] and all(arm == arms[arm.label] for arm in first.arms)
+    ours, theirs = (study.trial("pendulum_pair", study.arms[0], 0) for study in (first, pair))
+    assert ours.model_dump(exclude={"experiment", "cycles"}) == theirs.model_dump(exclude={"experiment", "cycles"})
+
+
 def test_the_fast_four_have_the_budget_and_the_methods_of_the_pair() -> None:
     pair, four = (load_study(f"tune_configs/fast/pendulum_{name}.yaml") for name in ("pair", "four"))
     assert [len(tasks) for tasks in four.sequences.values()] == [4] and four.seeds == list(range(10))
