@@ -16,8 +16,7 @@ BASELINE = "sac"
 
 def baseline_of(results: Results) -> str | None:
     """The arm of the baseline's method: the first as the study lists them, or None."""
-    methods = dict(results.evaluations[["arm", "method"]].itertuples(index=False))
-    return next((arm for arm in arm_order(results) if methods.get(arm) == BASELINE), None)
+    return next((arm for arm in arm_order(results) if results.methods.get(arm) == BASELINE), None)
 
 
 def difference_table(results: Results, values: pd.DataFrame) -> pd.DataFrame:

@@ -87,7 +87,6 @@ def find(results: str | Path, *, compare: bool, protocol: str) -> Findings:
     values = tables.metric_values(loaded, protocol)
     table = tables.metric_table(loaded, values)
     comparison = compare_with_paper(loaded, values) if compare else None
-    methods = dict(loaded.evaluations[["arm", "method"]].itertuples(index=False))
     return Findings(
         results=loaded,
         protocol=protocol,
@@ -98,6 +97,6 @@ def find(results: str | Path, *, compare: bool, protocol: str) -> Findings:
         costs=tables.cost_values(loaded),
         thresholds=tables.threshold_values(loaded),
         samples=search.rank_samples(loaded, values),
-        styles=figures.arm_styles(tables.arm_order(loaded), methods),
+        styles=figures.arm_styles(tables.arm_order(loaded), loaded.methods),
         notes=collect_notes(loaded, values, table, comparison),
     )

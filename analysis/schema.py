@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -233,7 +234,12 @@ class Results:
     training: pd.DataFrame
     notes: list[str]
 
-    @property
+    @functools.cached_property
     def of_returns(self) -> bool:
         """Whether the metrics are of human-normalised returns, because all tasks are games."""
         return bool((self.evaluations["suite"] == GAMES).all())
+
+    @functools.cached_property
+    def methods(self) -> dict[str, str]:
+        """The method of each arm that has rows."""
+        return dict(self.evaluations[["arm", "method"]].drop_duplicates().itertuples(index=False))

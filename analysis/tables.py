@@ -53,8 +53,8 @@ def success_array(results: Results, sequence: str, arm: str, value: str = "score
         UnknownNameError: for a name that the study does not have.
     """
     frame = results.evaluations
-    check_known("sequence", sequence, frame["sequence"])
-    check_known("arm", arm, frame["arm"])
+    check_known("sequence", sequence, frame["sequence"].unique())
+    check_known("arm", arm, frame["arm"].unique())
     if value not in VALUES:
         raise UnknownNameError("value", value, VALUES)
     order = results.orders[sequence]
