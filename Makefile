@@ -45,7 +45,7 @@ docs: $(STAMP)  ## The pages of docs/ as HTML in build/docs; a dead link or a mi
 report: $(STAMP)  ## Tables and figures of finished runs: make report RESULTS=results/NAME
 	$(PY) -m analysis report $(RESULTS)
 
-bench: $(STAMP)  ## Throughput against stock RLlib and a plain PyTorch loop (about 30 minutes).
+bench: $(STAMP)  ## Throughput against stock RLlib and a plain PyTorch loop (about 40 minutes).
 	$(PY) -m benchmarks.throughput
 
 bench-methods: $(STAMP)  ## What each method costs next to SAC: time, parameters, bytes, steps (about 5 minutes).
@@ -60,8 +60,9 @@ clean:  ## Remove the environment and caches; results stay.
 $(STAMP): requirements.txt
 	@echo "Installing into $(VENV), a few minutes the first time"
 	@$(if $(filter $(VERSION),$(VERSIONS)),:,echo "error: $(PYTHON3) is Python $(VERSION); allowed: $(VERSIONS)"; exit 4)
-	@echo "1 of 2: a virtual environment of Python $(VERSION)"
-	@$(PYTHON3) -m venv $(VENV)
-	@echo "2 of 2: packages, by name as they come"
-	@bash -o pipefail -c "$(PY) -m pip install --disable-pip-version-check --progress-bar off -r requirements.txt | sed -un $(NAMES)"
+	@bash -o pipefail -c "SECONDS=0; \
+	  echo '1 of 2: a virtual environment of Python $(VERSION)' && $(PYTHON3) -m venv $(VENV) && \
+	  echo \"  \$$SECONDS s\" && SECONDS=0 && echo '2 of 2: packages, by name as they come' && \
+	  $(PY) -m pip install --disable-pip-version-check --progress-bar off -r requirements.txt | sed -un $(NAMES) && \
+	  echo \"  \$$SECONDS s\""
 	@touch $@

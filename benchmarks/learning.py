@@ -11,7 +11,8 @@ CleanRL's rates, which are our defaults. The arms:
 - sac: `ContinualSAC` with the method "sac" and its defaults, one visit, through the public API: everything steps
   together, after every step;
 - sac_delayed: the same with `training.actor_interval: 2`, which is CleanRL's order but that the temperature learns from
-  the actor's own pass, not from another one behind its step.
+  the actor's own pass, not from another one behind its step;
+- sac_bf16: `sac` with `training.autocast: bf16`, on a processor that has it.
 
 A seed means the same goals and starting states, and the same random actions at first, in every arm; all else differs.
 A run is a process of its own, with one torch thread, and repeats itself by its seed. Its training episodes are written
@@ -178,6 +179,7 @@ ARMS: dict[str, Callable[[Job], list[Episode]]] = {
     "plain_torch": train_plain,
     "sac": train_ours,
     "sac_delayed": partial(train_ours, actor_interval=2),
+    "sac_bf16": partial(train_ours, autocast="bf16"),
 }
 
 

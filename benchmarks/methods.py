@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import warnings
@@ -29,13 +30,15 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from benchmarks.contender import BATCH_SIZE, TASK
 from benchmarks.ours import EARLIER_TASK
 from benchmarks.throughput import describe_machine, say
-from benchmarks.timing import milliseconds
+from benchmarks.timing import milliseconds, ratio_interval
 from rllib_nbsp import ContinualSACConfig
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.envs.metaworld import ACTION_SPACE, OBSERVATION_SPACE
 from rllib_nbsp.learners import rllib_batch
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.methods.agent import VisitData
+from rllib_nbsp.methods.cbp import ContinualBackpropagation
+from rllib_nbsp.methods.parts.recycling import STEP_TOLERANCE
 from rllib_nbsp.nn.neurons import NeuronScores
 from rllib_nbsp.replay.buffer import TaskReplayBuffer
 from rllib_nbsp.sac.learner import ContinualSACTorchLearner
@@ -207,6 +210,20 @@ class MethodAtWork:
         }
 
 
+def leave_young_entries(worker: MethodAtWork) -> None:
+    """As many neurons of CBP's are young to Adam as its rate keeps so in a long run, a share of every layer."""
+    method, (_, beta2) = worker.learner.method, worker.run.training.adam_betas
+    assert isinstance(method, ContinualBackpropagation)
+    updates_young = math.log(1.0 - (1.0 - STEP_TOLERANCE) ** 2, beta2)
+    for name, network in method.agent.networks.items():
+        young = [round(method.config.rate * updates_young * neurons) for neurons in network.num_neurons()]
+        method.recycler.recycle(name, [torch.arange(count) for count in young])
+
+
+LONG_RUN: dict[str, Callable[[MethodAtWork], None]] = {"cbp": leave_young_entries}
+"""What must be done to a method for an update to cost what it costs after thousands of them."""
+
+
 def run_config(name: str, keys: Mapping[str, Any]) -> ContinualSACConfig:
     """Two cycles of a pair under a method."""
     config: ContinualSACConfig = ContinualSACConfig().curriculum(
@@ -243,16 +260,17 @@ def measure(plan: Plan) -> dict[str, dict[str, Any]]:
     """All figures of each method, those of SAC first.
 
     Returns:
-        By method: `update_ms`, the median of `windows` (ms of an update); `ratio` to SAC's; `keys` that differ from the
-        defaults; `trainable_parameters`, `network_bytes` and `method_bytes`, and as `extra_...` what the first two have
-        over SAC's; `needs_prior_store`, whether D_pre comes on top; `extra_env_steps_per_visit` and
-        `extra_updates_per_visit`.
+        By method: `update_ms`, the median of `windows` (ms of an update); `ratio` to SAC's and its `interval`; `keys`
+        that differ from the defaults; `trainable_parameters`, `network_bytes` and `method_bytes`, and as `extra_...`
+        what the first two have over SAC's; `needs_prior_store`, whether D_pre comes on top;
+        `extra_env_steps_per_visit` and `extra_updates_per_visit`.
     """
     names = [SAC, *(name for name in plan.methods if name != SAC)]
     at_work = {}
     for name in names:
         say(f"preparing {name}")
         at_work[name] = MethodAtWork(name, KEYS.get(name, {}), plan.size, plan.rows)
+        LONG_RUN.get(name, lambda worker: None)(at_work[name])
     windows: dict[str, list[float]] = {name: [] for name in names}
     for number in range(plan.windows):
         say(f"window {number + 1} of {plan.windows}")
@@ -266,6 +284,7 @@ def measure(plan: Plan) -> dict[str, dict[str, Any]]:
             "update_ms": update_ms,
             "windows": windows[name],
             "ratio": update_ms / sac_ms,
+            "interval": ratio_interval([windows[name]], [windows[SAC]]),
             "keys": KEYS.get(name, {}),
             **sizes,
             "extra_parameters": sizes["trainable_parameters"] - sac_sizes["trainable_parameters"],

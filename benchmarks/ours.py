@@ -25,7 +25,7 @@ from benchmarks.plain_atari import (
     UPDATE_PERIOD,
     atari_gemms,
 )
-from benchmarks.timing import milliseconds, repeat_for
+from benchmarks.timing import milliseconds, ratio_interval, repeat_for
 from rllib_nbsp import ContinualSAC, ContinualSACConfig, NBSPConfig
 from rllib_nbsp.envs.metaworld import ACTION_SPACE, OBSERVATION_SPACE
 from rllib_nbsp.learners import rllib_batch
@@ -70,6 +70,11 @@ def sac_config(hidden: Sequence[int], warmup_env_steps: int) -> ContinualSACConf
     )
 
 
+def bf16_config(hidden: Sequence[int], warmup_env_steps: int) -> ContinualSACConfig:
+    """The same, with matrix products in bfloat16."""
+    return sac_config(hidden, warmup_env_steps).training(autocast="bf16")
+
+
 def nbsp_config(hidden: Sequence[int], prior_rows: int) -> ContinualSACConfig:
     """NBSP whose first visit is nothing but the random steps that fill D_pre; scored like any visit, it leaves masks.
 
@@ -96,10 +101,11 @@ class Ours:
 
     name = "sac"
     passes = str(JOINT_UPDATE)
+    config = staticmethod(sac_config)
 
     def __init__(self, hidden: Sequence[int], warmup_env_steps: int) -> None:
         self.gflop_per_update = mlp_gflop(hidden)
-        self._start(sac_config(hidden, warmup_env_steps))
+        self._start(self.config(hidden, warmup_env_steps))
         while not self._result["updates"]:
             self._train()
 
@@ -117,6 +123,13 @@ class Ours:
 
     def _train(self) -> None:
         self._result: dict[str, Any] = self._algo.train()
+
+
+class OursInBF16(Ours):
+    """The same in bfloat16."""
+
+    name = "sac_bf16"
+    config = staticmethod(bf16_config)
 
 
 class OursInVisit2(Ours):
@@ -225,7 +238,7 @@ def measure_update_over_bare(hidden: Sequence[int], windows: int, seconds: float
     The first includes wrapping the columns for RLlib; neither includes drawing them from the replay.
 
     Returns:
-        `full_ms` and `bare_ms` an update (medians), their `ratio`, and the `windows` of both in ms.
+        `full_ms` and `bare_ms` an update (medians), their `ratio` and its `interval`, and the `windows` of both in ms.
     """
     algo = sac_config(hidden, BATCH_SIZE).build_algo()
     while len(algo.replay) < 2 * BATCH_SIZE:
@@ -244,7 +257,14 @@ def measure_update_over_bare(hidden: Sequence[int], windows: int, seconds: float
         times["bare"].append(milliseconds(lambda: bare(tensors), seconds))
     algo.stop()
     full_ms, bare_ms = statistics.median(times["full"]), statistics.median(times["bare"])
-    return {"full_ms": full_ms, "bare_ms": bare_ms, "ratio": full_ms / bare_ms, "windows": times}
+    interval = ratio_interval([times["full"]], [times["bare"]])
+    return {
+        "full_ms": full_ms,
+        "bare_ms": bare_ms,
+        "ratio": full_ms / bare_ms,
+        "interval": interval,
+        "windows": times,
+    }
 
 
 def measure_small_update(windows: int, seconds: float) -> dict[str, Any]:
@@ -254,7 +274,8 @@ def measure_small_update(windows: int, seconds: float) -> dict[str, Any]:
     wrapping the columns for RLlib and not drawing them from the replay.
 
     Returns:
-        `replayed_ms` and `stepwise_ms` an update (medians), their `ratio`, and the `windows` of both in ms.
+        `replayed_ms` and `stepwise_ms` an update (medians), their `ratio` and its `interval`, and the `windows` of both
+        in ms.
     """
     config = base_config(ContinualSACConfig(), SMALL_HIDDEN).training(batch_size=SMALL_BATCH_SIZE)
     algo = config.curriculum(
@@ -277,7 +298,9 @@ def measure_small_update(windows: int, seconds: float) -> dict[str, Any]:
             times[name].append(milliseconds(update, seconds) / SMALL_UPDATES)
     algo.stop()
     medians = {f"{name}_ms": statistics.median(window) for name, window in times.items()}
-    return {**medians, "ratio": medians["replayed_ms"] / medians["stepwise_ms"], "windows": times}
+    interval = ratio_interval([times["replayed"]], [times["stepwise"]])
+    ratio = medians["replayed_ms"] / medians["stepwise_ms"]
+    return {**medians, "ratio": ratio, "interval": interval, "windows": times}
 
 
 def measure_replay(rows: int, calls: int = 500) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from benchmarks.contender import BATCH_SIZE, TASK, Contender, Window
 from benchmarks.flops import JOINT_DISCRETE_UPDATE, JOINT_UPDATE, GemmCeiling, update_gemms
 from benchmarks.ours import (
     Ours,
+    OursInBF16,
     OursInVisit2,
     OursOnAtari,
     measure_frame_replay,
@@ -51,18 +52,22 @@ from benchmarks.ours import (
 from benchmarks.plain_atari import ATARI_BATCH_SIZE, GAME, PlainAtari, atari_gemms
 from benchmarks.plain_sac import PlainTorch
 from benchmarks.stock_rllib import StockRLlib
+from benchmarks.timing import ratio_interval
 
 OBS_SIZE, ACTION_SIZE = 39, 4
 PLAIN_LEAST_GFLOPS_RATIO = 0.9
-CONTENDERS = ("rllib_sac", "rllib_sac_mlp", "plain_torch", "plain_torch_frozen", "sac", "nbsp")
+CONTENDERS = ("rllib_sac", "rllib_sac_mlp", "plain_torch", "plain_torch_frozen", "sac", "sac_bf16", "nbsp")
 PARTS = ("gemm", "update", "overlap", "small", "replay", "atari")
 ATARI = "atari"
+CLEANRL = "256x256"
+"""The networks of CleanRL's and LeanRL's own tables."""
 RATIOS = {
     "over_rllib_sac": ("sac", "rllib_sac"),
     "over_rllib_sac_mlp": ("sac", "rllib_sac_mlp"),
     "over_plain_torch": ("sac", "plain_torch"),
     "over_plain_torch_frozen": ("sac", "plain_torch_frozen"),
     "nbsp_over_sac": ("nbsp", "sac"),
+    "bf16_over_sac": ("sac_bf16", "sac"),
 }
 
 
@@ -71,7 +76,7 @@ class Plan:
     """How long and how large.
 
     Attributes:
-        sizes: widths; each stands for three hidden layers of it.
+        sizes: widths, each of which stands for three hidden layers of it, or the widths of all with an x between them.
         builds: how often the contenders are made anew.
         windows: of each contender in a build.
         seconds: of a window.
@@ -82,7 +87,7 @@ class Plan:
         only: names of `CONTENDERS` and `PARTS` to measure.
     """
 
-    sizes: tuple[int, ...] = (256, 768)
+    sizes: tuple[str, ...] = ("256", "768", CLEANRL)
     builds: int = 1
     windows: int = 5
     seconds: float = 20.0
@@ -102,25 +107,46 @@ def make_contender(name: str, hidden: Sequence[int], plan: Plan) -> Contender:
         "plain_torch": lambda: PlainTorch(hidden, warmup),
         "plain_torch_frozen": lambda: PlainTorch(hidden, warmup, freeze_critics=True),
         "sac": lambda: Ours(hidden, warmup),
+        "sac_bf16": lambda: OursInBF16(hidden, warmup),
         "nbsp": lambda: OursInVisit2(hidden, plan.prior_rows),
     }
     return makers[name]()
 
 
-def measure_size(size: int, plan: Plan) -> dict[str, dict[str, Any]]:
+def widths_of(size: str) -> list[int]:
+    """Widths of the hidden layers that a size stands for.
+
+    Raises:
+        ValueError: if it has anything but whole numbers from 1.
+    """
+    widths = [int(width) for width in size.split("x")]
+    if min(widths) < 1:
+        raise ValueError(f"widths must be at least 1, got {size}")
+    return widths * 3 if len(widths) == 1 else widths
+
+
+def _size(text: str) -> str:
+    try:
+        widths_of(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: a width such as 256, or all of them, 256x256") from None
+    return text
+
+
+def measure_size(size: str, plan: Plan) -> dict[str, dict[str, Any]]:
     """Everything that depends on the networks' width.
 
     Args:
-        size: width of the three hidden layers.
+        size: of the networks, as in `Plan`.
         plan: how long.
 
     Returns:
         `contenders`, `gemm`, `update` and `overlap`, each as in the JSON file, for this width.
     """
-    hidden = [size] * 3
+    hidden = widths_of(size)
     makers = {name: partial(make_contender, name, hidden, plan) for name in CONTENDERS if name in plan.only}
     ceiling = GemmCeiling(update_gemms(OBS_SIZE, ACTION_SIZE, hidden, BATCH_SIZE, JOINT_UPDATE))
-    results = race(str(size), makers, ceiling if "gemm" in plan.only else None, plan)
+    results = race(size, makers, ceiling if "gemm" in plan.only else None, plan)
     if "update" in plan.only:
         say(f"{size}: update over bare")
         results["update"] = measure_update_over_bare(hidden, plan.windows, plan.seconds / 4)
@@ -187,11 +213,11 @@ def summary(contender: Contender, builds: Sequence[Sequence[Window]]) -> dict[st
         "gflop_per_update": contender.gflop_per_update,
         "gflop_per_s": updates_per_s * contender.gflop_per_update,
         "passes": contender.passes,
-        "windows": [asdict(window) for window in windows],
+        "windows": [[{**asdict(w), "env_steps_per_s": w.env_steps_per_s} for w in build] for build in builds],
     }
 
 
-def pairs_of(size: int | str, results: dict[str, dict[str, Any]]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+def pairs_of(size: str, results: dict[str, dict[str, Any]]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """The two sides of each ratio of one width, if both were measured."""
     contenders = results["contenders"]
     return {
@@ -201,7 +227,7 @@ def pairs_of(size: int | str, results: dict[str, dict[str, Any]]) -> dict[str, t
     }
 
 
-def ratios_of(size: int | str, results: dict[str, dict[str, Any]]) -> dict[str, float]:
+def ratios_of(size: str, results: dict[str, dict[str, Any]]) -> dict[str, float]:
     """The ratios of one width."""
     ratios = {
         name: over["env_steps_per_s"] / under["env_steps_per_s"]
@@ -212,7 +238,22 @@ def ratios_of(size: int | str, results: dict[str, dict[str, Any]]) -> dict[str, 
     return ratios
 
 
-def build_ratios_of(size: int | str, results: dict[str, dict[str, Any]]) -> dict[str, list[float]]:
+def ratio_intervals_of(size: str, results: dict[str, dict[str, Any]]) -> dict[str, list[float]]:
+    """95 % bootstrap intervals of the ratios of one width, over builds and windows."""
+    intervals = {
+        name: ratio_interval(*([_env_steps_per_s(build) for build in side["windows"]] for side in sides))
+        for name, sides in pairs_of(size, results).items()
+    }
+    if "update" in results:
+        intervals[f"update_over_bare_{size}"] = results["update"]["interval"]
+    return intervals
+
+
+def _env_steps_per_s(build: Sequence[dict[str, Any]]) -> list[float]:
+    return [window["env_steps_per_s"] for window in build]
+
+
+def build_ratios_of(size: str, results: dict[str, dict[str, Any]]) -> dict[str, list[float]]:
     """The contenders' ratios of one width in each build."""
     return {
         name: [a / b for a, b in zip(over["builds"], under["builds"], strict=True)]
@@ -220,7 +261,7 @@ def build_ratios_of(size: int | str, results: dict[str, dict[str, Any]]) -> dict
     }
 
 
-def unfair_sizes(results: dict[int | str, dict[str, dict[str, Any]]]) -> list[str]:
+def unfair_sizes(results: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
     """Messages about widths at which the plain loop is too slow to be compared with."""
     messages = []
     for size, parts in results.items():
@@ -235,9 +276,9 @@ def unfair_sizes(results: dict[int | str, dict[str, dict[str, Any]]]) -> list[st
     return messages
 
 
-def table(size: int | str, results: dict[str, dict[str, Any]]) -> str:
+def table(size: str, results: dict[str, dict[str, Any]]) -> str:
     """One width's figures as Markdown, or those of the game."""
-    sections = [f"### {size}x{size}x{size}" if size != ATARI else f"### {GAME}"]
+    sections = [f"### {GAME}" if size == ATARI else f"### {'x'.join(map(str, widths_of(size)))}"]
     ceiling = results.get("gemm", {}).get("gflop_per_s")
     rows = [
         f"| {name} | {row['env_steps_per_s']:.2f} | {row['updates_per_s']:.2f} | {row['gflop_per_update']:.2f} "
@@ -251,13 +292,15 @@ def table(size: int | str, results: dict[str, dict[str, Any]]) -> str:
             "| contender | env steps/s | updates/s | GFLOP/update | GFLOP/s | of GEMM | network passes of an update |"
         )
         sections.append("\n".join([head, "| --- | ---: | ---: | ---: | ---: | ---: | --- |", *rows]))
-    builds = build_ratios_of(size, results)
+    builds, intervals = build_ratios_of(size, results), ratio_intervals_of(size, results)
     ratios = [
-        f"| {name} | {value:.3f} | {', '.join(f'{ratio:.3f}' for ratio in builds.get(name, []))} |"
+        f"| {name} | {value:.3f} | {intervals[name][0]:.3f} to {intervals[name][1]:.3f} "
+        f"| {', '.join(f'{ratio:.3f}' for ratio in builds.get(name, []))} |"
         for name, value in ratios_of(size, results).items()
     ]
     if ratios:
-        sections.append("\n".join(["| ratio | value | in each build |", "| --- | ---: | --- |", *ratios]))
+        ratio_head = ["| ratio | value | 95 % | in each build |", "| --- | ---: | --- | --- |"]
+        sections.append("\n".join([*ratio_head, *ratios]))
     if "update" in results:
         row = results["update"]
         sections.append(f"`learner_group.update`: {row['full_ms']:.2f} ms, bare: {row['bare_ms']:.2f} ms an update.")
@@ -296,7 +339,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Plan, Path | None]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path, metavar="F", help="write all figures to F")
     parser.add_argument("--quick", action="store_true", help="a look in under 90 s: one width, two windows of 2 s")
-    parser.add_argument("--sizes", type=int, nargs="+", metavar="N", help="widths of the three hidden layers")
+    parser.add_argument("--sizes", type=_size, nargs="+", metavar="N", help="width of three hidden layers, or 256x256")
     parser.add_argument("--builds", type=int, metavar="N", help="how often the contenders are made anew")
     parser.add_argument("--windows", type=int, metavar="N", help="windows of each contender in a build")
     parser.add_argument("--seconds", type=float, metavar="S", help="length of a window")
@@ -306,7 +349,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Plan, Path | None]:
     options = parser.parse_args(arguments)
     plan = Plan()
     if options.quick:
-        plan = Plan((256,), windows=2, seconds=2.0, warmup_env_steps=300, prior_rows=2_000, atari_rows=2_000)
+        plan = Plan(("256",), windows=2, seconds=2.0, warmup_env_steps=300, prior_rows=2_000, atari_rows=2_000)
     given = {name: getattr(options, name) for name in ("sizes", "builds", "windows", "seconds", "only")}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value}
     return Plan(**{**asdict(plan), **given}), options.json
@@ -324,13 +367,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("ray", "ray.rllib"):  # RLlib warns, twice an algorithm, that its default is its default
         logging.getLogger(name).setLevel(logging.ERROR)
     mlp_parts = set(plan.only) & {*CONTENDERS, "gemm", "update", "overlap"}
-    sizes: dict[int | str, dict[str, dict[str, Any]]] = {
+    sizes: dict[str, dict[str, dict[str, Any]]] = {
         size: measure_size(size, plan) for size in (plan.sizes if mlp_parts else ())
     }
     if ATARI in plan.only:
         sizes[ATARI] = measure_atari(plan)
     report: dict[str, Any] = {
         "ratios": {name: value for size in sizes for name, value in ratios_of(size, sizes[size]).items()},
+        "intervals": {name: row for size in sizes for name, row in ratio_intervals_of(size, sizes[size]).items()},
         "build_ratios": {name: row for size in sizes for name, row in build_ratios_of(size, sizes[size]).items()},
         "contenders": {
             f"{name}_{size}": row for size, results in sizes.items() for name, row in results["contenders"].items()
@@ -355,7 +399,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         row = report["small"]
         print(
             f"\nAn update of two layers of 64 on a batch of 64: {row['replayed_ms']:.2f} ms replayed, "
-            f"{row['stepwise_ms']:.2f} ms step by step (ratio {row['ratio']:.2f})."
+            f"{row['stepwise_ms']:.2f} ms step by step (ratio {row['ratio']:.2f}, "
+            f"{row['interval'][0]:.2f} to {row['interval'][1]:.2f})."
         )
     if report["replay"]:
         row = report["replay"]

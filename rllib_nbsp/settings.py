@@ -133,6 +133,9 @@ class TrainingSettings(Settings):
     Adam they differ by what `adam_eps` weighs."""
     tf32: bool = False
     """Matrix products and convolutions of float32 in TF32, the tensor cores' format of 10 bits: CUDA GPUs alone."""
+    autocast: Literal["bf16"] | None = None
+    """Matrix products and convolutions of an update's passes, forward and backward, in bfloat16, where the processor or
+    GPU has it; weights, optimizers, losses and all else, acting too, stay float32. null: float32 throughout."""
     grad_clip: PositiveFloat | None = None
     """Global-norm clip per network, after the method's own gradient hook."""
 
@@ -307,7 +310,7 @@ NOT_HASHED = {"experiment", "plugins", "sequence", "arm", "seed", "results_dir",
 
 
 ADDED: dict[str, dict[str, Any]] = {
-    "training": {"tf32": False},
+    "training": {"tf32": False, "autocast": None},
     "evaluation": {"periodic_tasks": "all"},
     "state": {"every_env_steps": None},
 }

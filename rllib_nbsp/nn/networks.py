@@ -184,13 +184,21 @@ class Network(nn.Module):
 
 def pixels(inputs: Tensor) -> Tensor:
     """Inputs of a network as it sees them: bytes are pixels, scaled to [0, 1]."""
-    return inputs / 255.0 if inputs.dtype == torch.uint8 else inputs
+    x = inputs / 255.0 if inputs.dtype == torch.uint8 else inputs
+    # The layout that convolutions in bfloat16 are fast with; in float32 it would change the last bits of results.
+    lies_anew = x.dim() == 4 and torch.is_autocast_enabled(x.device.type)
+    return x.contiguous(memory_format=torch.channels_last) if lies_anew else x
 
 
 def apply_layer(layer: nn.Module, x: Tensor, frozen: bool = False) -> Tensor:
-    """A layer's pre-activations; images are flattened before a fully connected layer."""
+    """A layer's pre-activations, of the weights' format; images are flattened before a fully connected layer."""
     if x.dim() == 4 and isinstance(layer, nn.Linear):
         x = x.flatten(1)
+    z = _products(layer, x, frozen)
+    return z.float() if z.dtype == torch.bfloat16 else z  # the format of `training.autocast` is that of products alone
+
+
+def _products(layer: nn.Module, x: Tensor, frozen: bool) -> Tensor:
     # Detached views, not requires_grad flags: the flags would be shared with the pass that must train the weights.
     if not frozen:
         return layer(x)

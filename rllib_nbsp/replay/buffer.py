@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rllib_nbsp.replay.stacks import with_observations
 from rllib_nbsp.replay.stores import Columns, FrameRows, Rows, RowSpec
 from rllib_nbsp.seeding import numpy_generator
 from rllib_nbsp.settings import ReplaySettings
@@ -99,10 +100,10 @@ class TaskReplayBuffer:
 
     @property
     def prior(self) -> Columns:
-        """A copy of all of D_pre, with the columns of a batch and `task`."""
+        """A copy of all of D_pre, with the columns of transitions and `task`."""
         out = self._prior.batch(self.prior_size)
         self._prior.gather(np.arange(self.prior_size), out, slice(None))
-        return {**out, "task": self._prior_task.copy()}
+        return with_observations({**out, "task": self._prior_task.copy()})
 
     @property
     def nbytes(self) -> tuple[int, int]:
@@ -195,7 +196,8 @@ class TaskReplayBuffer:
 
         Returns:
             Columns with `len(updates) * rows_per_update` rows, ordered [rank][update][row]; `task` and `from_prior`
-            tell where a row comes from. Rows beside a batch (`prior_rows_per_update`) stand at its shard's end.
+            tell where a row comes from, and stacks of frames are `stacks.PAIRS`. Rows beside a batch
+            (`prior_rows_per_update`) stand at its shard's end.
 
         Raises:
             ValueError: if the store to sample from is empty.
@@ -262,7 +264,7 @@ class TaskReplayBuffer:
     # The boundary
 
     def current_rows(self, task: int, count: int, rng: np.random.Generator) -> Columns:
-        """A uniform sample of a task's rows in D without replacement, with a batch's columns, as copies.
+        """A uniform sample of a task's rows in D without replacement, with the columns of transitions, as copies.
 
         Args:
             task: index of the task; D holds others too where it is not cleared at boundaries.
@@ -273,14 +275,15 @@ class TaskReplayBuffer:
         index = own[rng.choice(len(own), size=min(count, len(own)), replace=False)] if len(own) else own
         rows = self._rows.batch(len(index))
         self._rows.gather(index, rows, slice(None))
-        return {**rows, "task": self._task[index].astype(np.int64), "from_prior": np.zeros(len(index), bool)}
+        rows = {**rows, "task": self._task[index].astype(np.int64), "from_prior": np.zeros(len(index), bool)}
+        return with_observations(rows)
 
     def newest_obs(self, count: int) -> np.ndarray:
         """The observations added last, at most `count`, newest last."""
         index = self._rows.places(np.arange(max(0, len(self) - count), len(self)))
         rows = self._rows.batch(len(index))
         self._rows.gather(index, rows, slice(None))
-        return rows["obs"]
+        return with_observations(rows)["obs"]
 
     def store_prior(self, task: int) -> None:
         """Copy a part of D into D_pre as the finished task's share (Algorithm 2, line 21).

@@ -1,11 +1,24 @@
-"""Stacks of frames of a rollout, every frame once."""
+"""Stacks of frames, every frame once: those of a rollout, and those of a batch."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+PAIRS = "stacks"
+"""A batch's column of S + 1 frames a row, (rows, S + 1, H, W): the first S are an observation, the last S the next."""
+
+
+def with_observations(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns, arrays or tensors, with "obs" and "new_obs" as views of the frames where they travel as `PAIRS`."""
+    if PAIRS not in columns:
+        return dict(columns)
+    pairs = columns[PAIRS]
+    rest = {name: column for name, column in columns.items() if name != PAIRS}
+    return {"obs": pairs[:, :-1], "new_obs": pairs[:, 1:], **rest}
 
 
 class StackedFrames:

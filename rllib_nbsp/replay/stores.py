@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from rllib_nbsp.replay.stacks import PAIRS
+
 Columns = dict[str, np.ndarray]
 
 BATCH_COLUMNS = ("obs", "actions", "rewards", "new_obs", "terminateds")
@@ -226,15 +228,12 @@ class FrameRows(Rows):
         return len(self.pointers)
 
     def batch(self, rows: int) -> Columns:
-        """Unwritten columns for `gather`; `obs` and `new_obs` are views of one array of S + 1 frames a row."""
+        """Unwritten columns for `gather`; those of observations are `stacks.PAIRS`."""
         stack, *frame_shape = self.spec.obs_shape
-        stacks = np.empty((rows, stack + 1, *frame_shape), np.uint8)
-        return {"obs": stacks[:, :-1], "new_obs": stacks[:, 1:], **self.spec.empty_rest(rows)}
+        return {PAIRS: np.empty((rows, stack + 1, *frame_shape), np.uint8), **self.spec.empty_rest(rows)}
 
     def gather(self, index: np.ndarray, out: Columns, target: slice | np.ndarray) -> None:
-        stacks = out["obs"].base
-        assert stacks is not None
-        _take({"stacks": self.frames}, self.pointers[index], {"stacks": stacks}, target)
+        _take({PAIRS: self.frames}, self.pointers[index], {PAIRS: out[PAIRS]}, target)
         _take(self.columns, index, out, target)
 
     def take(self, index: np.ndarray) -> FrameRows:

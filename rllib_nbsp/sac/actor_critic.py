@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,7 @@ class ActorCritic(nn.Module):
         """Build the networks; to act, the actor alone is enough."""
         self.act_dim = run.act_dim
         self._seed = run.settings.seed
+        self._autocast = run.training.autocast
         self._records = run.method.needs_activations
         self.policy = run.build_network("policy")
         if not acts_only:
@@ -54,6 +57,14 @@ class ActorCritic(nn.Module):
     def default_target_entropy(self) -> float:
         """What the policy's entropy is held at unless the configuration says otherwise."""
         return -float(self.act_dim)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Around the passes of an update, whose matrix products and convolutions are in `training.autocast` then."""
+        if self._autocast is None:
+            return contextlib.nullcontext()
+        # No cache: what it keeps of a pass without gradients would be taken in one with them.
+        device = next(self.policy.parameters()).device.type
+        return torch.autocast(device, torch.bfloat16, cache_enabled=False)
 
     @torch.no_grad()
     def act(
@@ -103,12 +114,17 @@ class ActorCritic(nn.Module):
         """
         moving = batch.get("moving", EVERYTHING)
         record = self._new_record(moving)
+        with self.autocast():
+            out = self._passes(batch, moving, record)
+        return {**out, **self._retained(record)}
+
+    def _passes(self, batch: Mapping[str, Any], moving: Sequence[str], record: Record) -> dict[str, Any]:
         out: dict[str, Any] = {}
         if "policy" in moving:
             out |= self._actor_pass(batch, record)
         if "qf" in moving:
             out |= self._critic_pass(batch, record)
-        return {**out, **self._retained(record)}
+        return out
 
     def _actor_pass(self, batch: Mapping[str, Any], record: Record) -> dict[str, Tensor]:
         obs = batch["obs"]
@@ -193,10 +209,9 @@ class DiscreteActorCritic(ActorCritic):
             return logits.argmax(-1)
         return torch.multinomial(F.softmax(logits, -1), 1, generator=generator).squeeze(-1)
 
-    def sac_pass(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    def _passes(self, batch: Mapping[str, Any], moving: Sequence[str], record: Record) -> dict[str, Any]:
         """The quantities of the continuous agent, in expectation over the actions."""
-        moving, task = batch.get("moving", EVERYTHING), batch.get("task")
-        record = self._new_record(moving)
+        task = batch.get("task")
         # Scaled once for all networks that see them.
         obs, frozen = pixels(batch["obs"]), "qf" not in moving
         q = self.qf(obs, frozen=frozen, record=record["qf"])
@@ -214,7 +229,7 @@ class DiscreteActorCritic(ActorCritic):
                 next_q = torch.min(self.target_qf(next_obs), self.target_qf_twin(next_obs))
                 out["next_q"] = expectation(next_log_probs, next_q)
                 out["next_logp"] = expectation(next_log_probs, next_log_probs)
-        return {**out, **self._retained(record)}
+        return out
 
 
 def build_actor_critic(run: ResolvedRun) -> ActorCritic:

@@ -24,6 +24,7 @@ from rllib_nbsp.nn.neurons import NeuronScores, dormant_frac, layer_statistics
 from rllib_nbsp.nn.significance import TURNS
 from rllib_nbsp.plugins import exits_as_errors
 from rllib_nbsp.run import ResolvedRun
+from rllib_nbsp.sac.formats import check_formats
 from rllib_nbsp.sac.graphs import CUDARecording, GraphedUpdates
 from rllib_nbsp.sac.tape import CPURecording
 from rllib_nbsp.sac.update import SACUpdate, adam_of
@@ -45,6 +46,7 @@ class ContinualSACTorchLearner(TorchLearner):
         self.run = ResolvedRun(self.config.settings)
         torch.set_num_threads(self.run.settings.resources.torch_threads)
         super().build()
+        check_formats(self.run.training, torch.device(self._device))
         # Of the whole process, which may have built another Learner before.
         torch.set_float32_matmul_precision("high" if self.run.training.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = self.run.training.tf32

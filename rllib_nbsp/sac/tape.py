@@ -20,6 +20,8 @@ HOST_READS = {"_local_scalar_dense", "nonzero", "_unique2", "unique_dim", "maske
 """Calls whose result Python has to wait for, and may act on."""
 MEMORY = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 """Calls that make room and no numbers."""
+COPIES = {"_to_copy", "clone"}
+"""Calls that copy, perhaps to another format; their variants that write would make a copy of the copy."""
 
 
 class CPURecording(TorchDispatchMode):
@@ -97,6 +99,8 @@ class CPURecording(TorchDispatchMode):
 
 def _call_into(function: Any, args: Any, kwargs: Any, outputs: Any) -> Callable[[], Any]:
     """The call, into the memory of its outputs: by its variant that does so, or else by a copy."""
+    if function._schema.name.split("::")[1] in COPIES:
+        return functools.partial(_quick(torch.ops.aten.copy_.default), outputs, args[0])
     variant, into = _out_variant(function), outputs if isinstance(outputs, tuple) else (outputs,)
     if variant is not None and None not in into:
         names = [argument.name for argument in variant._schema.arguments if argument.is_out]

@@ -17,6 +17,7 @@ from rllib_nbsp.curriculum import Phase
 from rllib_nbsp.methods.agent import Agent, Batch, Twin, make_batch, steps_of
 from rllib_nbsp.nn import losses
 from rllib_nbsp.nn.networks import NETWORKS
+from rllib_nbsp.replay.stacks import with_observations
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.sac.actor_critic import ActorCritic
 from rllib_nbsp.sac.means import Numbers, RunningMeans
@@ -146,6 +147,7 @@ class SACUpdate:
 
     def take(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Make these rows the update's; returns the columns that SAC's pass is of, without rows beside the batch."""
+        columns = with_observations(columns)  # here, so that a frame goes to the device once
         rows = len(columns["rewards"])
         main = {name: column[: self._rows] for name, column in columns.items()} if rows > self._rows else dict(columns)
         self.batch = make_batch(main, of_prior=self.of_prior)
@@ -163,7 +165,9 @@ class SACUpdate:
             numbers["entropy"] = -out["logp"].detach().mean()
         if "q" in out:
             numbers["q_mean"] = out["q"].detach().mean()
-        for name, term in self.method.loss_terms(self.batch).items():
+        with self.module.autocast():
+            of_method = self.method.loss_terms(self.batch)
+        for name, term in of_method.items():
             if name not in self.batch.moving:
                 continue
             numbers[f"{name}_method_loss"] = term.detach()

@@ -24,6 +24,7 @@ from rllib_nbsp.study.errors import PreflightError
 from rllib_nbsp.study.folder import open_trials, planned, saved_env_steps, study_folder, study_lock, write_study
 from rllib_nbsp.study.private import check_home
 from rllib_nbsp.study.reader import load_study
+from rllib_nbsp.study.stages import stage
 from rllib_nbsp.study.stop_signal import StopSignal
 from rllib_nbsp.study.study import CheckedStudy, safe_name, trial_label
 from rllib_nbsp.study.versions import check_versions
@@ -137,7 +138,8 @@ def _run(study: CheckedStudy, folder: Path, options: argparse.Namespace, stop: S
         console.print(f"{len(trials) - len(to_run)} of {len(trials)} trials are finished already", highlight=False)
     _tell_saved(to_run, console, "goes on from")
     if to_run:
-        from rllib_nbsp.study.trials import run_study
+        with stage(console, "importing Ray and PyTorch"):
+            from rllib_nbsp.study.trials import run_study
 
         _say_versions(folder, to_run)
         outcome = run_study(

@@ -44,6 +44,7 @@ from rllib_nbsp.study.loggers import make_loggers, where_logged
 from rllib_nbsp.study.needs import needs
 from rllib_nbsp.study.plan import local_resources, make_plan
 from rllib_nbsp.study.private import loopback, protect_token
+from rllib_nbsp.study.stages import stage
 from rllib_nbsp.study.stop_signal import StopSignal
 from rllib_nbsp.study.study import SHARED, trial_label
 
@@ -104,9 +105,13 @@ def run_study(
     if plan.problems:
         raise PreflightError(plan.problems, 4)
     logging_to = make_loggers(loggers, folder, console)
-    trial_times = [estimate.seconds for estimate in plan.estimates()]
+    with stage(console, "timing environments and updates on this machine"):
+        trial_times = [estimate.seconds for estimate in plan.estimates()]
     modules = list(dict.fromkeys(module for trial in trials for module in ResolvedRun(trial).modules))
-    with ray_session(address, max(trial.resources.torch_threads for trial in trials), modules, stop) as nodes:
+    threads = max(trial.resources.torch_threads for trial in trials)
+    with contextlib.ExitStack() as running:
+        with stage(console, "starting Ray" if address is None else f"joining the cluster at {address}"):
+            nodes = running.enter_context(ray_session(address, threads, modules, stop))
         if address is not None:
             plan = plan.on(nodes, f"the cluster at {address}")
             if plan.problems:

@@ -9,7 +9,19 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.methods import BOUNDS, KEYS, SAC, MethodAtWork, Plan, check_bounds, extra_per_visit, main, parse, table
+from benchmarks.methods import (
+    BOUNDS,
+    KEYS,
+    LONG_RUN,
+    SAC,
+    MethodAtWork,
+    Plan,
+    check_bounds,
+    extra_per_visit,
+    main,
+    parse,
+    table,
+)
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
 
@@ -52,6 +64,17 @@ def test_in_the_timed_updates_the_method_does_what_sac_does_not(name):
     else:
         ours, plain = contender.learner.weights(), disarmed.learner.weights()
         assert any((ours[key] != plain[key]).any() for key in ours)
+
+
+def test_young_entries_of_cbp_are_as_many_as_its_rate_keeps_so():
+    worker = MethodAtWork("cbp", {"maturity": 10**6, "rate": 1e-4}, 64, ROWS)
+    assert not worker.learner.method.recycler.young
+    LONG_RUN["cbp"](worker)
+    # 0.999^n = 1 - 0.999^2 after n = 6,212 updates, in which 0.0001 * 64 neurons an update begin anew: 40 of a layer.
+    assert worker.learner.method.recycler.recycled == 3 * 3 * 40
+    for young in worker.learner.method.recycler.young.values():
+        assert len(young) > 40 * 64  # and a change of the update's time that is there in every window
+    worker.update()
 
 
 def test_a_timed_update_is_one_update_of_the_second_visits_main_phase():
@@ -153,6 +176,7 @@ def test_the_file_has_ratios_bounds_and_all_figures(tmp_path: Path, capsys: pyte
     for name, measured in figures.items():
         assert len(measured["windows"]) == 3
         assert measured["update_ms"] == sorted(measured["windows"])[1]
+        assert measured["interval"][0] <= measured["ratio"] <= measured["interval"][1]
         assert measured["ratio"] == report["ratios"][name] == measured["update_ms"] / figures["sac"]["update_ms"]
     # Anchor and Fisher information of an actor 39-8-8-8-8, four bytes each.
     actor = (39 * 8 + 8) + 3 * (8 * 8 + 8)

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.contender import Window
 from benchmarks.plain_atari import UPDATE_PERIOD
 from benchmarks.throughput import (
+    CLEANRL,
     CONTENDERS,
     PARTS,
     RATIOS,
@@ -23,6 +24,7 @@ from benchmarks.throughput import (
     summary,
     table,
     unfair_sizes,
+    widths_of,
 )
 
 
@@ -41,7 +43,8 @@ def test_a_summary_is_the_median_of_the_windows() -> None:
     row = summary(FakeContender(), builds)
     assert (row["env_steps_per_s"], row["updates_per_s"], row["gflop_per_s"]) == (3.5, 7.0, 14.0)
     assert row["builds"] == [2.0, 4.0]
-    assert row["windows"][1] == {"env_steps": 90, "updates": 180, "seconds": 10.0}
+    assert row["windows"][0][1] == {"env_steps": 90, "updates": 180, "seconds": 10.0, "env_steps_per_s": 9.0}
+    assert [len(build) for build in row["windows"]] == [3, 3]
 
 
 def results(**env_steps_per_s: float) -> dict[str, dict[str, Any]]:
@@ -50,6 +53,7 @@ def results(**env_steps_per_s: float) -> dict[str, dict[str, Any]]:
         name: {
             "env_steps_per_s": speed,
             "builds": [speed, 2 * speed],
+            "windows": [[{"env_steps_per_s": speed}] * 2, [{"env_steps_per_s": 2 * speed}] * 2],
             "updates_per_s": speed,
             "gflop_per_update": 1.0,
             "gflop_per_s": speed,
@@ -57,12 +61,12 @@ def results(**env_steps_per_s: float) -> dict[str, dict[str, Any]]:
         }
         for name, speed in env_steps_per_s.items()
     }
-    return {"contenders": rows, "update": {"ratio": 1.5, "full_ms": 3.0, "bare_ms": 2.0}}
+    return {"contenders": rows, "update": {"ratio": 1.5, "interval": [1.4, 1.6], "full_ms": 3.0, "bare_ms": 2.0}}
 
 
 def test_ratios_put_us_over_the_others() -> None:
     measured = results(rllib_sac=5, rllib_sac_mlp=8, plain_torch=32, plain_torch_frozen=64, sac=40, nbsp=30)
-    assert ratios_of(256, measured) == {
+    assert ratios_of("256", measured) == {
         "over_rllib_sac_256": 8.0,
         "over_rllib_sac_mlp_256": 5.0,
         "over_plain_torch_256": 1.25,
@@ -70,27 +74,35 @@ def test_ratios_put_us_over_the_others() -> None:
         "nbsp_over_sac_256": 0.75,
         "update_over_bare_256": 1.5,
     }
-    assert set(ratios_of(768, results(sac=40, nbsp=30))) == {"nbsp_over_sac_768", "update_over_bare_768"}
-    assert "| over_plain_torch_256 | 1.250 | 1.250, 1.250 |" in table(256, measured)
+    assert set(ratios_of("768", results(sac=40, nbsp=30))) == {"nbsp_over_sac_768", "update_over_bare_768"}
+    assert "| over_plain_torch_256 | 1.250 | 1.250 to 1.250 | 1.250, 1.250 |" in table("256", measured)
 
 
 def test_each_build_has_a_ratio_of_its_own() -> None:
     measured = results(sac=40, nbsp=30)
     measured["contenders"]["nbsp"]["builds"] = [30, 60, 20]
     measured["contenders"]["sac"]["builds"] = [40, 60, 10]
-    assert build_ratios_of(256, measured) == {"nbsp_over_sac_256": [0.75, 1.0, 2.0]}
-    assert "| nbsp_over_sac_256 | 0.750 | 0.750, 1.000, 2.000 |" in table(256, measured)
+    assert build_ratios_of("256", measured) == {"nbsp_over_sac_256": [0.75, 1.0, 2.0]}
+    assert "| nbsp_over_sac_256 | 0.750 | 0.750 to 0.750 | 0.750, 1.000, 2.000 |" in table("256", measured)
 
 
 def test_a_slow_plain_loop_is_an_error_of_the_benchmark() -> None:
-    assert unfair_sizes({256: results(sac=40, plain_torch=36)}) == []
-    (message,) = unfair_sizes({256: results(sac=40, plain_torch=40), 768: results(sac=40, plain_torch=35)})
+    assert unfair_sizes({"256": results(sac=40, plain_torch=36)}) == []
+    (message,) = unfair_sizes({"256": results(sac=40, plain_torch=40), "768": results(sac=40, plain_torch=35)})
     assert message.startswith("768: the plain loop runs 35.0 GFLOP/s, under 0.9 of our 40.0")
 
 
+def test_a_size_is_one_width_of_three_layers_or_all_widths(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (widths_of("768"), widths_of(CLEANRL)) == ([768, 768, 768], [256, 256])
+    for wrong in ("0", "256x", "wide"):
+        with pytest.raises(SystemExit):
+            parse(["--sizes", wrong])
+        assert f"{wrong!r} is no size: a width such as 256" in capsys.readouterr().err
+
+
 def test_command_line_values_overrule_the_quick_plan() -> None:
-    plan, json_file = parse(["--quick", "--windows", "3", "--sizes", "16", "32", "--json", "out.json"])
-    assert (plan.windows, plan.sizes, plan.seconds, json_file) == (3, (16, 32), 2.0, Path("out.json"))
+    plan, json_file = parse(["--quick", "--windows", "3", "--sizes", "16", "32x8", "--json", "out.json"])
+    assert (plan.windows, plan.sizes, plan.seconds, json_file) == (3, ("16", "32x8"), 2.0, Path("out.json"))
     assert plan.only == CONTENDERS + PARTS
     full, _ = parse([])
     assert full == Plan()
@@ -100,6 +112,7 @@ def test_command_line_values_overrule_the_quick_plan() -> None:
 
 KEYS = {
     "ratios",
+    "intervals",
     "build_ratios",
     "contenders",
     "gemm",
@@ -121,10 +134,10 @@ def run_tiny(file: Path, *more: str) -> tuple[int, dict[str, Any]]:
     assert set(report) == KEYS
     for name, row in report["contenders"].items():
         # One window a build.
-        assert row["builds"] == [window["env_steps"] / window["seconds"] for window in row["windows"]], name
+        assert row["builds"] == [w["env_steps"] / w["seconds"] for (w,) in row["windows"]], name
         assert row["env_steps_per_s"] == statistics.median(row["builds"]), name
         steps_per_update = UPDATE_PERIOD if name.endswith("atari") else 1
-        for window in row["windows"]:
+        for (window,) in row["windows"]:
             assert abs(window["updates"] - window["env_steps"] / steps_per_update) < 1, name
     return code, report
 
@@ -166,7 +179,7 @@ def test_a_whole_run_measures_every_contender_and_part(tmp_path: Path) -> None:
     assert set(report["contenders"]) == {*(f"{name}_16" for name in CONTENDERS), "plain_torch_atari", "sac_atari"}
     ratios = {f"{name}_16" for name in (*RATIOS, "update_over_bare")}
     assert set(report["ratios"]) == {*ratios, "over_plain_torch_atari"}
-    assert report["small"].keys() == {"replayed_ms", "stepwise_ms", "ratio", "windows"}
+    assert report["small"].keys() == {"replayed_ms", "stepwise_ms", "ratio", "interval", "windows"}
     assert report["replay"].keys() == {"rows", "sample_ms", "bytes"}
     assert report["overlap"]["16"].keys() >= {"sampling_ms", "updates_ms", "sum_of_parts_ms", "overlapped_ms"}
     # The MLP critics put into RLlib make its arithmetic ours.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rllib_nbsp.replay import stores
 from rllib_nbsp.replay.buffer import SEGMENT_ROWS, ReplayRequest, TaskReplayBuffer, row_nbytes
-from rllib_nbsp.replay.stacks import StackedFrames
+from rllib_nbsp.replay.stacks import PAIRS, StackedFrames, with_observations
 from rllib_nbsp.replay.stores import ArrayRing, Columns, FrameRing, RowSpec
 from rllib_nbsp.settings import ReplaySettings
 
@@ -62,7 +62,7 @@ def all_rows(ring: FrameRing | ArrayRing) -> Columns:
     """Oldest first."""
     out = ring.batch(ring.size)
     ring.gather(ring.places(np.arange(ring.size)), out, slice(None))
-    return out
+    return with_observations(out)
 
 
 @settings(max_examples=60, deadline=None)
@@ -118,9 +118,12 @@ def test_observations_of_a_batch_are_views_of_one_gather():
     games, ring = Games(2, np.random.default_rng(0), 0.1), FrameRing(SPEC, 50)
     ring.add(games.step([0, 1]))
     batch = ring.batch(4)
-    assert batch["obs"].base is batch["new_obs"].base
     ring.gather(np.array([0, 1, 1, 0]), batch, slice(0, 4))
-    assert np.array_equal(batch["obs"][:, 1:], batch["new_obs"][:, :-1])
+    assert "obs" not in batch
+    seen = with_observations(batch)
+    assert seen["obs"].base is seen["new_obs"].base is batch[PAIRS]
+    assert np.array_equal(seen["obs"][:, 1:], seen["new_obs"][:, :-1])
+    assert with_observations(seen).keys() == seen.keys() == {*batch, "obs", "new_obs"} - {PAIRS}
 
 
 # D_pre of frames
@@ -193,7 +196,7 @@ def test_rows_of_the_prior_store_are_the_ones_that_were_stored():
         for i, number in enumerate(columns["rewards"].tolist()):
             rows[number] = {name: column[i] for name, column in columns.items()}
     store.store_prior(1)
-    drawn = store.sample(range(10, 11), task=1)
+    drawn = with_observations(store.sample(range(10, 11), task=1))
     assert drawn["from_prior"].all()
     assert drawn["obs"].shape == (64, STACK, 2, 2)
     for row in np.flatnonzero(drawn["task"] == 1):

@@ -6,7 +6,7 @@ import torch
 
 from rllib_nbsp.sac.tape import CPURecording
 
-POISON = {torch.float32: float("nan"), torch.float64: float("nan"), torch.int64: 1 << 40}
+POISON = {torch.float32: float("nan"), torch.bfloat16: float("nan"), torch.float64: float("nan"), torch.int64: 1 << 40}
 """What temporaries hold between two replays, so that whoever reads them without their having been made is found out."""
 
 

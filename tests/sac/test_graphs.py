@@ -36,8 +36,10 @@ from tests.tiny import (
 )
 
 REFUSED = {"cbp", "packnet"}
+BF16 = {"autocast": "bf16"}
 VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     **{name: (name, AT_WORK.get(name, {}), {}) for name in METHODS},
+    **{f"{name} in bf16": (name, AT_WORK.get(name, {}), BF16) for name in ("nbsp", "npc", "agem", "cotasp")},
     "sac with a delayed actor": ("sac", {}, {"actor_interval": 2}),
     "sac with rare moves of the targets": ("sac", {}, {"target_update_env_steps": 7}),
     "nbsp on gradients": ("nbsp", {"mask_on": "grad"}, {}),

@@ -16,15 +16,23 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from rllib_nbsp.learners import call_learner
 from rllib_nbsp.nn.networks import NETWORKS
 from rllib_nbsp.nn.significance import TURNS, turned_labels
+from rllib_nbsp.replay.stacks import PAIRS
+from rllib_nbsp.sac.graphs import WARMUP
 from rllib_nbsp.sac.learner import ContinualSACTorchLearner
 from rllib_nbsp.settings import BoundarySettings
 from tests.sac.inside import optimizer_steps, stacked
 from tests.tiny import (
+    CHOICES,
     HIDDEN,
+    IMAGES,
     ROWS,
     assert_same,
+    build_config,
     build_learner,
+    build_learner_of,
     end_visit,
+    game_transitions,
+    multi_agent_batch,
     parameters,
     random_scores,
     train,
@@ -34,6 +42,22 @@ from tests.tiny import (
 )
 
 # Updates of a call
+
+
+def test_frames_that_travel_once_make_the_same_updates():
+    once, apart = (
+        build_learner_of(build_config("nbsp").networks(conv=[[6, 4, 2], [5, 3, 1]]), IMAGES, CHOICES) for _ in range(2)
+    )
+    stack, *frame = IMAGES.shape
+    for k in range(WARMUP + 3):  # as ever, recorded and replayed
+        pairs = np.random.default_rng(k).integers(0, 256, (ROWS, stack + 1, *frame), np.uint8)
+        rest = {name: column for name, column in game_transitions(k).items() if "obs" not in name}
+        frames = multi_agent_batch({PAIRS: pairs, **rest})
+        stacks = multi_agent_batch({"obs": pairs[:, :-1], "new_obs": pairs[:, 1:], **rest})
+        assert len(pickle.dumps(frames)) < 1.1 * (stack + 1) / (2 * stack) * len(pickle.dumps(stacks))
+        once.update(batch=frames, minibatch_size=ROWS)
+        apart.update(batch=stacks, minibatch_size=ROWS)
+    assert_same(parameters(once), parameters(apart))
 
 
 def test_many_minibatches_in_one_call_are_the_same_updates_one_by_one():

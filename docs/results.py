@@ -1,0 +1,227 @@
+"""Writes the tables of `docs/results.md` from the rows in `results/published`: `python -m docs.results [--check]`.
+
+A study asks something of pairs of arms: has the first more of a metric than the second, over the seeds that both have?
+What the page answers is the table's last column alone; the words around the tables are written by hand.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from analysis import load_results, metric_table, metric_values, metrics, statistics, success_array
+from analysis.schema import Results
+from analysis.tables import arm_order
+from analysis.text import interval_text, number, p_text, signed
+from docs.tables import BEGIN, table, written
+
+PAGE = Path(__file__).parent / "results.md"
+PUBLISHED, PRESETS = Path("results/published"), Path("tune_configs")
+HALF_WIDTH = 0.08
+"""Of the difference, at which a question has seeds enough."""
+LEVEL = 0.05
+METRICS = {"asr": "ASR ↑", "fm": "FM ↓", "fwt": "FWT ↑", "final_success": "Final ↑"}
+ASKED = ("asr", "fm")
+"""The metrics of which each pair is asked."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A published study of one sequence, and its questions.
+
+    Attributes:
+        name: of its folder.
+        preset: the file in `tune_configs` that says which arms and seeds there are to be.
+        questions: (arm, control) pairs; none in a study that ranks nothing.
+        by_seed: whether success is shown of each seed, or the mean over seeds.
+    """
+
+    name: str
+    preset: str
+    questions: tuple[tuple[str, str], ...] = ()
+    by_seed: bool = False
+
+
+STUDIES = (
+    Study(
+        "fast_pendulum_pair",
+        "fast/pendulum_pair.yaml",
+        (
+            *((arm, "sac") for arm in ("nbsp", "replay_only", "mask_only", "random", "balanced")),
+            *(("nbsp", control) for control in ("replay_only", "mask_only", "random", "balanced")),
+            *((arm, "nbsp") for arm in ("ewc", "ancl", "npc", "cotasp", "crelu", "cbp", "plasticity_injection")),
+        ),
+    ),
+    Study(
+        "cpu_button_drawer",
+        "cpu/button_drawer.yaml",
+        (("nbsp", "sac"), ("replay_only", "sac"), ("mask_only", "sac"), ("nbsp", "replay_only"), ("nbsp", "mask_only")),
+        by_seed=True,
+    ),
+    Study("cpu_baselines", "cpu/baselines.yaml", by_seed=True),
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a pair of arms comes to in one metric.
+
+    Attributes:
+        differences: the arm's value less the control's, one a seed.
+        p: of a sign-flip test, before it is adjusted for the other questions.
+        estimate: mean of the differences and its interval.
+    """
+
+    arm: str
+    control: str
+    metric: str
+    differences: tuple[float, ...]
+    estimate: statistics.Interval
+    p: float
+
+    def says(self, p: float, questions: int) -> str:
+        """The verdict, from the p after Holm over so many questions."""
+        if not self.differences:
+            return "no seed has both"
+        if p < LEVEL:
+            return "**more**" if self.estimate.mean > 0 else "**less**"
+        return "open" if questions * statistics.smallest_p(len(self.differences)) < LEVEL else "open: too few seeds"
+
+    @property
+    def seeds(self) -> str:
+        """With how many the interval is expected to have `HALF_WIDTH`."""
+        if len(self.differences) < 2:
+            return ""
+        return str(max(len(self.differences), statistics.seeds_for(HALF_WIDTH, self.differences)))
+
+
+def answers(study: Study, results: Results, values: pd.DataFrame) -> list[Answer]:
+    """Every question in every metric that is asked for."""
+    found = []
+    for arm, control in study.questions:
+        ours, theirs = (values[values["arm"] == name].set_index("seed") for name in (arm, control))
+        for metric in ASKED:
+            pairs = statistics.paired_differences(ours[metric].to_dict(), theirs[metric].to_dict())
+            differences = tuple(pairs.values())
+            low, high = metrics.limits_of(metric, results.of_returns)
+            estimate = statistics.interval(differences, limits=(low - high, high - low))
+            found.append(Answer(arm, control, metric, differences, estimate, statistics.sign_flip_test(differences)))
+    return found
+
+
+def verdicts(study: Study, results: Results, values: pd.DataFrame) -> str:
+    """The questions and what the rows answer, adjusted for all of the study's questions by Holm."""
+    found = answers(study, results, values)
+    adjusted = statistics.holm([answer.p for answer in found])
+    rows = (
+        (
+            f"`{answer.arm}` over `{answer.control}`",
+            METRICS[answer.metric],
+            f"{signed(answer.estimate.mean)} [{signed(answer.estimate.low)}, {signed(answer.estimate.high)}]",
+            p_text(p),
+            str(len(answer.differences)),
+            answer.says(p, len(found)),
+            answer.seeds,
+        )
+        for answer, p in zip(found, adjusted, strict=True)
+    )
+    heads = (
+        "arm over control",
+        "metric",
+        "difference, 95 %",
+        "p, Holm",
+        "pairs",
+        "the arm has",
+        f"±{HALF_WIDTH} takes",
+    )
+    return table(heads, rows)
+
+
+def summary(results: Results, values: pd.DataFrame) -> str:
+    """Each arm's metrics over its seeds."""
+    rows = metric_table(results, values).to_dict("records")
+    cells = (
+        (f"`{row['arm']}`", *(_estimate(row, name) for name in METRICS), f"n={row['n_complete']}")
+        for row in rows
+        if row["n_complete"]
+    )
+    return table(("arm", *METRICS.values(), "seeds"), cells)
+
+
+def _estimate(row: dict[str, float], name: str) -> str:
+    return interval_text(row[f"{name}_mean"], row[f"{name}_low"], row[f"{name}_high"])
+
+
+def visits(study: Study, results: Results) -> str:
+    """Success at each task after each visit, of each seed or the mean over seeds."""
+    (sequence,) = {run.sequence for run in results.runs}
+    rows = []
+    seeds: set[int] = set()
+    for arm in arm_order(results):
+        success = success_array(results, sequence, arm)
+        seeds |= set(success.seeds)
+        for place, task in enumerate(success.order.tasks):
+            own = success.values[:, :, place]
+            cells = {seed: _line(line) for seed, line in zip(success.seeds, own, strict=True)}
+            rows.append((arm, task, cells if study.by_seed else {-1: _line(np.nanmean(own, axis=0))}))
+    columns = sorted(seeds) if study.by_seed else [-1]
+    heads = ("arm", "task", *(f"seed {seed}" if seed >= 0 else "mean over seeds" for seed in columns))
+    return table(heads, ((f"`{arm}`", task, *(cells.get(seed, "") for seed in columns)) for arm, task, cells in rows))
+
+
+def _line(values: np.ndarray) -> str:
+    return " ".join(number(value) for value in values)
+
+
+def progress(study: Study, results: Results) -> str:
+    """How much of what the preset asks for is there."""
+    preset = yaml.safe_load((PRESETS / study.preset).read_text(encoding="utf-8"))
+    planned = len(preset["arms"]) * len(preset["seeds"])
+    if len(results.runs) >= planned:
+        return f"All {planned} trials ran."
+    seeds = [{run.seed for run in results.runs if run.arm == arm} for arm in preset["arms"]]
+    whole = sorted(set.intersection(*seeds))
+    return (
+        f"So far {len(results.runs)} of {planned} trials ran; all {len(preset['arms'])} arms of "
+        f"seed{'s' * (len(whole) != 1)} {', '.join(map(str, whole)) or 'none'}."
+    )
+
+
+def pages() -> dict[str, str]:
+    """The tables by the names that the page has for them."""
+    tables: dict[str, str] = {}
+    for study in STUDIES:
+        results = load_results(PUBLISHED / study.name)
+        values = metric_values(results)
+        tables |= {
+            f"{study.name} progress": progress(study, results),
+            f"{study.name} summary": summary(results, values),
+            f"{study.name} visits": visits(study, results),
+        }
+        if study.questions:
+            tables[f"{study.name} verdicts"] = verdicts(study, results, values)
+    return tables
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the tables, or with `--check` say whether they are up to date; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    page = PAGE.read_text(encoding="utf-8")
+    new = written(page, {name: text for name, text in pages().items() if BEGIN.format(name) in page})
+    if new == page:
+        return 0
+    if "--check" in arguments:
+        print(f"{PAGE}: its tables are not those of the published rows; write them anew with `python -m docs.results`")
+        return 1
+    PAGE.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

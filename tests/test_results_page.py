@@ -1,0 +1,67 @@
+"""The page of results: questions of pairs of arms, and verdicts that few seeds cannot have."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from analysis import load_results, metric_values, statistics
+from docs.results import STUDIES, Answer, Study, answers, main, progress, verdicts
+
+
+def answer(*differences: float) -> Answer:
+    estimate = statistics.interval(differences, limits=(-1.0, 1.0))
+    return Answer("a", "b", "asr", differences, estimate, statistics.sign_flip_test(differences))
+
+
+@pytest.mark.parametrize(
+    ("differences", "questions", "says"),
+    [
+        ([0.1, 0.2, 0.1, 0.2, 0.1, 0.2], 1, "**more**"),
+        ([-0.1, -0.2, -0.1, -0.2, -0.1, -0.2], 1, "**less**"),
+        ([0.1, -0.2, 0.1, -0.2, 0.1, 0.2], 1, "open"),
+        ([0.1, 0.2, 0.1, 0.2, 0.1], 1, "open: too few seeds"),  # no sign flips of five are rarer than 1 in 16
+        ([0.1, 0.2, 0.1, 0.2, 0.1, 0.2], 2, "open: too few seeds"),
+        ([], 1, "no seed has both"),
+    ],
+)
+def test_a_verdict_is_what_so_many_seeds_can_say(differences, questions, says):
+    found = answer(*differences)
+    assert found.says(min(1.0, questions * found.p), questions) == says
+
+
+def test_seeds_for_the_half_width_by_hand():
+    # Student's t of 3 degrees of freedom is 3.182, of 4 is 2.776: a standard deviation of 0.1 times t over the root of
+    # n is 0.159 with four seeds and 0.124 with five; ever so on, 9 seeds have 0.0769 and 8 have 0.0836.
+    spread = [0.1 * (3 / 4) ** 0.5 * sign for sign in (1, -1, 1, -1)]
+    assert answer(*spread).seeds == "9"
+    assert answer(0.3).seeds == ""
+
+
+def test_an_answer_is_of_the_seeds_that_both_arms_have():
+    study = next(study for study in STUDIES if study.name == "cpu_button_drawer")
+    results = load_results("results/published/cpu_button_drawer")
+    values = metric_values(results)
+    values = values[(values["arm"] != "sac") | (values["seed"] != 1)]
+    found = answers(study, results, values)
+    assert len(found) == 2 * len(study.questions)
+    both = {(a.arm, a.control, a.metric): a.differences for a in found}
+    assert len(both["nbsp", "sac", "asr"]) == 2 and len(both["nbsp", "mask_only", "asr"]) == 3
+    by_hand = values[values["arm"] == "nbsp"]["asr"].iloc[0] - values[values["arm"] == "sac"]["asr"].iloc[0]
+    assert both["nbsp", "sac", "asr"][0] == pytest.approx(by_hand)
+    assert verdicts(study, results, values).count("open: too few seeds") == len(found)
+
+
+def test_progress_counts_what_the_preset_asks_for(tmp_path: Path):
+    published = Path("results/published/fast_pendulum_pair")
+    for run in [*published.glob("*/*/seed_0"), *published.glob("*/sac/seed_1"), *published.glob("*/ewc/seed_1")]:
+        shutil.copytree(run, tmp_path / run.relative_to(published))
+    shutil.copy(published / "study.yaml", tmp_path)
+    said = progress(Study("fast_pendulum_pair", "fast/pendulum_pair.yaml"), load_results(tmp_path))
+    assert said == "So far 15 of 260 trials ran; all 13 arms of seed 0."
+
+
+def test_the_page_has_the_tables_of_the_published_rows():
+    assert main(["--check"]) == 0
