@@ -105,7 +105,7 @@ def test_with_a_delayed_actor_a_method_learns_and_goes_on_from_its_state(method,
     runs = [Run(method, kind, seed=seed, keys=keys, actor_interval=3) for seed in (0, 77)]
     before = parameters(runs[0].learner)
     assert_goes_on_from_its_state(*runs)
-    report, after = runs[0].learner.report(runs[0].rows(0)["obs"]), parameters(runs[0].learner)
+    report, after = runs[0].learner.report(runs[0].rows(0)), parameters(runs[0].learner)
     assert all(np.isfinite(value) for value in report.values()), report
     assert {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])} >= {*NETWORKS}
     # 20 updates in the first visit, and 8, 12 and 8 after it.

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
 def rows_of(tensor: Tensor) -> Tensor:
     """A view of a parameter as (neurons, everything else)."""
     return tensor.view(tensor.shape[0], -1)
+
+
+def step_ratio(steps: Iterable[tuple[Tensor, Tensor]]) -> float | None:
+    """Mean length of the steps of masked weights over that of the others; None if there are not both, or none moves.
+
+    Args:
+        steps: of each parameter the step, and its mask, which broadcasts to (rows, everything else): below 1 where a
+            weight is masked.
+    """
+    lengths, masked = [], []
+    for step, mask in steps:
+        rows = rows_of(step).abs()
+        lengths.append(rows.flatten())
+        masked.append((mask < 1.0).expand_as(rows).flatten())
+    length, is_masked = torch.cat(lengths), torch.cat(masked)
+    ratio = float(length[is_masked].mean() / length[~is_masked].mean())
+    return ratio if math.isfinite(ratio) else None
 
 
 @dataclass
