@@ -21,6 +21,7 @@ from .paper import compare_with_paper, load_paper
 from .schema import (
     COSTS,
     EVALUATION_COLUMNS,
+    MECHANISM_COLUMNS,
     NEURON_COLUMNS,
     PAPER_COLUMNS,
     TRAINING_COLUMNS,
@@ -34,6 +35,7 @@ from .tables import SuccessArray, metric_table, metric_values, success_array
 __all__ = [
     "COSTS",
     "EVALUATION_COLUMNS",
+    "MECHANISM_COLUMNS",
     "NEURON_COLUMNS",
     "PAPER_COLUMNS",
     "TRAINING_COLUMNS",

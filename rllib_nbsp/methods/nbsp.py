@@ -349,7 +349,7 @@ class NeuronLevelBalance(ContinualMethod):
 
     @torch.no_grad()
     def _step_ratio(self, name: str) -> float | None:
-        """How long the last steps of hidden layers' masked weights were, as a share of the others' (docs/glossary.md)."""
+        """How long the last steps of hidden layers' masked weights were, over the others' (docs/glossary.md)."""
         network, optimizer = self.agent.networks[name], self.agent.optimizers[name]
         head = {*network.head.parameters()}
         on_step = self.config.mask_on == "update"

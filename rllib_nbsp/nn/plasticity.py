@@ -23,8 +23,8 @@ SRANK_DELTA = 0.01
 def is_dormant(activity: Tensor, threshold: float) -> Tensor:
     """Which neurons have at most `threshold` times their layer's mean, bool (N,).
 
-    Sokar et al. 2023 (arXiv:2302.12902, Def. 3.1) with `E|h_j|`; Ji et al. 2024 (arXiv:2402.14528, Def. 3.8) with the
-    norm of the gradient of a neuron's weights.
+    Sokar et al. 2023 (arXiv:2302.12902) with `E|h_j|`; Ji et al. 2024 (arXiv:2402.14528, Def. 3.8) with the norm of the
+    gradient of a neuron's weights.
 
     Args:
         activity: of each neuron of a layer, (N,), at least 0.
@@ -39,7 +39,10 @@ def dormant_share(activity: Tensor, threshold: float) -> Tensor:
 
 
 def active_share(hidden: Tensor) -> Tensor:
-    """Share of a layer's neurons that are above 0, the mean over rows, a scalar, from activities (B, N)."""
+    """Share of a layer's neurons that are above 0, the mean over rows, a scalar, from activities (B, N).
+
+    The activation footprint of Abbas et al. 2023 (arXiv:2303.07507).
+    """
     return (hidden > 0.0).float().mean()
 
 
@@ -75,7 +78,7 @@ def effective_rank(values: Tensor) -> Tensor:
 def srank(values: Tensor, delta: float = SRANK_DELTA) -> Tensor:
     """The fewest singular values, largest first, with `1 - delta` of the sum of all, a scalar; 0 if all are 0.
 
-    Kumar et al. 2021 (arXiv:2010.14498, Sec. 3), who call it effective rank.
+    Kumar et al. 2021 (arXiv:2010.14498), who call it effective rank.
     """
     total = values.sum()
     fewer = (values.cumsum(0) < (1.0 - delta) * total).sum()
@@ -105,8 +108,8 @@ def mean_square_gradient(optimizer: Optimizer, param: Tensor) -> Tensor:
     With beta2 = 0.999, a mean over the last thousand updates or so. The gradient is as the optimizer has it: behind
     the method's hook, the clip and a weight decay.
     """
-    state = optimizer.state.get(param)
-    if not state:
+    state = optimizer.state.get(param, {})
+    if "exp_avg_sq" not in state:
         return torch.zeros_like(param)
     beta2 = optimizer.param_groups[0]["betas"][1]
     mean: Tensor = state["exp_avg_sq"] / (1.0 - beta2 ** state["step"])
@@ -118,8 +121,8 @@ def adam_step(optimizer: Optimizer, param: Tensor) -> Tensor:
 
     `lr m_hat / (sqrt(v_hat) + eps)` (Kingma and Ba 2015, arXiv:1412.6980, Algorithm 1).
     """
-    state = optimizer.state.get(param)
-    if not state:
+    state = optimizer.state.get(param, {})
+    if "exp_avg_sq" not in state:
         return torch.zeros_like(param)
     group = optimizer.param_groups[0]
     mean = state["exp_avg"] / (1.0 - group["betas"][0] ** state["step"])
@@ -133,8 +136,9 @@ def adam_step(optimizer: Optimizer, param: Tensor) -> Tensor:
 def churn(before: Tensor, after: Tensor, *, distributions: bool = False) -> Tensor:
     """How far outputs moved on the same rows, a scalar.
 
-    Policy churn of Schaul et al. 2022 (arXiv:2206.00730) is the share of states whose greedy action changed; of
-    outputs that are numbers, Tang and Berseth 2024 (arXiv:2409.04792) take the mean distance, and so it is here.
+    After the policy churn of Schaul et al. 2022 (arXiv:2206.00730), the share of states whose greedy action changes,
+    and the value and policy churn of Tang and Berseth 2024 (arXiv:2409.04792). A stochastic policy's likeliest action
+    may flip for nothing, so that distances are taken.
 
     Args:
         before, after: (B, n).

@@ -22,7 +22,7 @@ from rllib_nbsp.nn.networks import NETWORKS
 from rllib_nbsp.plugins import import_plugins
 from rllib_nbsp.replay.buffer import ReplayRequest
 from rllib_nbsp.settings import BoundarySettings, ModelSettings, ReplaySettings, ScoringSettings, TrainingSettings
-from tests.documents import documented
+from tests.documents import as_documented, documented
 from tests.methods.contract import (
     ALL,
     CONV,
@@ -132,7 +132,7 @@ OURS = [method for method in sorted(METHODS) if METHODS[method].__module__.start
 @pytest.mark.parametrize("method", OURS)
 def test_every_number_and_array_that_a_method_of_ours_records_is_documented(method):
     seen = alone(method, "continuous")
-    numbers = {name.removesuffix("_prior") for report in seen.reports for name in report}
+    numbers = {as_documented(name) for report in seen.reports for name in report}
     arrays = {f"policy/i/{name.split('/')[2]}" for name in seen.arrays}
     assert numbers | arrays <= documented()
 
