@@ -37,7 +37,7 @@ class Mechanism:
 
     def __init__(self, agent: Agent, every: int) -> None:
         self._agent = agent
-        self._every = every
+        self.every = every
         self.visit_start(0)
 
     def visit_start(self, updates: int) -> None:
@@ -59,7 +59,7 @@ class Mechanism:
             updates: made so far.
         """
         self._rows += 1
-        if rows is None or not (self._rows == 1 or self._rows % self._every == 0):
+        if rows is None or not (self._rows == 1 or self._rows % self.every == 0):
             return {}
         numbers = self._measure(rows, task, updates - self._updates)
         self._updates = updates

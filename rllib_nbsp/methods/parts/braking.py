@@ -22,13 +22,15 @@ def step_ratio(steps: Iterable[tuple[Tensor, Tensor]]) -> float | None:
         steps: of each parameter the step, and its mask, which broadcasts to (rows, everything else): below 1 where a
             weight is masked.
     """
-    lengths, masked = [], []
+    lengths, numbers = [], []  # of the masked ones and of the others
     for step, mask in steps:
-        rows = rows_of(step).abs()
-        lengths.append(rows.flatten())
-        masked.append((mask < 1.0).expand_as(rows).flatten())
-    length, is_masked = torch.cat(lengths), torch.cat(masked)
-    ratio = float(length[is_masked].mean() / length[~is_masked].mean())
+        rows, is_masked = rows_of(step).abs(), (mask < 1.0).to(step.dtype)
+        braked = rows * is_masked
+        share = is_masked.mean()
+        lengths.append(torch.stack([braked.sum(), (rows - braked).sum()]))
+        numbers.append(torch.stack([share, 1.0 - share]) * step.numel())
+    masked, free = torch.stack(lengths).double().sum(0) / torch.stack(numbers).double().sum(0)
+    ratio = float(masked / free)
     return ratio if math.isfinite(ratio) else None
 
 
