@@ -43,10 +43,11 @@ def measure(hidden: Sequence[int], batch_size: int, windows: int, seconds: float
     """
     worker = MethodAtWork("nbsp", {}, hidden, 2_000, training={"batch_size": batch_size})
     learner, rows = worker.learner, worker.replay.newest(REFERENCE_ROWS)
-    assert learner.mechanism is not None
+    mechanism = learner.mechanism
+    assert mechanism is not None
 
     def report(*, measured: bool) -> None:
-        learner.mechanism.every = 1 if measured else 2**62
+        mechanism.every = 1 if measured else 2**62
         learner.sac.updates += 1  # as if there had been updates since the last row
         learner.report(rows, worker.schedule.visit.task.index)
 
