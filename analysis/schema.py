@@ -88,6 +88,26 @@ FURTHER_TRAINING_COLUMNS: dict[str, str] = {
 """Columns of `training.jsonl` that stand in the frame as they stand in the rows. A loss may have a `_prior` beside it,
 over batches of D_pre alone."""
 
+MECHANISM_COLUMNS: dict[str, str] = {
+    "dead_frac_NETWORK_LAYER": "share of a layer's neurons that are 0 on all rows",
+    "dormant_frac_NETWORK_LAYER": "share with a mean |activity| of at most 0.025 of the layer's mean",
+    "active_frac_NETWORK_LAYER": "mean share of a layer's neurons that are above 0",
+    "grad_dormant_frac_NETWORK_LAYER": "share whose weights' gradient has a norm of at most 0.025 of the layer's mean",
+    "stable_rank_NETWORK": "of the features that the head is given: squared singular values over the largest of them",
+    "effective_rank_NETWORK": "of the same: exp of the entropy of the singular values",
+    "srank_NETWORK": "of the same: the fewest singular values with 99 % of the sum of all",
+    "feature_norm_NETWORK": "mean L2 norm of these features",
+    "weight_norm_NETWORK": "L2 norm of all parameters",
+    "weight_diff_NETWORK": "L2 distance of all parameters to the visit's start",
+    "grad_norm_NETWORK": "L2 norm of the gradient, root mean square over Adam's memory",
+    "effective_lr_NETWORK": "distance to the last measured row, over the norm then and the updates since",
+    "churn_NETWORK": "how far what is decided, or valued, on these rows moved since the last measured row",
+    "churn_representation_NETWORK": "how far the hidden layers' change alone moves it",
+    "churn_head_NETWORK": "how far the output layer's change alone moves it",
+}
+"""Columns of every `evaluation.mechanism_rows`-th row of a visit, and of its first (docs/glossary.md): NETWORK is
+policy, qf or qf_twin, LAYER a hidden layer from 0, as in `dead_frac_qf_0`. Rows of earlier versions have none."""
+
 NEURON_COLUMNS: dict[str, str] = {
     "sequence": "name of the task sequence",
     "arm": "label of the method configuration",

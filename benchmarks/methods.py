@@ -121,7 +121,7 @@ class MethodAtWork:
             ReplaySettings(capacity=rows, prior_capacity=rows),
             self.run.replay_request,
             self.run.row_spec,
-            batch_size=BATCH_SIZE,
+            batch_size=self.run.training.batch_size,
             seed=0,
         )
         self._rows, self._updates = rows, updates

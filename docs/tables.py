@@ -51,6 +51,7 @@ def pages() -> dict[Path, dict[str, str]]:
         FOLDER / "results_folder.md": {
             "evaluations": columns(schema.EVALUATION_COLUMNS),
             "training": columns({**schema.TRAINING_COLUMNS, **schema.FURTHER_TRAINING_COLUMNS}),
+            "mechanism": columns(schema.MECHANISM_COLUMNS),
             "neurons": columns(schema.NEURON_COLUMNS),
             "cost": columns(schema.COSTS),
         },

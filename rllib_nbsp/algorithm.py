@@ -38,7 +38,8 @@ from rllib_nbsp.throughput import Throughput
 
 logger = logging.getLogger(__name__)
 
-DORMANCY_ROWS = 256
+REFERENCE_ROWS = 256
+"""The newest of D, on which a training row says how the networks fare."""
 
 
 class ContinualSAC(ResumableSAC):
@@ -395,8 +396,8 @@ class ContinualSAC(ResumableSAC):
 
     def _report(self) -> None:
         added = self.throughput.measure(self.env_steps, self.updates)
-        obs = self.replay.newest_obs(DORMANCY_ROWS) if len(self.replay) else None
-        learner = self.learners.first("report", obs, self.visit.task.index)
+        rows = self.replay.newest(REFERENCE_ROWS) if len(self.replay) else None
+        learner = self.learners.first("report", rows, self.visit.task.index)
         self.place_reported = self.place()
         row = {
             **self.place_reported,

@@ -195,6 +195,8 @@ class EvaluationSettings(Settings):
     """Success at any step of an episode, or at its last one."""
     report_env_steps: PositiveInt = 1000
     """Environment steps between two rows of `training.jsonl`."""
+    mechanism_rows: NonNegativeInt = 5
+    """Every so many rows of a visit, and its first, say how the networks fare (docs/glossary.md); 0: none does."""
 
 
 class ResourceSettings(Settings):
@@ -311,7 +313,8 @@ NOT_HASHED = {"experiment", "plugins", "sequence", "arm", "seed", "results_dir",
 
 ADDED: dict[str, dict[str, Any]] = {
     "training": {"tf32": False, "autocast": None},
-    "evaluation": {"periodic_tasks": "all"},
+    # Runs of before had no such columns; nothing that is computed differs.
+    "evaluation": {"periodic_tasks": "all", "mechanism_rows": 5},
     "state": {"every_env_steps": None},
 }
 """By section, keys that came after results were published, with what runs did before: at it, a key is not hashed,

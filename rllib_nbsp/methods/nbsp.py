@@ -25,7 +25,7 @@ from torch import Tensor
 from rllib_nbsp.curriculum import Visit
 from rllib_nbsp.methods.agent import Agent, Batch, VisitData
 from rllib_nbsp.methods.base import ContinualMethod, MethodSettings, register_method
-from rllib_nbsp.methods.parts.braking import Brake, rows_of
+from rllib_nbsp.methods.parts.braking import Brake, rows_of, step_ratio
 from rllib_nbsp.nn.networks import Network
 from rllib_nbsp.nn.neurons import (
     LayerStatistics,
@@ -35,6 +35,7 @@ from rllib_nbsp.nn.neurons import (
     select_top,
     skill_mask,
 )
+from rllib_nbsp.nn.plasticity import adam_step
 from rllib_nbsp.settings import Frac, ReplaySettings, RunSettings, ScoringSettings
 
 logger = logging.getLogger(__name__)
@@ -342,7 +343,22 @@ class NeuronLevelBalance(ContinualMethod):
 
     def metrics(self) -> dict[str, float]:
         flat = torch.cat([m for layers in self.masks.values() for m in layers])
-        return {"masked_frac": float((flat < 1.0).double().mean()), **self.report}
+        ratios = {name: self._step_ratio(name) for name in self.agent.networks} if self.brakes else {}
+        braked = {f"masked_step_ratio_{name}": ratio for name, ratio in ratios.items() if ratio is not None}
+        return {"masked_frac": float((flat < 1.0).double().mean()), **self.report, **braked}
+
+    @torch.no_grad()
+    def _step_ratio(self, name: str) -> float | None:
+        """How long the last steps of hidden layers' masked weights were, over the others' (docs/glossary.md)."""
+        network, optimizer = self.agent.networks[name], self.agent.optimizers[name]
+        head = {*network.head.parameters()}
+        on_step = self.config.mask_on == "update"
+        steps = []
+        for param, mask in self._weight_masks(name, self.masks):
+            if param not in head:
+                step = rows_of(adam_step(optimizer, param))
+                steps.append((step * mask if on_step else step, mask))
+        return step_ratio(steps)
 
     def neuron_arrays(self) -> dict[str, np.ndarray]:
         """The masks that came of the last scoring; with `per_task_min`, those in force depend on the next task."""

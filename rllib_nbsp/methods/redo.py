@@ -25,6 +25,7 @@ from rllib_nbsp.methods.agent import Agent, Batch, VisitData
 from rllib_nbsp.methods.base import ContinualMethod, MethodSettings, register_method
 from rllib_nbsp.methods.parts.recycling import Recycler
 from rllib_nbsp.nn.networks import activities
+from rllib_nbsp.nn.plasticity import is_dormant
 from rllib_nbsp.settings import Frac, PositiveInt, ReplaySettings, RunSettings
 
 
@@ -98,7 +99,7 @@ class DormantNeuronRecycling(ContinualMethod):
     def is_dormant(self, hidden: Tensor) -> Tensor:
         """Which neurons score at most tau: `E|h_j| <= tau mean_k E|h_k|`, bool (N,), from (B, N) or (B, N, H, W)."""
         activity = self.agent.all_reduce_mean(activities(hidden.abs()).mean(0))
-        return activity <= self.config.threshold * activity.mean()
+        return is_dormant(activity, self.config.threshold)
 
     # Records and state
 

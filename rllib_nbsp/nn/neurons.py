@@ -15,6 +15,7 @@ import torch
 from scipy.stats import false_discovery_control
 from torch import Tensor
 
+from rllib_nbsp.nn.plasticity import DORMANT, is_dormant
 from rllib_nbsp.nn.significance import association
 
 HISTOGRAM_BINS = 20
@@ -315,11 +316,11 @@ def skill_mask(score: Tensor, skill: Tensor, mask_alpha: float) -> Tensor:
     return torch.where(skill, mask_alpha * (1.0 - score), torch.ones_like(score)).float()
 
 
-def dormant_frac(hidden: Iterable[Tensor], threshold: float = 0.025) -> float:
+def dormant_frac(hidden: Iterable[Tensor], threshold: float = DORMANT) -> float:
     """Share of neurons whose mean |activity| is at most `threshold` of their layer's mean (Sokar et al. 2023)."""
     dormant = total = 0
     for h in hidden:
         mean_abs = h.abs().mean(0)
-        dormant += int((mean_abs <= threshold * mean_abs.mean()).sum())
+        dormant += int(is_dormant(mean_abs, threshold).sum())
         total += len(mean_abs)
     return dormant / total

@@ -278,12 +278,12 @@ class TaskReplayBuffer:
         rows = {**rows, "task": self._task[index].astype(np.int64), "from_prior": np.zeros(len(index), bool)}
         return with_observations(rows)
 
-    def newest_obs(self, count: int) -> np.ndarray:
-        """The observations added last, at most `count`, newest last."""
+    def newest(self, count: int) -> dict[str, np.ndarray]:
+        """Columns "obs" and "actions" of the rows added last, at most `count`, newest last."""
         index = self._rows.places(np.arange(max(0, len(self) - count), len(self)))
         rows = self._rows.batch(len(index))
         self._rows.gather(index, rows, slice(None))
-        return with_observations(rows)["obs"]
+        return {name: with_observations(rows)[name] for name in ("obs", "actions")}
 
     def store_prior(self, task: int) -> None:
         """Copy a part of D into D_pre as the finished task's share (Algorithm 2, line 21).

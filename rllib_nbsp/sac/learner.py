@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -26,6 +26,7 @@ from rllib_nbsp.plugins import exits_as_errors
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.sac.formats import check_formats
 from rllib_nbsp.sac.graphs import CUDARecording, GraphedUpdates
+from rllib_nbsp.sac.mechanism import Mechanism
 from rllib_nbsp.sac.tape import CPURecording
 from rllib_nbsp.sac.update import SACUpdate, adam_of
 from rllib_nbsp.settings import BoundarySettings
@@ -52,6 +53,8 @@ class ContinualSACTorchLearner(TorchLearner):
         torch.backends.cudnn.allow_tf32 = self.run.training.tf32
         optimizers = {name: self.get_optimizer(DEFAULT_MODULE_ID, name) for name in (*NETWORKS, "alpha")}
         self.sac = SACUpdate(self.run, self._module_alone, optimizers, torch.device(self._device))
+        every = self.run.settings.evaluation.mechanism_rows
+        self.mechanism = Mechanism(self.agent, every) if every else None
         self._stream = torch.cuda.Stream(self._device) if self.agent.device.type == "cuda" else None
         self.graphs = self._graphed_updates()
 
@@ -181,6 +184,8 @@ class ContinualSACTorchLearner(TorchLearner):
         """The method's `on_visit_start`."""
         self._forget_graphs()
         self.method.on_visit_start(visit, data)
+        if self.mechanism is not None:
+            self.mechanism.visit_start(self.sac.updates)
 
     def phase_start(self, visit: Visit, phase: Phase) -> None:
         """From here on, updates belong to this phase."""
@@ -260,13 +265,20 @@ class ContinualSACTorchLearner(TorchLearner):
     # Reports and state
 
     @torch.no_grad()
-    def report(self, obs: np.ndarray | None = None, task: int = 0) -> dict[str, float]:
-        """Means since the last report, the method's numbers, and the share of dormant actor neurons on a task's obs."""
+    def report(self, rows: Mapping[str, np.ndarray] | None = None, task: int = 0) -> dict[str, float]:
+        """The numbers of a training row: means since the last one, the method's, and how the networks fare.
+
+        Args:
+            rows: columns "obs" and "actions" of a task, that the networks are looked at on; None: they are not.
+            task: its index.
+        """
         numbers = self.sac.report()
-        if obs is not None:
+        if rows is not None:
             record: list[Tensor] = []
-            self.agent.networks["policy"](torch.as_tensor(obs, device=self._device), task=task, record=record)
+            self.agent.networks["policy"](torch.as_tensor(rows["obs"], device=self._device), task=task, record=record)
             numbers["dormant_frac"] = dormant_frac(activities(hidden) for hidden in record)
+        if self.mechanism is not None:
+            numbers |= self.mechanism.row(rows, task, self.sac.updates)
         return numbers
 
     def method_numbers(self) -> dict[str, float]:
@@ -315,7 +327,8 @@ class ContinualSACTorchLearner(TorchLearner):
         """RLlib's state plus what it forgets: the method's state, our counters and the noise."""
         state = super().get_state(components, not_components=not_components, **kwargs)
         if self._check_component(CONTINUAL, components, not_components):
-            state[CONTINUAL] = self.sac.get_state()
+            mechanism = {} if self.mechanism is None else {"mechanism": self.mechanism.get_state()}
+            state[CONTINUAL] = {**self.sac.get_state(), **mechanism}
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -330,6 +343,10 @@ class ContinualSACTorchLearner(TorchLearner):
                 group["capturable"] = self.agent.device.type == "cuda"  # the state may come from another device
         if CONTINUAL in state:
             self.sac.set_state(state[CONTINUAL])
+            if self.mechanism is not None and "mechanism" in state[CONTINUAL]:
+                self.mechanism.set_state(state[CONTINUAL]["mechanism"])
+            elif self.mechanism is not None:  # of an earlier version
+                self.mechanism.visit_start(self.sac.updates)
         self._forget_graphs()
 
 

@@ -27,6 +27,7 @@ TRIAL_PROCESS_BYTES = 600_000_000
 WORKER_PROCESS_BYTES = 500_000_000
 EVALUATION_ROW_BYTES, EPISODE_BYTES = 420, 70
 TRAINING_ROW_BYTES = 1_000
+MECHANISM_NUMBER_BYTES, MECHANISM_NUMBERS = 40, 12  # of a network in a measured row, beside 4 a layer
 NEURON_BYTES = 600
 SCALARS_BYTES = 40  # of a transition, beside its observations
 IN_MEMORY = ("environments", "replay", "fragments", "batches", "scoring", "networks", "processes")
@@ -66,8 +67,10 @@ def needs(settings: RunSettings) -> Needs:
     weights = sum(_numbers(network.parameters()) for network in networks)
     reserves = sum(_numbers(network.buffers()) for network in networks)
     targets = sum(_numbers(network.state_dict().values()) for network in networks[1:])
+    # Of the visit's start and of the last measured row.
+    copies = 2 * weights + reserves if settings.evaluation.mechanism_rows else 0
     # A weight, its gradient and Adam's two moments; a buffer or a target critic is itself alone.
-    learner_bytes = 4 * (4 * weights + reserves + targets)
+    learner_bytes = 4 * (4 * weights + reserves + targets + copies)
     workers = settings.resources.num_env_runners
     fragment = settings.training.rollout_fragment_length * settings.resources.num_envs_per_env_runner
     return Needs(
@@ -79,7 +82,7 @@ def needs(settings: RunSettings) -> Needs:
         processes=TRIAL_PROCESS_BYTES + (settings.resources.num_learners + workers) * WORKER_PROCESS_BYTES,
         environments=max(1, workers) * _environments(run),
         disk=_disk(run, 4 * (weights + reserves + targets)),
-        state=state_nbytes(rows, row, 4 * (3 * weights + reserves + targets)),
+        state=state_nbytes(rows, row, 4 * (3 * weights + reserves + targets + copies)),
     )
 
 
@@ -89,7 +92,7 @@ def state_nbytes(rows: int, row: int, networks: int) -> int:
     Args:
         rows: of D and D_pre.
         row: bytes of one.
-        networks: bytes of weights, targets and Adam's two moments.
+        networks: bytes of weights, targets, Adam's two moments and what training rows are compared with.
     """
     # Rows that were overwritten stay as long as a state that is kept has them.
     return KEPT * networks + (rows + KEPT * SEGMENT_ROWS) * row
@@ -129,7 +132,11 @@ def _disk(run: ResolvedRun, weights: int) -> int:
     times = steps // run.evaluation_env_steps if evaluation.periodic_episodes else 0
     channels = sum(settings.model.hidden) + sum(c for c, _, _ in settings.model.conv)
     neurons = 3 * channels * NEURON_BYTES if run.scoring else 0
-    rows = tasks * (boundary + times * periodic) + steps // evaluation.report_env_steps * TRAINING_ROW_BYTES
+    reports = steps // evaluation.report_env_steps
+    measured = reports // evaluation.mechanism_rows if evaluation.mechanism_rows else 0
+    layers = len(settings.model.hidden) + len(settings.model.conv)
+    of_networks = 3 * (MECHANISM_NUMBERS + 4 * layers) * MECHANISM_NUMBER_BYTES
+    rows = tasks * (boundary + times * periodic) + reports * TRAINING_ROW_BYTES + measured * of_networks
     return settings.num_visits * (rows + neurons + weights)
 
 

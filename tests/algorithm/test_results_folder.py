@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis import MECHANISM_COLUMNS
 from rllib_nbsp import NBSPConfig
 from tests.algorithm.conftest import finish, rows_of
-from tests.documents import documented
+from tests.documents import as_documented, documented
 from tests.tiny import short_run
 
 
@@ -24,7 +25,8 @@ def test_every_file_and_column_that_a_run_writes_is_documented(tmp_path: Path) -
     assert {key for row in evaluations for key in row} <= known
     assert {key for row in evaluations for episode in row["per_episode"] for key in episode} <= known
     numbers = {key for row in training for key in row}
-    assert {key.removesuffix("_prior") for key in numbers} <= known
+    assert {as_documented(key) for key in numbers} <= known
+    assert {as_documented(key) for key in numbers} >= MECHANISM_COLUMNS.keys()
     assert {"qf_loss", "qf_loss_prior", "prior_size", "label_rate"} <= numbers
 
     assert json.loads((tmp_path / "cost.json").read_text()).keys() <= known

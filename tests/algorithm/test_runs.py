@@ -75,7 +75,7 @@ def test_a_run_on_a_game_learns_from_frames_and_masks_channels(tmp_path: Path) -
     assert [len(mask) for mask in masks] == [4, 6, 16]
     assert sum((mask < 1).sum() for mask in masks) == int(0.2 * 26)
     assert algo.replay.prior_size == 100
-    newest = algo.replay.newest_obs(2)
+    newest = algo.replay.newest(2)["obs"]
     assert newest.shape == (2, 4, 84, 84)
     training = rows_of(tmp_path, "training.jsonl")
     assert training[-1]["success_window"] is None

@@ -221,3 +221,17 @@ def test_runs_without_costs_or_with_a_torn_file_have_none(study):
     (folder / "cost.json").write_text('{"method_bytes": ')
     assert analysis.find_runs(study.root, notes)[0].cost == {}
     assert notes[0].startswith("pair/sac/seed_0/cost.json: left out")
+
+
+def test_columns_of_the_networks_are_numbers_where_rows_have_them_and_nan_elsewhere(study):
+    folder = study.run()
+    file = folder / "training.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for i, row in enumerate(rows[::2]):
+        row |= {"dead_frac_qf_0": 0.25, "churn_policy": None if i == 0 else 0.5}
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    frame = load_training(study.root)
+    assert frame["dead_frac_qf_0"].dropna().eq(0.25).all()
+    assert frame["dead_frac_qf_0"].notna().sum() == len(rows[::2])
+    assert frame["churn_policy"].mean() == 0.5
+    assert frame["churn_policy"].dtype == float

@@ -110,7 +110,7 @@ class Ledger:
     def check(self) -> None:
         """All invariants, now, between two iterations."""
         algo = self.algo
-        current, prior = ids(algo.replay.newest_obs(len(algo.replay))), ids(self._prior_obs())
+        current, prior = ids(algo.replay.newest(len(algo.replay))["obs"]), ids(self._prior_obs())
         # A run that is over has filed a part of D and does not empty it: nobody draws from it any more.
         for stored in (current, prior) if algo.done else (current + prior,):
             assert len(stored) == len({*stored}), "I1"

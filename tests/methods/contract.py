@@ -221,7 +221,7 @@ def _alone(method: str, kind: str, keys: str) -> Alone:
             seen.amid = copy.deepcopy(run.learner.method.get_state())
         run.train(20)
         run.end()
-        seen.reports.append(run.learner.report(run.rows(0)["obs"]))
+        seen.reports.append(run.learner.report(run.rows(0)))
         seen.weights.append(parameters(run.learner))
         seen.checksums.append(run.learner.checksum())
         if number == 1:
@@ -248,7 +248,7 @@ def assert_goes_on_from_its_state(run: Run, other: Run) -> None:
             update(one.learner, run.rows(k))
     assert_same(parameters(other.learner), parameters(run.learner))
     assert other.learner.checksum() == run.learner.checksum()
-    assert other.learner.report() == run.learner.report()
+    assert other.learner.report(run.rows(0)) == run.learner.report(run.rows(0))
 
 
 def plain(value: Any) -> bool:

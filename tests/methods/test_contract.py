@@ -22,7 +22,7 @@ from rllib_nbsp.nn.networks import NETWORKS
 from rllib_nbsp.plugins import import_plugins
 from rllib_nbsp.replay.buffer import ReplayRequest
 from rllib_nbsp.settings import BoundarySettings, ModelSettings, ReplaySettings, ScoringSettings, TrainingSettings
-from tests.documents import documented
+from tests.documents import as_documented, documented
 from tests.methods.contract import (
     ALL,
     CONV,
@@ -105,7 +105,7 @@ def test_with_a_delayed_actor_a_method_learns_and_goes_on_from_its_state(method,
     runs = [Run(method, kind, seed=seed, keys=keys, actor_interval=3) for seed in (0, 77)]
     before = parameters(runs[0].learner)
     assert_goes_on_from_its_state(*runs)
-    report, after = runs[0].learner.report(runs[0].rows(0)["obs"]), parameters(runs[0].learner)
+    report, after = runs[0].learner.report(runs[0].rows(0)), parameters(runs[0].learner)
     assert all(np.isfinite(value) for value in report.values()), report
     assert {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])} >= {*NETWORKS}
     # 20 updates in the first visit, and 8, 12 and 8 after it.
@@ -132,7 +132,7 @@ OURS = [method for method in sorted(METHODS) if METHODS[method].__module__.start
 @pytest.mark.parametrize("method", OURS)
 def test_every_number_and_array_that_a_method_of_ours_records_is_documented(method):
     seen = alone(method, "continuous")
-    numbers = {name.removesuffix("_prior") for report in seen.reports for name in report}
+    numbers = {as_documented(name) for report in seen.reports for name in report}
     arrays = {f"policy/i/{name.split('/')[2]}" for name in seen.arrays}
     assert numbers | arrays <= documented()
 

@@ -42,7 +42,7 @@ def test_buffer_holds_what_a_list_would_hold(history):
             assert set(drawn["task"].tolist()) == {4}
             assert not drawn["from_prior"].any()
         assert len(store) == len(oracle)
-        assert store.newest_obs(7)[:, 0].tolist() == oracle[-7:]
+        assert store.newest(7)["obs"][:, 0].tolist() == oracle[-7:]
         everything = numbers(store.current_rows(4, capacity, np.random.default_rng(0)))
         assert sorted(everything) == oracle
 

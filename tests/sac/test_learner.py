@@ -166,13 +166,13 @@ def test_scoring_changes_nothing():
 @pytest.mark.parametrize("method", ["sac", "nbsp"])
 def test_reported_numbers_are_finite_and_say_what_the_last_update_was(method):
     learner = build_learner(method)
-    obs = transitions(0)["obs"]
-    before = learner.report(obs)  # in a warm-up there is a report, but no update yet
+    rows = transitions(0)
+    before = learner.report(rows)  # in a warm-up there is a report, but no update yet
     assert before["alpha"] == 1.0
     train(learner, range(3))
     end_visit(learner, 1, random_scores(0))
     train(learner, range(3, 6))
-    report = learner.report(obs)
+    report = learner.report(rows)
     assert {"policy_loss", "qf_loss", "qf_twin_loss", "alpha_loss", "alpha", "entropy", "q_mean"} <= report.keys()
     assert {"masked_frac", "dormant_frac"} <= report.keys()
     assert all(math.isfinite(value) for value in report.values())

@@ -166,7 +166,7 @@ def test_an_idle_killed_env_runner_brings_no_wrong_task_transition(ray_session):
     assert new_pid != pid and tag > 0
     result = algo.train()
     while not result["done"]:
-        goals = algo.replay.newest_obs(len(algo.replay))[:, 4]
+        goals = algo.replay.newest(len(algo.replay))["obs"][:, 4]
         # Goals of reach-right have a positive x; an untold runner would be back at reach-left.
         assert len(goals) == algo.schedule.progress.env_steps and (goals > 0).all()
         result = algo.train()

@@ -80,7 +80,7 @@ def pids(algo: ContinualSAC) -> list[int]:
 def train(algo: ContinualSAC) -> bool:
     """Go on to the next report; no transition may come twice. Returns whether the run is over."""
     done = algo.train()["done"]
-    rows = algo.replay.newest_obs(len(algo.replay))
+    rows = algo.replay.newest(len(algo.replay))["obs"]
     assert len(np.unique(rows, axis=0)) == len(rows)
     return done
 

@@ -53,9 +53,10 @@ def test_the_store_of_earlier_tasks_counts_only_for_methods_that_use_it(tmp_path
 
 def test_network_memory_by_hand(run: RunSettings) -> None:
     # Actor 6-8-8-4: 56 + 72 + 36 = 164. Critic 8-8-8-1: 72 + 72 + 9 = 153.
-    # Each with gradient and two moments, and two target critics: 4 bytes x (4 x (164 + 306) + 306).
-    learner = 4 * (4 * (164 + 2 * 153) + 2 * 153)
+    # Each with gradient, two moments and the two copies that rows are compared with, and two target critics.
+    learner = 4 * (6 * (164 + 2 * 153) + 2 * 153)
     assert needs(run).networks == learner
+    assert needs(changed(run, "evaluation", mechanism_rows=0)).networks == learner - 4 * 2 * 470
     remote = changed(run, "resources", num_learners=2, num_env_runners=3)
     assert needs(remote).networks == 2 * learner + 3 * 4 * 164
     assert needs(remote).processes == TRIAL_PROCESS_BYTES + 5 * WORKER_PROCESS_BYTES
@@ -116,7 +117,7 @@ def test_the_memory_of_a_calls_batches_by_hand(run: RunSettings, tmp_path: Path)
 
 def test_states_need_disk_for_the_trials_that_run_at_once(run: RunSettings) -> None:
     one = needs(run)
-    assert one.state == state_nbytes(400, ROW, 4 * (3 * 470 + 306))
+    assert one.state == state_nbytes(400, ROW, 4 * (5 * 470 + 306))
     assert disk_bytes([run] * 3, 2) == 3 * one.disk + 2 * one.state
     # 10^6 rows of Meta-World with networks of 768 units: some hundred megabytes (343 were measured for the rows alone).
     meta = needs(load_study("tune_configs/metaworld/window_pair.yaml").trials()[1])
@@ -144,6 +145,7 @@ ONLY_LONGER_OR_NEVER = {
     "evaluation.eval_env_steps",
     "evaluation.periodic_env_steps",
     "evaluation.report_env_steps",
+    "evaluation.mechanism_rows",
     "state.every_env_steps",
 }
 

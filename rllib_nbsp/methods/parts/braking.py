@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
 def rows_of(tensor: Tensor) -> Tensor:
     """A view of a parameter as (neurons, everything else)."""
     return tensor.view(tensor.shape[0], -1)
+
+
+def step_ratio(steps: Iterable[tuple[Tensor, Tensor]]) -> float | None:
+    """Mean length of the steps of masked weights over that of the others; None if there are not both, or none moves.
+
+    Args:
+        steps: of each parameter the step, and its mask, which broadcasts to (rows, everything else): below 1 where a
+            weight is masked.
+    """
+    lengths, numbers = [], []  # of the masked ones and of the others
+    for step, mask in steps:
+        rows, is_masked = rows_of(step).abs(), (mask < 1.0).to(step.dtype)
+        braked = rows * is_masked
+        share = is_masked.mean()
+        lengths.append(torch.stack([braked.sum(), (rows - braked).sum()]))
+        numbers.append(torch.stack([share, 1.0 - share]) * step.numel())
+    masked, free = torch.stack(lengths).double().sum(0) / torch.stack(numbers).double().sum(0)
+    ratio = float(masked / free)
+    return ratio if math.isfinite(ratio) else None
 
 
 @dataclass

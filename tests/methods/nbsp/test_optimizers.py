@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.optim import Adam, Optimizer
 
+from rllib_nbsp.methods.parts.braking import rows_of
+from rllib_nbsp.nn.networks import NETWORKS
 from tests.methods.nbsp.bench import FIRST, LR, SECOND, TWO_OF_SEVEN, Bench, adam, moments, same_scores
 from tests.tiny import random_scores
 
@@ -145,3 +147,52 @@ def test_adams_moments_follow_the_true_gradient_under_masks_on_the_update():
         bench.steps(10)
     for pair, other in zip(moments(braked).values(), moments(free).values(), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(pair, other, strict=True))
+
+
+# What a training row says of it
+
+
+@pytest.mark.parametrize(("on", "ratio"), [("update", (3 * 0.02 + 5 * 0.01) / 8), ("grad", 1.0), ("grad_rescale", 1.0)])
+def test_the_ratio_of_masked_to_unmasked_steps_by_hand(on, ratio):
+    # A fresh Adam's first step is lr for every weight, whatever its gradient. Masked are a neuron of the first layer
+    # (2 weights and a bias, by 0.02) and one of the second (4 and a bias, by 0.01).
+    bench = Bench({**TWO_OF_SEVEN, "mask_on": on}, optimizer=adam(0.0))
+    assert not any("step_ratio" in name for name in bench.method.metrics())
+    bench.visit(1, same_scores(*FIRST))
+    bench.step()
+    metrics = bench.method.metrics()
+    for name in NETWORKS:
+        assert metrics[f"masked_step_ratio_{name}"] == pytest.approx(ratio, rel=1e-4)
+
+
+@pytest.mark.parametrize("on", ["update", "grad", "grad_rescale"])
+@pytest.mark.parametrize("keys", [{}, {"mask_side": "both"}, {"mask_side": "out"}, {"mask_bias": False}])
+def test_the_ratio_is_that_of_the_weights_own_changes(on, keys):
+    bench = Bench({"mask_on": on, "skill_frac": 0.3, **keys}, optimizer=adam(), hidden=(20, 15))
+    bench.steps(30)
+    bench.visit(1, random_scores(0, (20, 15)))
+    bench.steps(30)
+    before = bench.weights()
+    bench.step()
+    after, metrics = bench.weights(), bench.method.metrics()
+    for name in NETWORKS:
+        named = {param: f"{name}.{key}" for key, param in bench.agent.networks[name].named_parameters()}
+        masked, free = [], []
+        for param, mask in bench.method._weight_masks(name, bench.method.masks):
+            if "head" not in named[param]:
+                moved = rows_of(after[named[param]] - before[named[param]]).abs()
+                is_masked = (mask < 1.0).expand_as(moved)
+                masked.append(moved[is_masked])
+                free.append(moved[~is_masked])
+        expected = float(torch.cat(masked).mean() / torch.cat(free).mean())
+        assert metrics[f"masked_step_ratio_{name}"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_mask_on_the_gradient_brakes_next_to_nothing_and_one_on_the_update_does():
+    ratios = {}
+    for on in ("update", "grad"):
+        bench = Bench({"mask_on": on}, optimizer=adam(), hidden=(30, 20))
+        bench.visit(1, random_scores(0, (30, 20)))
+        bench.steps(200)
+        ratios[on] = bench.method.metrics()["masked_step_ratio_policy"]
+    assert ratios["update"] < 0.15 < 0.8 < ratios["grad"] < 1.25
