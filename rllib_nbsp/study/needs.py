@@ -18,6 +18,7 @@ from rllib_nbsp.replay.buffer import row_nbytes
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.schedule import MAX_UPDATES_PER_CALL
 from rllib_nbsp.settings import RunSettings
+from rllib_nbsp.sharing import shared_by
 from rllib_nbsp.state.bundle import KEPT, SEGMENT_ROWS
 from rllib_nbsp.study.folder import existing
 
@@ -155,9 +156,10 @@ def check_memory(trials: Sequence[RunSettings], concurrent: int, available: int)
 
 
 def disk_bytes(trials: Sequence[RunSettings], concurrent: int) -> int:
-    """Of the results of all trials, and of the states of as many as run at once."""
+    """Of the results of all trials, the states of as many as run at once, and the first visits that trials share."""
     each = [needs(settings) for settings in trials]
-    return sum(need.disk for need in each) + sum(sorted(need.state for need in each)[-concurrent:])
+    shared = sum(needs(group[0]).state for group in shared_by(trials))
+    return sum(need.disk for need in each) + sum(sorted(need.state for need in each)[-concurrent:]) + shared
 
 
 def check_disk(trials: Sequence[RunSettings], concurrent: int, folder: Path) -> list[str]:

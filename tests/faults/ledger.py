@@ -2,7 +2,7 @@
 
 I1 no transition twice in D and D_pre; I2 the steps that are reported are those that were added; I3 each belongs to the
 task of its visit; I4 what was kept of earlier visits (masks, D_pre) stays as it is; I5 updates follow from steps;
-I6 evaluations are only added to; I7 all weights are finite. I8, that the next state loads, is of `tests/state`.
+I6 evaluations are only added to; I7 all weights are finite; I8 the state that a run would go on from is whole.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from rllib_nbsp import ContinualSAC, NBSPConfig
+from rllib_nbsp.state.bundle import newest
+from rllib_nbsp.state.own import STATE
 from tests.faults.ledger_suite import SCALES, TASKS
 
 Id = tuple[int, ...]
@@ -128,6 +130,9 @@ class Ledger:
             rows = file.read_bytes() if file.is_file() else b""
             assert rows.startswith(self._rows) and rows[-1:] in (b"", b"\n"), "I6"
             self._rows = rows
+            bundle, damaged = newest(algo.records.path / STATE)
+            # A run that is over needs none.
+            assert not damaged and (bundle is not None or algo.visit.number == 1 or algo.done), "I8"
         assert all(np.isfinite(w).all() for w in algo.learners.first("weights").values()), "I7"
 
     def _what_is_kept(self) -> tuple[str, frozenset[Id]]:
