@@ -93,12 +93,12 @@ class ContinualSAC(ResumableSAC):
         self.filed = filed(self.run.settings, self.config.trial_id if self.config.shares_results_dir else None)
         self.resumption = Resumption(self)
         self.sharing = SharedVisit(self)
-        self._at_rest = False
         self.throughput = Throughput()
         self.place_reported = self.place()
         if self._can_share_network():
             # One process, one network: the policy that acts is the one that learns, and no weights are copied.
             self.env_runner.module = self.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
+        self._is_set_up = True
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Tune's hook: become another trial. It spares the seconds that a new process takes to import Ray and torch."""

@@ -242,15 +242,20 @@ class ResumableSAC(SAC):
     learners: Learners
     resumption: Resumption
     sharing: Any
-    _at_rest: bool
+    _is_set_up = False
+    """False too once it is cleaned up: what fails in its setup has nothing to save or release."""
+    _at_rest = False
 
     def cleanup(self) -> None:
         """RLlib's hook: a run that is not over keeps its state; another process may then write to its folder."""
-        if self._at_rest:
+        was_set_up, at_rest = self._is_set_up, self._at_rest
+        self._is_set_up = self._at_rest = False
+        if at_rest:
             self.resumption.save(self.iteration)
-        self.sharing.release()
+        if was_set_up:
+            self.sharing.release()
         super().cleanup()
-        if self.records:
+        if was_set_up and self.records:
             self.records.close()
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:

@@ -7,8 +7,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from rllib_nbsp import ContinualSACConfig, NBSPConfig
+from rllib_nbsp import ContinualSACConfig, NBSPConfig, register_method
+from rllib_nbsp.methods.agent import Agent
+from rllib_nbsp.methods.base import ContinualMethod, MethodSettings
+from rllib_nbsp.settings import ReplaySettings
 from tests.algorithm.conftest import finish, rows_of, same, weights
 from tests.tiny import short_run
 
@@ -104,3 +108,26 @@ def test_an_algorithm_that_becomes_another_trial_does_what_a_new_one_does(tmp_pa
     assert same(weights(algo), weights(other))
     first, second = (rows_of(tmp_path / name, "evaluations.jsonl") for name in ("new", "second"))
     assert [row | {"wall_s": 0} for row in first] == [row | {"wall_s": 0} for row in second]
+
+
+class Unbuildable(ContinualMethod):
+    """A method of a user's own that fails where it is built."""
+
+    def __init__(self, config: MethodSettings, agent: Agent, replay: ReplaySettings) -> None:
+        raise KeyError("not at the start")
+
+
+def test_a_trial_that_cannot_be_built_does_not_harm_the_next_in_its_process(tmp_path: Path) -> None:
+    register_method("unbuildable", Unbuildable)
+    good = short_run(ContinualSACConfig(), tmp_path / "good").curriculum(cycles=1)
+    algo = short_run(NBSPConfig(), tmp_path / "first").build_algo()
+    algo.train()
+    bad = {**good.settings.model_dump(), "method": "unbuildable", "results_dir": str(tmp_path / "bad")}
+    for _ in range(2):  # after a good one, and after another bad one
+        with pytest.raises(KeyError, match="not at the start"):
+            algo.reset_config({"run": bad})
+    assert algo.reset_config({"run": good.settings.model_dump()})
+    while not algo.train()["done"]:
+        pass
+    algo.stop()
+    assert json.loads((tmp_path / "good" / "status.json").read_text())["done"] is True
