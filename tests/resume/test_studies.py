@@ -20,12 +20,16 @@ SECONDS_LONG = {"visit.max_env_steps": 3000, "state.every_env_steps": 400, "trai
 OPTIONS = ("--set", *(f"{key}={value}" for key, value in SECONDS_LONG.items()))
 
 
+OF_CHANCE = {*OF_TIME, "shared_from"}
+"""Of arms that begin alike, the one that makes their first visit is whichever comes to it first."""
+
+
 def left(study: Path) -> dict[str, Any]:
-    """Rows and arrays of a study's trials, without what speaks of time."""
+    """Rows and arrays of a study's trials, without what speaks of time or of who came first."""
     found: dict[str, Any] = {}
     for rows in sorted(study.glob("*/*/seed_*/*.jsonl")):
         read = [json.loads(line) for line in rows.read_text().splitlines()]
-        found[str(rows.relative_to(study))] = [{k: v for k, v in row.items() if k not in OF_TIME} for row in read]
+        found[str(rows.relative_to(study))] = [{k: v for k, v in row.items() if k not in OF_CHANCE} for row in read]
     for file in sorted(study.glob("*/*/seed_*/*/*.npz")):
         with np.load(file) as arrays:
             found[str(file.relative_to(study))] = {name: arrays[name].tobytes() for name in arrays}
