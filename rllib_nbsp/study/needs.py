@@ -18,7 +18,6 @@ from rllib_nbsp.replay.buffer import row_nbytes
 from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.schedule import MAX_UPDATES_PER_CALL
 from rllib_nbsp.settings import RunSettings
-from rllib_nbsp.sharing import shared_by
 from rllib_nbsp.state.bundle import KEPT, SEGMENT_ROWS
 from rllib_nbsp.study.folder import existing
 
@@ -155,16 +154,24 @@ def check_memory(trials: Sequence[RunSettings], concurrent: int, available: int)
     ]
 
 
-def disk_bytes(trials: Sequence[RunSettings], concurrent: int) -> int:
-    """Of the results of all trials, the states of as many as run at once, and the first visits that trials share."""
+def disk_bytes(trials: Sequence[RunSettings], concurrent: int, sharing: Sequence[Sequence[RunSettings]] = ()) -> int:
+    """Of the results of all trials, the states of as many as run at once, and the first visits that trials share.
+
+    Args:
+        trials: all of them.
+        concurrent: how many run at once.
+        sharing: those that have a first visit in common, as `sharing.shared_by` groups them.
+    """
     each = [needs(settings) for settings in trials]
-    shared = sum(needs(group[0]).state for group in shared_by(trials))
+    shared = sum(needs(group[0]).state for group in sharing)
     return sum(need.disk for need in each) + sum(sorted(need.state for need in each)[-concurrent:]) + shared
 
 
-def check_disk(trials: Sequence[RunSettings], concurrent: int, folder: Path) -> list[str]:
-    """A line with the numbers if the results would not fit."""
-    wanted, free = disk_bytes(trials, concurrent), shutil.disk_usage(existing(folder)).free
+def check_disk(
+    trials: Sequence[RunSettings], concurrent: int, folder: Path, sharing: Sequence[Sequence[RunSettings]] = ()
+) -> list[str]:
+    """A line with the numbers if the results would not fit; arguments as for `disk_bytes`."""
+    wanted, free = disk_bytes(trials, concurrent, sharing), shutil.disk_usage(existing(folder)).free
     if wanted <= free:
         return []
     return [f"disk: the results need {gigabytes(wanted)}, and {folder} has {gigabytes(free)} free"]

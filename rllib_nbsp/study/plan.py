@@ -120,7 +120,7 @@ class Plan:
         bundles = " + ".join(
             "{" + ", ".join(f"{n}: {a:g}" for n, a in b.items()) + "}" for b in trial_bundles(self.kinds[0])
         )
-        disk = disk_bytes(self.trials, self.concurrent)
+        disk = disk_bytes(self.trials, self.concurrent, shared_by(self.trials))
         estimates = self.estimates()
         seconds = study_seconds([estimate.seconds for estimate in estimates], self.concurrent)
         lines = (
@@ -151,7 +151,7 @@ def make_plan(trials: Sequence[RunSettings], cluster: bool, max_concurrent: int 
     plan = Plan(trials, kinds, min(len(trials), max_concurrent or len(trials)), [])
     if not cluster:
         plan = plan.on([local_resources()], "this machine")
-    problems = [*plan.problems, *check_disk(trials, plan.concurrent, folder)]
+    problems = [*plan.problems, *check_disk(trials, plan.concurrent, folder, shared_by(trials))]
     if not cluster:
         problems += check_memory(trials, plan.concurrent, memory_bytes())
     return replace(plan, problems=problems)

@@ -11,6 +11,7 @@ import pytest
 from rllib_nbsp.envs.base import ENV_BYTES
 from rllib_nbsp.schedule import MAX_UPDATES_PER_CALL
 from rllib_nbsp.settings import CommonSettings, ConfigError, RunSettings, Settings
+from rllib_nbsp.sharing import shared_by
 from rllib_nbsp.study.needs import (
     TRIAL_PROCESS_BYTES,
     WORKER_PROCESS_BYTES,
@@ -121,7 +122,7 @@ def test_states_need_disk_for_the_trials_that_run_at_once(run: RunSettings) -> N
     assert disk_bytes([run] * 3, 2) == 3 * one.disk + 2 * one.state
     # First visits that several trials share lie beside them: one for each seed.
     sharing = [run.model_copy(update={"shared_dir": "shared", "seed": seed}) for seed in (0, 0, 1, 1, 2)]
-    assert disk_bytes(sharing, 2) == 5 * one.disk + 2 * one.state + 2 * one.state
+    assert disk_bytes(sharing, 2, shared_by(sharing)) == 5 * one.disk + 2 * one.state + 2 * one.state
     # 10^6 rows of Meta-World with networks of 768 units: some hundred megabytes (343 were measured for the rows alone).
     meta = needs(load_study("tune_configs/metaworld/window_pair.yaml").trials()[1])
     assert 3e8 < meta.state < 8e8
