@@ -64,11 +64,11 @@ def test_a_study_goes_on_where_it_was_cut_off(number: signal.Signals, tmp_path: 
     printed, _ = process.communicate(timeout=TIMEOUT_S)
     if number != signal.SIGKILL:
         assert "stopping: " in printed and "once more stops them at once" in printed
-        assert "left_right/sac/seed_0 is saved at environment step" in printed
+        assert "/seed_0 is saved at environment step" in printed
     wait_for(lambda: not _writing(study))
     done = call(config, *OPTIONS, "--results-dir", results, "--resume")
     assert done.returncode == 0, done.stderr
-    assert "left_right/sac/seed_0 goes on from environment step" in done.stdout
+    assert "/seed_0 goes on from environment step" in done.stdout
     assert left(study) == whole
     assert not list(study.glob("*/*/seed_0/state")) and not list(study.glob("*/*/seed_0/*.stale"))
 
