@@ -10,6 +10,7 @@ import pandas as pd
 
 from . import figures, search, tables
 from .differences import baseline_of, difference_table
+from .headline import Headline, headline_of
 from .load import load_results
 from .notes import collect_notes
 from .paper import compare_with_paper
@@ -30,6 +31,8 @@ class Findings:
     """`differences.difference_table`."""
     comparison: pd.DataFrame | None
     """`paper.compare_with_paper`; None if it was not asked for."""
+    headline: Headline
+    """`headline.headline_of`."""
     costs: pd.DataFrame
     """`tables.cost_values`."""
     thresholds: pd.DataFrame
@@ -94,6 +97,7 @@ def find(results: str | Path, *, compare: bool, protocol: str) -> Findings:
         table=table,
         differences=difference_table(loaded, values),
         comparison=comparison,
+        headline=headline_of(loaded, values),
         costs=tables.cost_values(loaded),
         thresholds=tables.threshold_values(loaded),
         samples=search.rank_samples(loaded, values),

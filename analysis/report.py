@@ -19,7 +19,6 @@ from .blocks import Section, Table, all_blocks, as_markdown, pictures
 from .browser import print_pdf
 from .errors import AnalysisError, MissingToolError, UnknownNameError, UsageError
 from .findings import Findings, find
-from .headline import headline_of
 from .latex import latex
 from .page import Part, html
 from .pictures import frame_pictures
@@ -137,8 +136,7 @@ def _report(parts: Sequence[Part], page: Path, missing: list[str]) -> Report:
     summaries, comparisons, headlines, best, notes = [], [], list[str](), list[str](), list[str]()
     for part in parts:
         found = part.found
-        headline = headline_of(found.results, found.values)
-        headlines += [text for text in (headline.sentence, headline.kept) if text]
+        headlines += [text for text in (found.headline.sentence, found.headline.kept) if text]
         summaries.append(to_markdown(summary_text(found.table, found.results.of_returns)))
         if found.comparison is not None:
             rows = comparison_text(found.comparison)

@@ -10,7 +10,6 @@ from . import metrics, neuron_report, search, skill, tables
 from .blocks import Block, Bullets, Code, Details, Heading, Section, Table, Terms, Words
 from .findings import Findings
 from .further import further_tables, paper_tables
-from .headline import headline_of
 from .neurons import incoming_changes, neurons_of
 from .pictures import comparison_pictures, curve_pictures, neuron_pictures
 from .rows import counted
@@ -31,7 +30,7 @@ from .text import (
 def summary(found: Findings) -> list[Section]:
     """The metrics of every arm, and their differences to the baseline."""
     of_returns = found.results.of_returns
-    headline = headline_of(found.results, found.values)
+    headline = found.headline
     blocks: list[Block] = [Words(text, "lead") for text in (headline.sentence, headline.kept) if text]
     if headline.caveats:
         blocks.append(Words(f"{'; '.join(headline.caveats)}; {counted(len(found.notes), 'note')} below."))

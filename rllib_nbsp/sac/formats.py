@@ -15,7 +15,7 @@ def check_formats(training: TrainingSettings, device: torch.device) -> None:
     Raises:
         ValueError: naming the key, the device and what to set instead.
     """
-    if training.autocast == "bf16" and not _has_bf16(device):
+    if training.autocast == "bf16" and not has_bf16(device):
         raise ValueError(
             f"training.autocast is 'bf16'; {_name(device)} does not calculate in bfloat16 (a CPU needs avx512_bf16 or "
             "amx_bf16, an NVIDIA GPU compute capability 8.0): leave it out"
@@ -26,7 +26,8 @@ def check_formats(training: TrainingSettings, device: torch.device) -> None:
         )
 
 
-def _has_bf16(device: torch.device) -> bool:
+def has_bf16(device: torch.device) -> bool:
+    """Whether a processor or GPU calculates in bfloat16, and does not emulate it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if platform.machine() in ("x86_64", "AMD64"):

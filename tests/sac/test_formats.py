@@ -18,7 +18,7 @@ from tests.tiny import ACTIONS, CHOICES, IMAGES, OBSERVATIONS, build_config, gam
 
 BF16 = {"autocast": "bf16"}
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.skipif(not formats._has_bf16(CPU), reason="this processor has no bfloat16")
+pytestmark = pytest.mark.skipif(not formats.has_bf16(CPU), reason="this processor has no bfloat16")
 
 
 def rounded(x: torch.Tensor) -> torch.Tensor:
