@@ -320,6 +320,9 @@ ADDED: dict[str, dict[str, Any]] = {
 """By section, keys that came after results were published, with what runs did before: at it, a key is not hashed,
 nor a section of nothing else."""
 
+ADDED_TO_METHODS: dict[str, Any] = {"skill_fdr": 0.05}
+"""The same for keys of methods, whose default is what runs did before."""
+
 
 def with_added(values: Mapping[str, Any]) -> dict[str, Any]:
     """A run as `config.yaml` has it beside its rows, with the keys of `ADDED` that there were not yet."""
@@ -327,11 +330,15 @@ def with_added(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, **added}
 
 
+def without_added(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's values without the keys that came later, where they are at what runs did before."""
+    values = dict(values)
+    for section, keys in {**ADDED, "method_settings": ADDED_TO_METHODS}.items():
+        values[section] = {k: v for k, v in values.get(section, {}).items() if k not in keys or v != keys[k]}
+    return {key: value for key, value in values.items() if key not in ADDED or value}
+
+
 def config_hash(settings: RunSettings) -> str:
     """Twelve hex digits that two runs share iff they differ at most in seed, names, storage and resources."""
-    values = settings.model_dump(exclude=NOT_HASHED)
-    for section, keys in ADDED.items():
-        values[section] = {k: v for k, v in values[section].items() if k not in keys or v != keys[k]}
-    values = {key: value for key, value in values.items() if key not in ADDED or value}
-    text = json.dumps(values, sort_keys=True)
+    text = json.dumps(without_added(settings.model_dump(exclude=NOT_HASHED)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

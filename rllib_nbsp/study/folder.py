@@ -15,7 +15,7 @@ from rllib_nbsp.envs import suite_of
 from rllib_nbsp.locks import FolderInUse, FolderLock
 from rllib_nbsp.reading import read_json, read_yaml
 from rllib_nbsp.records import ENVIRONMENTS
-from rllib_nbsp.settings import NOT_HASHED, RunSettings, config_hash, with_added
+from rllib_nbsp.settings import NOT_HASHED, RunSettings, config_hash, with_added, without_added
 from rllib_nbsp.state.bundle import list_bundles, newest_env_steps
 from rllib_nbsp.state.own import STATE
 from rllib_nbsp.study.errors import PreflightError
@@ -199,10 +199,10 @@ def _changes(path: Path, trial: RunSettings, own: Sequence[str]) -> str:
         read = read_yaml(path / "config.yaml")
         if not isinstance(read, dict):
             raise ValueError(f"not a mapping but {_cut(repr(read))}")
-        old = with_added(read)
+        old = without_added(with_added(read))
     except (OSError, ValueError, TypeError) as error:
         return f"which ones is not known: config.yaml: {error}"
-    was, now = _flat(old), _flat(trial.model_dump(exclude=NOT_HASHED))
+    was, now = _flat(old), _flat(without_added(trial.model_dump(exclude=NOT_HASHED)))
     absent = object()
     differing = [
         key

@@ -11,6 +11,7 @@ from rllib_nbsp.methods import METHODS
 from rllib_nbsp.records import resolved_yaml
 from rllib_nbsp.run import run_settings, settings_of_results
 from rllib_nbsp.settings import ADDED, config_hash
+from rllib_nbsp.study.reader import load_study
 from tests.study.conftest import Load
 
 
@@ -68,6 +69,14 @@ def test_a_key_that_came_later_leaves_the_hash_of_published_runs_as_it_is(load: 
             assert getattr(getattr(run, section), key) == value
     other = run.model_copy(update={"training": run.training.model_copy(update={"tf32": True})})
     assert config_hash(other) != config_hash(run)
+
+
+def test_studies_whose_rows_are_published_make_runs_of_the_same_hash() -> None:
+    repository = Path(__file__).parents[2]
+    folder = repository / "results/published/fast_pendulum_pair/pendulum_pair"
+    trials = load_study(repository / "tune_configs/fast/pendulum_pair.yaml", seeds=[0]).trials()
+    published = {run.arm: json.loads((folder / run.arm / "seed_0/status.json").read_text()) for run in trials}
+    assert {run.arm: config_hash(run) for run in trials} == {a: s["config_hash"] for a, s in published.items()}
 
 
 def test_the_config_hash_does_not_depend_on_whether_a_default_is_written_out(load: Load) -> None:
