@@ -58,11 +58,12 @@ def further_tables(results: Results, values: pd.DataFrame) -> list[Block]:
             "protocols", measures.measures_text(measures.measure_values(results), of_returns), MEASURES_CAPTION
         ),
     }
-    return _titled({title: table for title, table in tables.items() if len(table.frame)})
+    return titled(tables)
 
 
-def _titled(tables: Mapping[str, Table]) -> list[Block]:
-    return [block for title, table in tables.items() for block in (Heading(title), table)]
+def titled(tables: Mapping[str, Table]) -> list[Block]:
+    """Those that have rows, each below its heading."""
+    return [block for title, table in tables.items() if len(table.frame) for block in (Heading(title), table)]
 
 
 def seeds_text(table: pd.DataFrame, of_returns: bool = False) -> pd.DataFrame:
@@ -96,7 +97,7 @@ def paper_tables(results: Results, comparison: pd.DataFrame) -> list[Block]:
     )
     order = list(dict.fromkeys(load_paper()["source"]))
     pairs = comparison[["sequence", "source"]].drop_duplicates().itertuples(index=False, name=None)
-    return _titled(
+    return titled(
         {
             f"{source}, {sequence}: {' → '.join(map(short_name, results.orders[sequence].tasks))}": Table(
                 f"paper_{sequence}_{number}",

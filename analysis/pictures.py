@@ -14,6 +14,7 @@ from .activations import top_activations
 from .blocks import Picture, Switch
 from .errors import MissingToolError
 from .findings import Findings
+from .mechanism import NETWORKS
 from .schema import Results, Run
 
 PROPORTION = "skill_frac"
@@ -140,6 +141,34 @@ def curve_pictures(found: Findings, sequence: str) -> list[Picture]:
             ),
         ]
     return made
+
+
+def mechanism_pictures(found: Findings, sequence: str, values: pd.DataFrame) -> list[Picture]:
+    """How actor and critics fare over training: in one figure, or above `OVERLAID` arms each in one of its own.
+
+    Args:
+        found: of the study.
+        sequence: of which `values` are.
+        values: the output of `mechanism_values`.
+    """
+    order = found.results.orders[sequence]
+    measured = set(values["arm"])
+    styles = {arm: found.styles[arm] for arm in found.arms_of(sequence) if arm in measured}
+    caption = (
+        "Numbers of the table below over all visits, which dashed lines part. Lines are "
+        "means over seeds, shades reach from the lowest seed to the highest."
+    )
+    networks = tuple(NETWORKS)
+    each = [networks] if len(styles) <= figures.OVERLAID else [(network,) for network in networks]
+    return [
+        Picture(
+            f"mechanism_{sequence}" if len(each) == 1 else f"mechanism_{sequence}_{shown[0]}",
+            f"Plasticity of {' and '.join(shown)}, {sequence}",
+            caption,
+            figures.mechanism_figure(values, order, styles, networks=shown, baseline=found.baseline),
+        )
+        for shown in each
+    ]
 
 
 def neuron_pictures(found: Findings, sequence: str, arm: str, scores: pd.DataFrame) -> list[Picture]:

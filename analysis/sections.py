@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from . import metrics, neuron_report, search, skill, tables
+from . import mechanism, metrics, neuron_report, search, skill, tables
 from .blocks import Block, Bullets, Code, Details, Heading, Section, Table, Terms, Words
 from .findings import Findings
-from .further import further_tables, paper_tables
+from .further import further_tables, paper_tables, titled
 from .neurons import incoming_changes, neurons_of
-from .pictures import comparison_pictures, curve_pictures, neuron_pictures
+from .pictures import comparison_pictures, curve_pictures, mechanism_pictures, neuron_pictures
 from .rows import counted
 from .text import (
     comparison_text,
@@ -24,6 +24,18 @@ from .text import (
     short_name,
     summary_text,
     threshold_text,
+)
+
+MECHANISM = (
+    "At the last measured row of the last visit, on the newest transitions: mean over seeds, 95 % interval (none "
+    "for one seed); of the critics the mean of both, of dormant neurons that over layers. Weight distance is to the "
+    "visit's start; the effective learning rate and churn are since the measured row before, and compare only at the "
+    "same distance. Formulas and sources: the glossary (docs/glossary.md)."
+)
+STEP_RATIOS = (
+    "Of the optimizer's last step, the mean length of masked weights over that of the others: the median over a run's "
+    "rows, mean over seeds with its 95 % interval. 1: a mask does nothing; of many constant neurons it need not be 1 "
+    "without one either."
 )
 
 
@@ -166,6 +178,46 @@ def _constant_masked(found: Findings, sequence: str) -> list[Block]:
     return [Details(title, [Table(f"constant_masked_{sequence}", text, note)])]
 
 
+def plasticity(found: Findings) -> list[Section]:
+    """Dormant neurons, ranks, weights and churn of actor and critics, where training rows have them."""
+    training = found.results.training
+    values = mechanism.mechanism_values(training)
+    if values.empty:
+        return []
+    blocks: list[Block] = [
+        picture
+        for sequence, own in values.groupby("sequence")
+        for picture in mechanism_pictures(found, str(sequence), own)
+    ]
+    ends = _of_last_visits(found, mechanism.at_the_end(values, ["network"]))
+    layers = _of_last_visits(found, mechanism.layer_values(training))
+    ratios = found.in_order(mechanism.step_ratios(training))
+    shown = {
+        "At the end of a run": Table("mechanism", mechanism.ends_text(ends, mechanism.MAIN, ["network"]), MECHANISM),
+        "What masks do to a step": Table("step_ratios", mechanism.step_ratios_text(ratios), STEP_RATIOS),
+    }
+    folded = {
+        "Of each layer": Table(
+            "mechanism_layers", mechanism.ends_text(layers, mechanism.BY_LAYER, ["network", "layer"])
+        ),
+        "Norms, and the parts of churn": Table(
+            "mechanism_norms", mechanism.ends_text(ends, mechanism.FURTHER, ["network"])
+        ),
+    }
+    blocks += titled(shown)
+    if further := titled(folded):
+        blocks.append(Details("More of actor and critics", further))
+    return [Section("plasticity", "Plasticity", blocks)]
+
+
+def _of_last_visits(found: Findings, values: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each sequence's last visit, by sequence and arm."""
+    if values.empty:
+        return values
+    last = values["sequence"].map({name: len(order.order) for name, order in found.results.orders.items()})
+    return found.in_order(values[values["visit"] == last])
+
+
 def cost(found: Findings) -> list[Section]:
     """What runs and methods cost."""
     costs = found.in_order(found.costs)
@@ -244,6 +296,7 @@ SECTIONS: tuple[Callable[[Findings], list[Section]], ...] = (
     paper,
     searches,
     sequences,
+    plasticity,
     cost,
     faults,
     notes,  # after all that may add to them

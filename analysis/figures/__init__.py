@@ -20,6 +20,7 @@ from .comparisons import (
 )
 from .curves import group_of, success_figure, success_over_visits
 from .matrices import matrices_figure, matrix
+from .mechanism import mechanism_figure, mechanism_over_visits
 from .neurons import activation_histogram, activations_figure, score_ecdf, scores_figure
 from .style import DOUBLE, OVERLAID, SINGLE, ArmStyle, arm_styles, saved, settings
 from .tasks import task_frame, task_pixels, tasks_figure
@@ -40,6 +41,8 @@ __all__ = [
     "kept_figure",
     "matrices_figure",
     "matrix",
+    "mechanism_figure",
+    "mechanism_over_visits",
     "metric_dots",
     "metric_over_proportion",
     "metrics_figure",

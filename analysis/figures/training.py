@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 
 from ..schema import TaskOrder
 from ..text import short_name, steps_text
-from .style import DOUBLE, SHARED, ArmStyle, Row, fitted, legend, name_row, row_handles, rows_of_arms, styled
+from .style import DOUBLE, ArmStyle, Row, fitted, legend, name_row, row_handles, rows_of_arms, styled
 from .visits import (
     Curve,
     SharedVisit,
     curves_by_visit,
-    draw_curves,
+    draw_arms,
     draw_visits,
     score_axis,
     shared_handle,
@@ -191,15 +191,7 @@ def _draw_arms(
     places: Mapping[int, float],
     behind: str | None,
 ) -> dict[str, list[Artist]]:
-    drawn: dict[str, list[Artist]] = {}
-    for arm, style in styles.items():
-        once = any(arm in visit.arms for visit in trained.shared) and arm != behind
-        curves = trained.curves.get(arm, {})
-        drawn[arm] = draw_curves(ax, curves, places, style, spread="range", behind=arm == behind, skip=once)
-    for visit in trained.shared:
-        if 1 in places and styles.keys() & set(visit.arms) - {behind}:
-            curves = trained.curves[visit.source]
-            draw_curves(ax, curves, {1: places[1]}, ArmStyle(SHARED, "", "-"), spread="range", marks=False)
+    drawn = draw_arms(ax, trained.curves, trained.shared, styles, places, behind)
     score_axis(ax, of_returns=not trained.of_success)
     return drawn
 

@@ -137,6 +137,40 @@ def draw_curves(
     return drawn
 
 
+def draw_arms(
+    ax: Axes,
+    curves: Mapping[str, Mapping[int, Mapping[int, Curve]]],
+    shared: Sequence[SharedVisit],
+    styles: Mapping[str, ArmStyle],
+    places: Mapping[int, float],
+    behind: str | None,
+) -> dict[str, list[Artist]]:
+    """Means of arms with the range of their seeds, visit after visit; a first visit that arms share once, in black.
+
+    Args:
+        ax: where to draw.
+        curves: `curves_by_visit` of each arm.
+        shared: `shared_visits`.
+        styles: the arms to draw, in order.
+        places: where each visit begins on the axis.
+        behind: an arm that stands in grey behind the others.
+
+    Returns:
+        What was drawn of each arm.
+    """
+    drawn: dict[str, list[Artist]] = {}
+    for arm, style in styles.items():
+        once = any(arm in visit.arms for visit in shared) and arm != behind
+        drawn[arm] = draw_curves(
+            ax, curves.get(arm, {}), places, style, spread="range", behind=arm == behind, skip=once
+        )
+    for visit in shared:
+        if 1 in places and styles.keys() & set(visit.arms) - {behind}:
+            own = curves.get(visit.source, {})
+            draw_curves(ax, own, {1: places[1]}, ArmStyle(SHARED, "", "-"), spread="range", marks=False)
+    return drawn
+
+
 def on_one_grid(curves: Sequence[Curve]) -> tuple[metrics.FloatArray, metrics.FloatArray]:
     """Curves at the same steps, from where all have begun; one that has ended keeps its last value.
 
