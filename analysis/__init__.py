@@ -19,6 +19,7 @@ from .differences import difference_table
 from .errors import AnalysisError, DataError, UnknownNameError
 from .load import find_runs, load_evaluations, load_results, load_study, load_training
 from .measures import measure_values, task_values
+from .mechanism import layer_values, mechanism_values, step_ratios
 from .neurons import incoming_changes, load_neurons
 from .paper import compare_with_paper, load_paper
 from .schema import (
@@ -59,6 +60,7 @@ __all__ = [
     "difference_table",
     "find_runs",
     "incoming_changes",
+    "layer_values",
     "load_evaluations",
     "load_neurons",
     "load_paper",
@@ -66,6 +68,7 @@ __all__ = [
     "load_study",
     "load_training",
     "measure_values",
+    "mechanism_values",
     "metric_table",
     "metric_values",
     "metrics",
@@ -73,6 +76,7 @@ __all__ = [
     "seed_table",
     "skill",
     "statistics",
+    "step_ratios",
     "success_array",
     "task_values",
 ]

@@ -34,6 +34,26 @@ COST = {
 }
 
 
+def measured(visit: int, part: float, seed: int) -> dict[str, float | None]:
+    """What a measured training row says of two hidden layers of actor and critics; of later visits and seeds more."""
+    since = None if part < 0.5 else visit + seed
+    row: dict[str, float | None] = {}
+    for number, network in enumerate(("policy", "qf", "qf_twin")):
+        for layer in range(2):
+            row |= {f"dead_frac_{network}_{layer}": 0.0, f"active_frac_{network}_{layer}": 0.5}
+            row |= {
+                f"dormant_frac_{network}_{layer}": 0.1 * (number + layer),
+                f"grad_dormant_frac_{network}_{layer}": 0.2,
+            }
+        row |= {f"{name}_{network}": 1.0 + number for name in ("stable_rank", "effective_rank", "srank")}
+        row |= {f"{name}_{network}": 2.0 for name in ("feature_norm", "weight_norm", "grad_norm")}
+        row[f"weight_diff_{network}"] = part * (visit + seed)
+        row[f"effective_lr_{network}"] = since and 1e-4 * since
+        for churn in ("churn", "churn_representation", "churn_head"):
+            row[f"{churn}_{network}"] = since and 0.01 * since
+    return row
+
+
 class StudyBuilder:
     """Writes trial folders under `root`."""
 
@@ -56,12 +76,14 @@ class StudyBuilder:
         config_hash: str = "c0ffee",
         neurons: bool = False,
         training: bool = True,
+        mechanism: bool = False,
     ) -> Path:
         """One trial: boundary rows from `success[visit][task]`, two periodic evaluations a visit, training rows.
 
         Args:
             visits: how many visits are done; None: all of them.
             config: settings over those that config.yaml gets anyway.
+            mechanism: whether the first and the last training row of a visit are measured.
         """
         folder = self.root / sequence / arm / f"seed_{seed}"
         folder.mkdir(parents=True)
@@ -114,6 +136,7 @@ class StudyBuilder:
                         "masked_frac": 0.2,
                         "wall_s": env_steps / 100,
                         "rank": 7,
+                        **(measured(visit, part, seed) if mechanism and part != 0.75 else {}),
                     }
                 )
             if neurons:

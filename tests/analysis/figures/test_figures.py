@@ -15,9 +15,11 @@ from analysis import figures, load_neurons, load_results, success_array
 from analysis.activations import Activation, top_activations
 from analysis.blocks import pictures
 from analysis.errors import MissingToolError
+from analysis.figures.mechanism import DRAWN
 from analysis.figures.style import MISSING, SHARED
 from analysis.findings import find
-from analysis.sections import sequences
+from analysis.mechanism import mechanism_values
+from analysis.sections import plasticity, sequences
 from analysis.text import short_name
 from tests.analysis.conftest import FORGETFUL, PAIR, PERFECT, StudyBuilder
 
@@ -48,7 +50,8 @@ def made_of(folder, arms, tasks, cycles, seeds=2):
         for seed in range(seeds):
             success = rng.uniform(size=(len(tasks) * cycles, len(tasks))).round(2).tolist()
             method = arm if arm in ("sac", "nbsp") else "ewc"
-            study.run(success, arm=arm, method=method, seed=seed, tasks=tasks, cycles=cycles, neurons=arm == "nbsp")
+            told = {"neurons": arm == "nbsp", "mechanism": True}
+            study.run(success, arm=arm, method=method, seed=seed, tasks=tasks, cycles=cycles, **told)
     for name in ("evaluations", "training"):
         for path in folder.glob(f"*/{arms[1]}/seed_*/{name}.jsonl"):
             rows = study.read_rows(path)
@@ -61,7 +64,7 @@ def drawn(request, tmp_path_factory):
     """All pictures of a study's sequences, laid out."""
     count, tasks = request.param
     found = made_of(tmp_path_factory.mktemp("figures"), ARMS[:count], tasks, 2)
-    made = {picture.name: picture.figure for picture in pictures(sequences(found))}
+    made = {picture.name: picture.figure for picture in pictures(sequences(found) + plasticity(found))}
     for figure in made.values():
         figures.saved(figure, "png")
         FigureCanvasAgg(figure)
@@ -130,6 +133,35 @@ def test_a_shared_first_visit_is_drawn_once_and_named(tmp_path):
     figure = figures.success_figure(found.results.evaluations, order, found.styles)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[-1] == "visit 1, made once: sac, nbsp"
+
+
+def test_mechanism_is_drawn_of_all_arms_together_or_of_each_before_the_baseline(tmp_path):
+    found = made_of(tmp_path, ARMS[:6], PAIR, 2)
+    values, order = mechanism_values(found.results.training), found.results.orders["pair"]
+    together = figures.mechanism_figure(values, order, {arm: found.styles[arm] for arm in ARMS[:5]})
+    assert [ax.get_title(loc="left") for ax in together.axes[:2]] == ["actor", "critics"]
+    assert len(together.axes) == 2 * len(DRAWN)
+    apart = figures.mechanism_figure(values, order, found.styles, networks=["critics"], baseline="sac")
+    grid = np.array(apart.axes).reshape(6, len(DRAWN))
+    grey = found.styles["sac"].color
+    for line, arm in zip(grid, found.styles, strict=True):
+        for ax in line:
+            colours = {part.get_color() for part in ax.get_lines() if part.get_transform() == ax.transData}
+            assert colours - {SHARED} == {grey, found.styles[arm].color}
+
+
+def test_a_mechanism_panel_shows_the_mean_over_seeds_at_its_visit(study):
+    for seed in (0, 2):
+        study.run(arm="sac", seed=seed, mechanism=True)
+    results = load_results(study.root)
+    ax, styles = Figure().subplots(), figures.arm_styles(["sac"])
+    values = mechanism_values(results.training)
+    figures.mechanism_over_visits(ax, values, results.orders["pair"], "effective_lr", "actor", styles)
+    mean = next(line for line in ax.get_lines() if line.get_linewidth() == 1.5)
+    shown = {float(x): float(y) for x, y in zip(*mean.get_data(), strict=True) if np.isfinite(y)}
+    # 1e-4 times the visit's number and the seed's, at the end of each visit of 1000 steps; nothing at its first row.
+    assert shown == pytest.approx({1000.0: 2e-4, 2000.0: 3e-4, 3000.0: 4e-4, 4000.0: 5e-4})
+    assert ax.get_ylim() == pytest.approx((1e-4, 1e-3))
 
 
 def test_a_curve_is_the_mean_over_seeds_and_one_that_ended_keeps_its_last_value(study):
@@ -241,7 +273,7 @@ def test_a_proportion_is_drawn_of_the_arms_that_differ_in_it_alone(study):
     study.run(arm="other", method="nbsp", config={"method_settings": {"skill_frac": 0.9, "score": "random"}})
     found = find(study.root, compare=False, protocol="nbsp-visits")
     assert proportions(found.results, found.values, "pair")["x"].tolist() == [0.0, 0.2, 0.5]
-    assert "proportion_pair" in {picture.name for picture in pictures(sequences(found))}
+    assert "proportion_pair" in {picture.name for picture in pictures(sequences(found) + plasticity(found))}
 
 
 def test_a_proportion_needs_three_points():
