@@ -185,13 +185,11 @@ def _last_update_rows(results: Results) -> list[str]:
     training = results.training
     if "prior_size" not in training:
         return []
-    replaying = training["q_mean"].notna() & (training["prior_size"] > 0)
-    arms = []
-    for run in results.runs:
-        own = training[replaying & (training["sequence"] == run.sequence) & (training["arm"] == run.arm)]
-        method = run.config.get("method_settings")
-        if isinstance(method, dict) and method.get("with_replay") and len(own) and own["q_mean_prior"].isna().all():
-            arms.append(run.arm)
+    replaying = training[training["q_mean"].notna() & (training["prior_size"] > 0)]
+    means = replaying.groupby(["sequence", "arm"])["q_mean_prior"].count()
+    without = set(means[means == 0].index)
+    methods = [(run, run.config.get("method_settings")) for run in results.runs if (run.sequence, run.arm) in without]
+    arms = [run.arm for run, method in methods if isinstance(method, dict) and method.get("with_replay")]
     if not arms:
         return []
     return [

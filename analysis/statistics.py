@@ -301,8 +301,8 @@ def holm(p_values: ArrayLike) -> FloatArray:
 def false_discovery_rate(p_values: ArrayLike) -> FloatArray:
     """p-values adjusted so that the share of errors among those rejected is at the level.
 
-    Benjamini and Hochberg's (1995, J. R. Stat. Soc. B 57:289-300), of `scipy.stats.false_discovery_control`. Arguments as
-    for `holm`.
+    Benjamini and Hochberg's (1995, J. R. Stat. Soc. B 57:289-300), of `scipy.stats.false_discovery_control`. Arguments
+    as for `holm`.
     """
     return _of_finite(p_values, stats.false_discovery_control)
 

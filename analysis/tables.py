@@ -189,27 +189,27 @@ def cost_values(results: Results) -> pd.DataFrame:
         Columns sequence, arm, seed, env_steps, updates, wall_s, env_steps_per_s; updates_per_s, the median over the
         reporting intervals that had updates; and those of `schema.COSTS`, NaN in a run that left no `cost.json`.
     """
-    counts = ["env_steps", "updates"]
+    counts, label = ["env_steps", "updates"], ["sequence", "arm", "seed"]
     rows = []
-    frames = (results.training, results.evaluations)
-    by_run = [dict(list(frame.groupby(["sequence", "arm", "seed"]))) for frame in frames]
+    frames = [frame[[*label, *counts]] for frame in (results.training, results.evaluations) if len(frame)]
+    used = dict(iter(pd.concat(frames).groupby(label)[counts].max().iterrows()))
+    trained = dict(iter(results.training.groupby(label)[["wall_s", "updates_per_s"]]))
     for run in results.runs:
-        label = (run.sequence, run.arm, run.seed)
-        own = [groups.get(label, frame.iloc[:0]) for groups, frame in zip(by_run, frames, strict=True)]
-        used = pd.concat([frame[counts] for frame in own if len(frame)]) if any(map(len, own)) else None
-        if used is None:
+        most = used.get((run.sequence, run.arm, run.seed))
+        if most is None:
             continue
-        steps, seconds = int(used["env_steps"].max()), _elapsed(own[0]["wall_s"].dropna())
+        own = trained.get((run.sequence, run.arm, run.seed), results.training.iloc[:0])
+        steps, seconds = int(most["env_steps"]), _elapsed(own["wall_s"].dropna())
         rows.append(
             {
                 "sequence": run.sequence,
                 "arm": run.arm,
                 "seed": run.seed,
                 "env_steps": steps,
-                "updates": used["updates"].max(),
+                "updates": most["updates"],
                 "wall_s": seconds,
                 "env_steps_per_s": steps / seconds if seconds > 0 else float("nan"),
-                "updates_per_s": _median_of_positive(own[0]["updates_per_s"]),
+                "updates_per_s": _median_of_positive(own["updates_per_s"]),
                 **{name: run.cost.get(name, float("nan")) for name in COSTS},
             }
         )
@@ -258,7 +258,11 @@ def threshold_values(
         return pd.DataFrame()
     counted = results.training.dropna(subset=["visit_env_steps"])
     by_run = {run: rows for run, rows in counted.groupby(runs) if rows["success_window"].notna().any()}
-    for (sequence, arm, seed), evaluated in results.evaluations.groupby(runs):
+    evaluations = results.evaluations
+    columns = ("visit", "eval_task", "env_steps", "score")
+    visits, tasks, env_steps, scores = (evaluations[name].to_numpy() for name in columns)
+    boundary = (evaluations["phase"] == "boundary").to_numpy()
+    for (sequence, arm, seed), evaluated in sorted(evaluations.groupby(runs).indices.items()):
         order = results.orders[sequence]
         trained = by_run.get((sequence, arm, seed)) if quantity == "training" else None
         if quantity == "training" and trained is None:
@@ -266,16 +270,17 @@ def threshold_values(
         start = 0
         for visit in range(1, len(order.order) + 1):
             task = order.tasks[order.order[visit - 1]]
-            inside = evaluated[evaluated["visit"] == visit]
-            if not (inside["phase"] == "boundary").any():
+            inside = evaluated[visits[evaluated] == visit]
+            if not boundary[inside].any():
                 continue  # Not finished: it may still get there.
             if trained is not None:
                 own = _last_stretch(trained[trained["visit"] == visit]).dropna(subset=["success_window"])
-                steps, success = own["visit_env_steps"], own["success_window"]
+                steps, success = own["visit_env_steps"].to_numpy(), own["success_window"].to_numpy()
             else:
-                own = inside[inside["eval_task"] == task].sort_values("env_steps", kind="stable")
-                steps, success = own["env_steps"] - start, own["score"]
-            start = int(inside["env_steps"].max())
+                of_task = inside[tasks[inside] == task]
+                of_task = of_task[np.argsort(env_steps[of_task], kind="stable")]
+                steps, success = env_steps[of_task] - start, scores[of_task]
+            start = int(env_steps[inside].max())
             rows.append(
                 {
                     "sequence": sequence,

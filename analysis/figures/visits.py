@@ -62,9 +62,11 @@ def curves_by_visit(rows: pd.DataFrame, steps: str, value: str) -> dict[int, dic
         steps: column of the steps inside the visit.
         value: column of what is drawn.
     """
+    kept = rows.dropna(subset=[value, steps])
+    points = kept[[steps, value]].to_numpy(dtype=float)
     found: dict[int, dict[int, Curve]] = {}
-    for (visit, seed), own in rows.dropna(subset=[value, steps]).groupby(["visit", "seed"]):
-        found.setdefault(int(visit), {})[int(seed)] = own[[steps, value]].to_numpy(dtype=float).T
+    for (visit, seed), places in sorted(kept.groupby(["visit", "seed"]).indices.items()):
+        found.setdefault(int(visit), {})[int(seed)] = points[places].T
     return found
 
 
