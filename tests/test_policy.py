@@ -14,6 +14,7 @@ import yaml
 
 from rllib_nbsp.cli import main
 from rllib_nbsp.envs.point_mass import HORIZON, PointMassEnv
+from rllib_nbsp.play import Film
 from rllib_nbsp.policy import Policy, PolicyError, load_policy
 from rllib_nbsp.records import resolved_yaml
 from rllib_nbsp.run import ResolvedRun, run_settings
@@ -122,6 +123,7 @@ def set_keys(folder: Path, **keys: Any) -> None:
         (["--task", "reach-lift"], "no task 'reach-lift'; did you mean 'reach-left'"),
         (["--video", "film.avi"], "--video film.avi: must end in .mp4 or .gif"),
         (["--onnx", "actor.onnx"], "--onnx: of which task? --task reach-left or reach-right"),
+        (["--onnx", "a.onnx", "--task", "reach-left", "--visit", "1", "2"], "--onnx: after which visit?"),
     ],
 )
 def test_what_the_run_has_not_is_refused_in_one_line(arguments: list[str], message: str, tmp_path, capsys):
@@ -153,6 +155,36 @@ def test_play_films_what_is_played(tmp_path: Path, policy: Policy, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "film.gif")
     film = imageio.mimread(tmp_path / "film.gif")
     assert np.abs(film[0][..., :3].astype(int) - pictures[0]).max() < 16
+
+
+def test_several_visits_stand_side_by_side_on_film(tmp_path: Path, policy: Policy, capsys):
+    imageio = pytest.importorskip("imageio.v2")
+    taken: dict[int, list[np.ndarray]] = {1: [], 2: []}
+    for visit, frames in taken.items():
+        load_policy(tmp_path, visit).play(
+            "reach-left", range(2), on_step=lambda vector, to=frames: to.append(vector.suite.frame(vector.envs[0]))
+        )
+    arguments = ["--visit", "1", "2", "--task", "reach-left", "--episodes", "2"]
+    assert main(["play", str(tmp_path), *arguments, "--video", str(tmp_path / "film.gif")]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("reach")]
+    assert told == ["reach-left, after visit 1", "reach-left, after visit 2"]
+    film = imageio.mimread(tmp_path / "film.gif")
+    assert len(film) > HORIZON  # A GIF keeps no frame twice, and a mass may stand still.
+    assert film[0].shape[:2] == (128, 128 + 16 + 128)
+    for frame, left, right in ((film[0], taken[1][0], taken[2][0]), (film[-1], taken[1][-1], taken[2][-1])):
+        assert np.abs(frame[:, :128, :3].astype(int) - left).max() < 16
+        assert np.abs(frame[:, -128:, :3].astype(int) - right).max() < 16
+
+
+def test_on_film_an_episode_that_is_over_stands_still_beside_the_other(tmp_path: Path):
+    imageio = pytest.importorskip("imageio.v2")
+    film = Film(tmp_path / "film.gif")
+    short, long = ([np.full((16, 16, 3), shade, np.uint8) for shade in shades] for shades in ((0, 80), (0, 80, 160)))
+    film.add_beside([short, long])
+    film.close()
+    frames = imageio.mimread(tmp_path / "film.gif")
+    ends = [(int(frame[8, 8, 0]), int(frame[8, -8, 0])) for frame in frames]
+    assert np.allclose(ends, [(0, 0), (80, 80), (80, 160)], atol=8)
 
 
 def test_what_cannot_be_drawn_is_one_line(tmp_path: Path, monkeypatch, capsys):
