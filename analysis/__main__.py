@@ -18,6 +18,7 @@ from .neuron_report import write_neuron_report
 from .protocols import MEASURES
 from .report import COMPARISONS, write_report
 from .text import to_markdown
+from .videos import KINDS
 
 EXIT_USAGE = 2
 EXIT_DATA = 3
@@ -74,6 +75,7 @@ def _report(arguments: argparse.Namespace) -> int:
         compare=arguments.compare,
         protocol=arguments.protocol,
         frames=arguments.frames,
+        videos=arguments.videos,
         tex=arguments.latex,
         pdf=arguments.pdf,
     )
@@ -151,6 +153,11 @@ def _parser() -> argparse.ArgumentParser:
         + f". Every report has the measures of {', '.join(dict.fromkeys(m.protocol for m in MEASURES.values()))} too",
     )
     report.add_argument("--frames", action="store_true", help="add a picture of each task, drawn by its simulator")
+    report.add_argument(
+        "--videos",
+        metavar="KIND",
+        help=f"add films of each task before and after a visit, {' or '.join(KINDS)}; this plays runs",
+    )
     report.add_argument("--latex", action="store_true", help="write each table as LaTeX into latex/ too")
     report.add_argument("--pdf", action="store_true", help="print the page as report.pdf, with Chromium or Chrome")
     report.add_argument("--allow-partial", action="store_true", help="exit with 0 although seeds or visits are missing")

@@ -70,6 +70,22 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Film:
+    """A film that lies beside the page."""
+
+    kind: ClassVar[str] = "film"
+    title: str
+    caption: str
+    link: str
+    """Its address, from the page."""
+
+    @property
+    def moves_by_itself(self) -> bool:
+        """Whether it is a picture to a browser: a GIF."""
+        return self.link.endswith(".gif")
+
+
+@dataclass(frozen=True)
 class Code:
     """Lines to be copied."""
 
@@ -103,7 +119,7 @@ class Details:
     blocks: Sequence[Block]
 
 
-Block = Heading | Words | Table | Picture | Code | Bullets | Terms | Details
+Block = Heading | Words | Table | Picture | Film | Code | Bullets | Terms | Details
 
 
 @dataclass(frozen=True)
@@ -156,6 +172,8 @@ def _markdown(block: Block) -> str:
             return to_markdown(block.frame) + (f"\n\n{markdown(block.note)}" if block.note else "")
         case Picture():
             return ""
+        case Film(title, caption, link):
+            return f"- [{markdown(title)}]({link}): {markdown(caption)}"
         case Code(lines, language):
             return "\n".join([f"```{language}", *map(printable, lines), "```"])
         case Bullets(items):

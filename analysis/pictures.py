@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from . import figures, tables
+from . import figures, tables, videos
 from .activations import top_activations
-from .blocks import Picture, Switch
+from .blocks import Block, Film, Picture, Switch
 from .errors import MissingToolError
 from .findings import Findings
 from .mechanism import NETWORKS
 from .schema import Results, Run
+from .text import short_name
 
 PROPORTION = "skill_frac"
 """The key of NBSP that the paper's Figure 4 varies."""
@@ -207,6 +209,33 @@ def frame_pictures(found: Findings) -> tuple[list[Picture], list[str]]:
             failed.append(str(error))
     caption = "The first picture of an episode, as its simulator draws it."
     return ([Picture("tasks", "Tasks", caption, figures.tasks_figure(drawn))] if drawn else []), failed
+
+
+def films(found: Findings, folder: Path, link: str, kind: str) -> tuple[list[Block], list[str]]:
+    """What the baseline and the best arm did on each task before and after a visit, and a line for what is missing.
+
+    Args:
+        found: of the study.
+        folder: where the films go.
+        link: the folder's address, from the page.
+        kind: one of `videos.KINDS`.
+    """
+    made: list[Block] = []
+    failed: dict[str, list[str]] = {}
+    for sequence, order in found.results.orders.items():
+        styles = {arm: found.styles[arm] for arm in found.arms_of(sequence)}
+        for arm in _shown_first(found, sequence, styles)[:2]:
+            run = videos.run_to_film(found.results.runs, sequence, arm)
+            for pair in videos.pairs_of(order):
+                name = f"{sequence}_{arm}_{order.tasks.index(pair.task) + 1}.{kind}"
+                try:
+                    videos.film(run, pair, folder / name)
+                except MissingToolError as error:
+                    failed.setdefault(str(error), []).append(f"{sequence}/{arm}")
+                    break  # What one film lacks, the arm's others lack.
+                title = f"{short_name(pair.task)}: {arm}, seed {run.seed}"
+                made.append(Film(title, pair.caption, f"{link}/{name}"))
+    return made, [f"no videos of {', '.join(dict.fromkeys(arms))}: {reason}" for reason, arms in failed.items()]
 
 
 def proportions(results: Results, values: pd.DataFrame, sequence: str) -> pd.DataFrame:

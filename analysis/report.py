@@ -9,23 +9,31 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 
 from . import figures, metrics, search
-from .blocks import Section, Table, all_blocks, as_markdown, pictures
+from .blocks import Section, Table, Words, all_blocks, as_markdown, pictures
 from .browser import print_pdf
 from .errors import AnalysisError, MissingToolError, UnknownNameError, UsageError
 from .findings import Findings, find
 from .latex import latex
 from .page import Part, html
-from .pictures import frame_pictures
+from .pictures import films, frame_pictures
 from .sections import SECTIONS
 from .text import NO_ROWS, comparison_text, markdown, summary_text, to_markdown
+from .videos import KINDS
 
 COMPARISONS = ("paper",)
+
+FILMS = (
+    "The first evaluation episode of one seed, of the baseline and of the best other arm: with the policy after the "
+    "visit that learned the task, and after the next one; where none follows, before and after that visit. An episode "
+    "that is over stands still."
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ def write_report(
     compare: str | None = None,
     protocol: str = "nbsp-visits",
     frames: bool = False,
+    videos: str | None = None,
     tex: bool = False,
     pdf: bool = False,
 ) -> Report:
@@ -66,11 +75,13 @@ def write_report(
         compare: "paper" adds the published numbers.
         protocol: a name in `metrics.PROTOCOLS`.
         frames: add a picture of each task, drawn by its simulator.
+        videos: "mp4" or "gif" adds films of each task's policy before and after a visit, which plays runs, and so
+            imports their plugins.
         tex: write each table as LaTeX too.
         pdf: print the page with the browser that is installed.
 
     Raises:
-        UnknownNameError: for an unknown protocol or comparison.
+        UnknownNameError: for an unknown protocol, comparison or kind of film.
         UsageError: if there are several studies and no `out`.
         DataError: if the results are missing, damaged, or must not be averaged.
         OSError: if the folder cannot be written.
@@ -78,6 +89,8 @@ def write_report(
     metrics.get_protocol(protocol)
     if compare is not None and compare not in COMPARISONS:
         raise UnknownNameError("comparison", compare, COMPARISONS)
+    if videos is not None and videos not in KINDS:
+        raise UnknownNameError("kind of film", videos, KINDS)
     folders = [Path(results)] if isinstance(results, str | Path) else [Path(folder) for folder in results]
     if out is None and len(folders) != 1:
         raise UsageError(f"{len(folders)} studies in one report need a folder of its own: --out DIR")
@@ -85,6 +98,8 @@ def write_report(
     missing: list[str] = []
     parts = [_part(path, compare, protocol, frames, missing) for path in folders]
     parts = _named(parts)
+    if videos is not None:
+        parts = [_filmed(part, folder, videos, len(parts) > 1, missing) for part in parts]
 
     _write(folder / "table.csv", _csv([_arms(part.found) for part in parts], parts))
     seeds = [_seeds(part.found) for part in parts]
@@ -121,6 +136,19 @@ def _part(folder: Path, compare: str | None, protocol: str, frames: bool, missin
     if frames and sections[0].anchor == "tasks":
         sections.insert(1, sections.pop(0))  # after the summary
     return Part(found.results.name, found, sections)
+
+
+def _filmed(part: Part, folder: Path, kind: str, several: bool, missing: list[str]) -> Part:
+    """The study with its films, which lie in `videos/` beside the page."""
+    place = f"videos/{part.name}" if several else "videos"
+    made, failed = films(part.found, folder / place, quote(place), kind)
+    missing += failed
+    if not made:
+        return part
+    anchors = [section.anchor for section in part.sections]
+    before_cost = anchors.index("cost")
+    section = Section("videos", "Videos", [Words(FILMS), *made])
+    return replace(part, sections=[*part.sections[:before_cost], section, *part.sections[before_cost:]])
 
 
 def _named(parts: list[Part]) -> list[Part]:

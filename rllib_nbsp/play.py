@@ -132,7 +132,7 @@ class Film:
                 import imageio_ffmpeg  # noqa: F401, which imageio imports by name
         except ImportError as error:
             wanted = "pip install 'rllib-nbsp[video]'"
-            raise PolicyError(f"--video {path} needs the package {error.name}: {wanted}", EXIT_ENVIRONMENT) from error
+            raise PolicyError(f"--video needs the package {error.name}: {wanted}", EXIT_ENVIRONMENT) from error
         self._imageio = imageio
 
     def take(self, vector: EnvVector) -> None:
@@ -177,7 +177,7 @@ class Film:
                 self._writer = self._imageio.get_writer(str(self._path), **pace)
             except USER_ERRORS as error:
                 problem = f"{type(error).__name__}: {error}".splitlines()[0]
-                raise PolicyError(f"--video {self._path}: cannot be written ({problem})", EXIT_ENVIRONMENT) from error
+                raise PolicyError(f"--video: cannot be written ({problem})", EXIT_ENVIRONMENT) from error
         self._writer.append_data(frame)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from analysis import load_results, tables
+from analysis import figures, load_results, tables
 from analysis.text import summary_text
 
 PAIR = ["window-open-v3", "window-close-v3"]
@@ -223,3 +223,10 @@ def with_cost(study, arm, seed=0, *, speeds, **cost):
     study.write_rows(folder / "training.jsonl", rows)
     if cost:
         (folder / "cost.json").write_text(json.dumps(COST | cost))
+
+
+@pytest.fixture
+def pages_alone(monkeypatch):
+    """Leaves the figures' files for papers empty, which takes half of a report's time."""
+    drawn = figures.saved
+    monkeypatch.setattr(figures, "saved", lambda fig, kind, **k: drawn(fig, kind, **k) if k or kind == "png" else b"")

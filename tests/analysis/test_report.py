@@ -30,13 +30,6 @@ def small_study(tmp_path_factory):
     return study, write_report(study.root, compare="paper")
 
 
-@pytest.fixture
-def pages_alone(monkeypatch):
-    """Leaves the figures' files for papers empty, which takes half of a report's time."""
-    drawn = figures.saved
-    monkeypatch.setattr(figures, "saved", lambda fig, kind, **k: drawn(fig, kind, **k) if k or kind == "png" else b"")
-
-
 class Links(HTMLParser):
     """Collects what a page refers to."""
 
