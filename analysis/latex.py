@@ -1,8 +1,16 @@
-"""Tables of a report as LaTeX, for `booktabs`."""
+"""Tables of a report as LaTeX, for `booktabs` and `graphicx`."""
 
 from __future__ import annotations
 
 from .blocks import Table
+from .text import without_one_sequence
+
+TABULAR = r"\begin{tabular}", r"\end{tabular}"
+FITTED = (
+    r"\resizebox*{!}{\ifdim\totalheight>.75\textheight .75\textheight\else\totalheight\fi}{%",
+    r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+)
+"""Before a box that is made smaller where it is higher than a page or wider than a line."""
 
 SYMBOLS = {
     "±": r"$\pm$",
@@ -18,13 +26,15 @@ SYMBOLS = {
 
 
 def latex(table: Table) -> str:
-    """A table with its note as caption; names and numbers are escaped.
+    """A table with its note as caption, no wider than a line; names and numbers are escaped.
 
     Returns:
-        What `\\input` takes in a document that has `\\usepackage{booktabs}`.
+        What `\\input` takes in a document that has `\\usepackage{booktabs,graphicx}`.
     """
-    frame = table.frame.rename(columns=_escaped).map(_cell)
+    frame = without_one_sequence(table.frame).rename(columns=_escaped).map(_cell)
     text = frame.to_latex(index=False, caption=_escaped(table.note) or None, label=f"tab:{table.name}")
+    begin, end = TABULAR
+    text = text.replace(begin, "\n".join([*FITTED, begin])).replace(end, end + "}" * len(FITTED))
     for symbol, command in SYMBOLS.items():
         text = text.replace(symbol, command)
     return text

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
-import pandas as pd
 
 from rllib_nbsp.reading import printable
 
 from . import figures
 from .blocks import Picture, Section, pictures
 from .findings import Findings
+from .text import without_one_sequence
 
 LINKED = re.compile(r'(\bid="|href="#|url\(#)')
 """Before each name by which parts of an SVG refer to each other."""
@@ -54,13 +54,9 @@ def html(parts: Sequence[Part]) -> str:
     )
     sources = {part.name: _sources(part, number) for number, part in enumerate(parts)}
     title = ", ".join(dict.fromkeys(part.found.title for part in parts))
-    return environment.get_template("report.html.j2").render(title=title, parts=parts, sources=sources, shown=_shown)
-
-
-def _shown(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table without the column that says the same sequence in every row: a telephone has no room for it."""
-    same = "Sequence" in frame and frame["Sequence"].nunique() == 1 and len(frame.columns) > 2
-    return frame.drop(columns="Sequence") if same else frame
+    return environment.get_template("report.html.j2").render(
+        title=title, parts=parts, sources=sources, shown=without_one_sequence
+    )
 
 
 def _sources(part: Part, number: int) -> Mapping[str, str]:

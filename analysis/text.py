@@ -196,6 +196,12 @@ def comparison_text(comparison: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def without_one_sequence(table: pd.DataFrame) -> pd.DataFrame:
+    """A table without the column that says the same sequence in every row: a page is narrower than a file."""
+    same = "Sequence" in table and table["Sequence"].nunique() == 1 and len(table.columns) > 2
+    return table.drop(columns="Sequence") if same else table
+
+
 def to_markdown(table: pd.DataFrame) -> str:
     """A text table as Markdown, its columns padded to line up in a terminal."""
     lines = [list(map(str, table.columns)), *([str(cell) for cell in row] for row in table.itertuples(index=False))]

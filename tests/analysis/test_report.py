@@ -6,13 +6,15 @@ import html
 import io
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from analysis import figures, load_results, metrics, statistics, success_array, tables
+from analysis import load_results, metrics, statistics, success_array, tables
 from analysis.errors import UsageError
 from analysis.headline import headline_of
 from analysis.report import write_report
@@ -239,11 +241,26 @@ def test_tables_as_latex_hold_nothing_that_latex_would_read(pages_alone, study):
     report = write_report(study.root, tex=True)
     files = {path.name: path.read_text() for path in (report.html.parent / "latex").iterdir()}
     assert {"summary.tex", "differences.tex", "costs.tex", "hashes.tex"} <= files.keys()
-    row = next(line for line in files["summary.tex"].splitlines() if line.startswith("pair & a"))
+    row = next(line for line in files["summary.tex"].splitlines() if line.startswith("a\\_b"))
     escaped = r"a\_b\%\&\$\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}"
-    assert row.startswith(f"pair & {escaped} & 0.75 & 0.67 & ")
+    assert row.startswith(f"{escaped} & 0.75 & 0.67 & ")
     for text in files.values():
         assert text.isascii() and "\\toprule" in text
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdfLaTeX with booktabs and graphicx")
+def test_pdflatex_takes_every_table_and_none_is_wider_or_higher_than_a_page(pages_alone, study):
+    for number in range(12):
+        arm = f"a_b%&$#{{}}~^\\ {number}" if number else "sac"
+        study.run([[0.1, 0.2], [0.3, 0.4]] * 2, arm=arm, method="sac", neurons=not number, mechanism=True)
+    folder = write_report(study.root, tex=True).html.parent / "latex"
+    inputs = "\n".join(rf"\input{{{path.stem}}}\clearpage" for path in sorted(folder.iterdir()))
+    document = rf"\documentclass{{article}}\usepackage{{booktabs,graphicx}}\begin{{document}}{inputs}\end{{document}}"
+    (folder / "all.tex").write_text(document)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert not re.findall(r"Overfull .*|.*Float too large.*", done.stdout)
 
 
 def test_without_a_browser_the_report_is_made_and_one_line_says_so(pages_alone, study, monkeypatch, tmp_path):
