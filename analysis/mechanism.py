@@ -170,7 +170,8 @@ def estimate_text(values: pd.Series, limits: statistics.Limits) -> str:
     found = statistics.interval(values, limits=limits)
     if not found.n:
         return NO_VALUE
-    return f"{found.mean:.3g}" + (f" [{found.low:.3g}, {found.high:.3g}]" if np.isfinite(found.low) else "")
+    mean, low, high = (f"{value:.3g}".replace("e-0", "e-") for value in (found.mean, found.low, found.high))
+    return f"{mean} [{low}, {high}]" if np.isfinite(found.low) else mean
 
 
 # Columns

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from ..mechanism import MAIN, NETWORKS, QUANTITIES, SHARE, Quantity
 from ..schema import TaskOrder
 from ..text import steps_text
-from .style import DOUBLE, ArmStyle, Row, fitted, legend, name_row, row_handles, rows_of_arms, styled
+from .style import DOUBLE, ArmStyle, Row, compact, fitted, legend, name_row, row_handles, rows_of_arms, styled
 from .visits import (
     Curve,
     SharedVisit,
@@ -140,12 +140,12 @@ def _apart(measured: _Measured, order: TaskOrder, rows: Sequence[Row], network: 
     for place, (line, row) in enumerate(zip(axes, rows, strict=True)):
         labels = "none" if place else "numbers"
         for ax, name in zip(line, DRAWN, strict=True):
-            _draw(ax, measured, order, name, network, row[0], row[1], labels, panel)
+            _draw(ax, measured, order, name, network, row[0], row[1], labels, panel, marks=False)
         name_row(line[0], row)
     for column, quantity in zip(axes.T, DRAWN.values(), strict=True):
         _scale(list(column), quantity)
         column[0].set_title(fitted(quantity.heading, panel + 0.1, 7, lines=2, bold=True), fontsize=7, pad=13)
-    fig.suptitle(network, fontsize=8)
+    fig.supylabel(network, fontsize=7.5)
     return fig
 
 
@@ -159,10 +159,12 @@ def _draw(
     behind: str | None,
     labels: str,
     inches: float,
+    *,
+    marks: bool = True,
 ) -> None:
     draw_visits(ax, order, measured.width, labels=labels, inches=inches)
     places = {visit + 1: visit * measured.width for visit in range(len(order.order))}
-    draw_arms(ax, measured.curves.get((network, quantity), {}), measured.shared, styles, places, behind)
+    draw_arms(ax, measured.curves.get((network, quantity), {}), measured.shared, styles, places, behind, marks=marks)
 
 
 def _scale(axes: Sequence[Axes], quantity: Quantity) -> None:
@@ -184,7 +186,7 @@ def _scale(axes: Sequence[Axes], quantity: Quantity) -> None:
             ax.set_ylim(bottom=0)
             ax.yaxis.set_major_locator(MaxNLocator(nbins=3, steps=[1, 2, 5, 10]))
     for ax in axes:
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _compact(value)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
         ax.tick_params(axis="y", labelsize=6)
 
 
@@ -194,11 +196,3 @@ def _positive(axes: Sequence[Axes]) -> tuple[float, float]:
     shown = np.concatenate([np.empty(0), *(np.asarray(line.get_ydata(), dtype=float) for line in lines)])
     above = shown[np.isfinite(shown) & (shown > 0)]
     return (float(above.min()), float(above.max())) if len(above) else (0.1, 1.0)
-
-
-def _compact(value: float) -> str:
-    """`0.5`, `20`, `1e-4`."""
-    if value == 0 or 0.01 <= abs(value) < 10_000:
-        return f"{value:g}"
-    digits, exponent = f"{value:.0e}".split("e")
-    return f"{digits}e{int(exponent)}"

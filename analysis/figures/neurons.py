@@ -11,11 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ..activations import Activation
 from ..metrics import FloatArray
 from ..text import short_name
-from .style import DOUBLE, ArmStyle, fitted, legend, styled
+from .style import DOUBLE, ArmStyle, compact, fitted, legend, styled
 
 SUCCESS, FAILURE = "#0072B2", "#D55E00"
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
@@ -119,6 +120,8 @@ def activations_figure(activations: Sequence[Activation]) -> Figure:
         ax.set_visible(False)
     for ax, one in zip(axes.flat, activations, strict=False):
         activation_histogram(ax, one)
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
         place = f"{one.network}, layer {one.layer + 1}, neuron {one.neuron}"
         name = fitted(f"visit {one.visit}: {short_name(one.task)}", panel, 7.5)
         ax.set_title(

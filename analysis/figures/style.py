@@ -1,6 +1,6 @@
 """How figures look: one colour, marker and dash an arm, sizes of a paper's columns, names that fit, and files.
 
-The baseline is grey and NBSP is blue in every figure of every study; the other arms have the colours of Okabe and Ito
+The baseline is grey and `nbsp` is blue in every figure of every study; the other arms have the colours of Okabe and Ito
 that show on white, which people with any common colour blindness can tell apart, each with a marker of its own, so that
 no two arms look alike in grey either.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import io
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -85,11 +84,12 @@ def arm_styles(arms: Sequence[str], methods: Mapping[str, str | None] | None = N
     Args:
         arms: in the study's order.
         methods: the registered method of each arm; None: an arm is called after its method. The first arm of
-            fine-tuning is grey, the first of NBSP blue, in every study.
+            fine-tuning is grey, and the arm `nbsp`, or else the first of that method, blue, in every study.
     """
     of = {arm: (arm if methods is None else methods.get(arm)) for arm in arms}
     baseline = next((arm for arm in arms if of[arm] == BASELINE_METHOD), None)
-    ours = next((arm for arm in arms if of[arm] == METHOD), None)
+    of_ours = [arm for arm in arms if of[arm] == METHOD]
+    ours = METHOD if METHOD in of_ours else next(iter(of_ours), None)
     fixed = {baseline: ArmStyle(BASELINE_COLOUR, "o", "-"), ours: ArmStyle(METHOD_COLOUR, "s", "-")}
     others = [arm for arm in arms if arm not in fixed]
     return {arm: fixed[arm] if arm in fixed else _other(others.index(arm)) for arm in arms}
@@ -202,6 +202,14 @@ def _cut(line: str, width: float, size: float, bold: bool) -> str:
     return line[:kept] + "…"
 
 
+def compact(value: float) -> str:
+    """A number that takes little room on an axis: `0.5`, `20`, `1e-4`."""
+    if value == 0 or 0.01 <= abs(value) < 10_000:
+        return f"{value:g}"
+    digits, exponent = f"{value:.1e}".split("e")
+    return f"{float(digits):g}e{int(exponent)}"
+
+
 def legend(fig: Figure, handles: Sequence[Line2D]) -> None:
     """A legend above the panels, in as many columns as the figure is wide."""
     if not handles:
@@ -210,10 +218,14 @@ def legend(fig: Figure, handles: Sequence[Line2D]) -> None:
     width = fig.get_figwidth()
     for handle in handles:
         handle.set_label(fitted(str(handle.get_label()), width - 0.8, size))
-    widest = max((inches(str(handle.get_label()), size) for handle in handles), default=0.0)
-    columns = max(1, min(len(handles), int((width - 0.2) / (widest + 0.62))))
-    rows = math.ceil(len(handles) / columns)
-    fig.legend(handles=list(handles), loc="outside upper center", ncols=math.ceil(len(handles) / rows))
+    widths = [inches(str(handle.get_label()), size) + 0.62 for handle in handles]
+    # Columns are filled one after the other, and each is as wide as its widest label.
+    columns = next(
+        count
+        for count in range(len(widths), 0, -1)
+        if count == 1 or sum(max(column) for column in np.array_split(widths, count)) <= width - 0.2
+    )
+    fig.legend(handles=list(handles), loc="outside upper center", ncols=columns)
 
 
 def arm_handles(arms: Iterable[str], styles: Mapping[str, ArmStyle], line: bool = True) -> list[Line2D]:

@@ -146,6 +146,8 @@ def draw_arms(
     styles: Mapping[str, ArmStyle],
     places: Mapping[int, float],
     behind: str | None,
+    *,
+    marks: bool = True,
 ) -> dict[str, list[Artist]]:
     """Means of arms with the range of their seeds, visit after visit; a first visit that arms share once, in black.
 
@@ -156,6 +158,7 @@ def draw_arms(
         styles: the arms to draw, in order.
         places: where each visit begins on the axis.
         behind: an arm that stands in grey behind the others.
+        marks: a mark at the end of each visit.
 
     Returns:
         What was drawn of each arm.
@@ -164,7 +167,7 @@ def draw_arms(
     for arm, style in styles.items():
         once = any(arm in visit.arms for visit in shared) and arm != behind
         drawn[arm] = draw_curves(
-            ax, curves.get(arm, {}), places, style, spread="range", behind=arm == behind, skip=once
+            ax, curves.get(arm, {}), places, style, spread="range", behind=arm == behind, skip=once, marks=marks
         )
     for visit in shared:
         if 1 in places and styles.keys() & set(visit.arms) - {behind}:

@@ -248,6 +248,20 @@ def test_the_histogram_of_a_neuron_has_bars_that_sum_to_one():
     assert values == {(0.25, 0.75), (0.0, 0.0)}  # no step without the goal: no bars, and no division by 0
 
 
+@pytest.mark.parametrize("largest", [1e-9, 8e-6, 1.1e-3, 0.2, 3.0, 70.0, 4e5])
+def test_the_labels_of_activations_do_not_collide(largest):
+    edges = np.linspace(0, largest, 21)
+    one = Activation(1, "a", "policy", 0, 3, 0.9, edges, np.ones(20), np.ones(20))
+    figure = figures.activations_figure([one] * 3)
+    figures.saved(figure, "png")
+    FigureCanvasAgg(figure)
+    for ax in figure.axes:
+        boxes = boxes_of(figure, ax.get_xticklabels())
+        assert len(boxes) >= 2
+        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+        assert not ax.xaxis.get_offset_text().get_text()
+
+
 def test_the_neuron_that_is_shown_moves_and_scores_highest(study):
     study.run(neurons=True, arm="nbsp")
     found = top_activations(load_results(study.root).runs, load_neurons(study.root))
