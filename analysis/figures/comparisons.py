@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .. import metrics, statistics
 from ..tables import SuccessArray
@@ -253,6 +254,8 @@ def kept_figure(
             name_row(left, row)
     if len(rows) == 1:
         axes[0, 0].set_ylabel(f"{unit(of_returns)}, left\nshare, right")
+    # A number of ticks that hangs on the panel's height changes as it is laid out, and with it the room that they take.
+    axes[0, 0].yaxis.set_major_locator(MaxNLocator(nbins=3, steps=[1, 2, 5, 10]))
     axes[0, 0].set_title("Kept of a task")
     axes[0, 1].set_title("Share of runs and tasks above")
     axes[-1, 0].set_xlabel("visits since it was trained")
