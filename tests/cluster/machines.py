@@ -139,7 +139,7 @@ def finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def check_rows(trial: Path, *, lost: int) -> None:
+def check_rows(trial: Path, *, lost: int, visit_env_steps: int = VISIT_ENV_STEPS) -> None:
     """The invariants of a trial's rows, whatever came and went."""
     assert json.loads((trial / "status.json").read_text())["done"] is True
     assert list(trial.rglob("*.stale*")) == []  # it was not started anew
@@ -149,7 +149,7 @@ def check_rows(trial: Path, *, lost: int) -> None:
         own = [row for row in training if row["visit"] == visit and row["phase"] == "train"]
         steps = [row["visit_env_steps"] for row in own]
         assert {row["task"] for row in own} == {task}
-        assert steps == sorted({*steps}) and VISIT_ENV_STEPS <= steps[-1] < VISIT_ENV_STEPS + TURN
+        assert steps == sorted({*steps}) and visit_env_steps <= steps[-1] < visit_env_steps + TURN
         assert [row["env_steps"] for row in own] == [ends[-1] + step for step in steps]
         ends.append(own[-1]["env_steps"])
     assert len(training) == sum(row["phase"] == "train" for row in training)
