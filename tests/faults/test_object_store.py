@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,16 +20,19 @@ STORE, OBJECT = 80 * 2**20, 8 * 2**20
 KEPT = 2 * STORE // OBJECT
 
 
-@pytest.fixture
-def small_store(tmp_path: Path) -> Iterator[Path]:
-    """A Ray whose object store is full of somebody else's; gives the folder to which it spills."""
-    ray.shutdown()  # the other tests' session: the next one that needs it starts another
-    spilled, over = tmp_path / "spilled", threading.Event()
+@contextlib.contextmanager
+def full_store(spilled: Path) -> Iterator[None]:
+    """A Ray whose object store is full of somebody else's objects.
+
+    Args:
+        spilled: folder to which it spills.
+    """
     spilled.mkdir()
     ray.init(
         address="local", num_cpus=4, include_dashboard=False, log_to_driver=False,
         object_store_memory=STORE, object_spilling_directory=str(spilled),
     )  # fmt: skip
+    over = threading.Event()
 
     def fill() -> None:
         kept: list[ray.ObjectRef] = []
@@ -37,10 +41,12 @@ def small_store(tmp_path: Path) -> Iterator[Path]:
 
     thread = threading.Thread(target=fill)
     thread.start()
-    yield spilled
-    over.set()
-    thread.join()
-    ray.shutdown()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        ray.shutdown()
 
 
 def run(folder: Path) -> tuple[dict[str, bytes], list[dict[str, object]]]:
@@ -58,13 +64,12 @@ def run(folder: Path) -> tuple[dict[str, bytes], list[dict[str, object]]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_store_that_is_too_small_costs_time_and_changes_nothing(
-    small_store: Path, figures: Figures, tmp_path: Path
-) -> None:
-    crowded = run(tmp_path / "crowded")
-    assert any(file.is_file() for file in small_store.rglob("*"))
-    ray.shutdown()
+@pytest.mark.timeout(900)
+def test_a_store_that_is_too_small_costs_time_and_changes_nothing(figures: Figures, tmp_path: Path) -> None:
+    ray.shutdown()  # the other tests' session: the next one that needs it starts another
+    with full_store(tmp_path / "spilled"):
+        crowded = run(tmp_path / "crowded")
+        assert any(file.is_file() for file in (tmp_path / "spilled").rglob("*"))
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     assert crowded == run(tmp_path / "alone")
     figures(doubled_env_steps=0)
