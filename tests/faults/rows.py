@@ -14,6 +14,7 @@ ENVIRONMENTS, WORKERS, STUDIES, FILES = (
 )
 VECTOR, ROLLOUT = "tests/sampling/test_vector.py::test_", "tests/sampling/test_rollout_workers.py::test_"
 FOLDER, RUN_TUNE = "tests/study/test_folder.py::test_", "tests/study/test_run_tune.py::test_"
+NODES = "tests/cluster/test_lost_nodes.py::test_"
 RESUME, CHECKPOINT, BUNDLE = (
     f"tests/{name}.py::test_" for name in ("resume/test_going_on", "resume/test_checkpoints", "state/test_bundle")
 )
@@ -90,9 +91,10 @@ ROWS = (
          STUDIES + "a_trial_whose_processes_are_killed_starts_again_and_no_row_is_there_twice",
          "tests/study/test_faults.py::test_what_will_come_again_ends_its_trial_and_a_lost_process_starts_anew",
          "tests/resume/test_studies.py::test_a_trial_whose_process_is_killed_goes_on_in_the_same_study"),
-    _row(16, "kill -9 of the driver as its second trial starts", "survives",
+    _row(16, "kill -9 of the driver, at 20 random moments and as its second trial starts", "survives",
          STUDIES + "a_killed_driver_has_said_how_to_go_on_and_the_resumed_rows_are_those_of_a_run_that_never_stopped",
-         open="the plan has twenty random moments"),
+         STUDIES
+         + "a_driver_killed_at_twenty_random_moments_leaves_a_whole_state_and_the_rows_of_a_run_that_never_stopped"),
     _row(17, "kill -9 of the driver while Tune prunes checkpoints", "survives",
          "tests/resume/test_killed.py::test_a_killed_run_ends_as_one_that_never_stopped",
          open="Tune keeps no checkpoints of ours; a run is killed as it writes and prunes its own states"),
@@ -105,13 +107,15 @@ ROWS = (
          WORKERS + "a_worker_that_is_stopped_for_a_while_is_late_and_goes_on", open="of a Learner or the driver"),
     _row(21, "a node with all rollout workers is lost, and another comes", "survives",
          ROLLOUT + "a_lost_node_costs_a_fragment_and_not_the_run"),
-    _row(22, "a lost node never comes back", "clean error", ROLLOUT + "a_run_ends_when_no_worker_answers",
-         open="with workers on other nodes left"),
-    _row(23, "the node of a Learner or trial is lost", "survives", open="needs a cluster of three nodes"),
+    _row(22, "a lost node never comes back", "both", ROLLOUT + "a_run_ends_when_no_worker_answers",
+         NODES + "a_rollout_workers_node_that_never_comes_back_costs_that_worker_alone"),
+    _row(23, "the node of a Learner or trial is lost", "survives",
+         NODES + "the_node_of_a_trial_or_of_its_learner_is_lost_and_the_trial_goes_on_on_another"),
     _row(24, "kill -9 of Ray's control service (GCS)", "clean error",
          STUDIES + "a_lost_cluster_is_said_with_the_command_that_goes_on",
          "tests/study/test_cluster_watch.py::test_a_cluster_that_answers_no_more_ends_the_process_and_says_how_to_go_on"),
-    _row(25, "a network that is cut, or loses packets", "survives", open="needs a network of its own"),
+    _row(25, "a network that is cut, or loses packets", "survives",
+         "tests/cluster/test_network.py::test_packets_that_are_lost_cost_time_and_a_cut_costs_a_fragment"),
     _row(26, "a file of the state is truncated", "both",
          CHECKPOINT + "whatever_was_done_to_a_file_is_found_and_named",
          RESUME + "a_damaged_state_is_said_and_the_one_before_it_taken"),
@@ -155,11 +159,13 @@ ROWS = (
          FOLDER + "results_of_other_settings_are_refused_with_what_changed"),
     _row(42, "resumed with other versions", "both",
          "tests/study/test_versions.py::test_a_study_is_resumed_with_the_versions_that_it_was_begun_with"),
-    _row(43, "Ray's object store is too small", "survives", open="only fragments and weights lie there"),
+    _row(43, "Ray's object store is too small", "survives",
+         "tests/faults/test_object_store.py::test_a_store_that_is_too_small_costs_time_and_changes_nothing"),
     _row(44, "the analysis reads while a run writes", "survives", FILES + "rows_are_read_while_they_are_written"),
     _row(45, "a rollout worker is killed in an evaluation", "survives",
          WORKERS + "a_worker_is_killed_in_an_evaluation"),
-    _row(46, "two hours of visits: memory and open files", "survives", open="takes two hours"),
+    _row(46, "hours of visits: memory and open files", "survives",
+         "tests/benchmarks/test_soak.py::test_a_run_of_many_visits_keeps_its_memory_and_its_files"),
     _row(47, "the results folder is removed during a run", "clean error",
          STUDIES + "results_that_are_removed_end_their_trial_and_the_study_says_so",
          FILES + "a_folder_that_is_removed_ends_the_run"),

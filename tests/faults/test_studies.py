@@ -14,14 +14,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from rllib_nbsp.state.bundle import newest
+from rllib_nbsp.state.own import STATE
 from tests.faults.conftest import Figures
-from tests.studies import TIMEOUT_S, call, command, write_config
+from tests.processes import cmdline, descendants
+from tests.studies import TIMEOUT_S, TINY, call, command, write_config
 
 CLOCK = ("wall_s", "env_steps_per_s", "updates_per_s")
 SAC = {"sac": {"method": "sac"}}
 LONG, SHORT = (("--set", f"visit.max_env_steps={n}", "training.updates_per_env_step=0.05") for n in (8000, 3000))
+KILLS, LIFE_S = 20, 6.0
+"""Of a study's process, and the seconds that it lives at most once its trial has begun."""
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -61,23 +67,6 @@ class Study:
     def session(self, name: str) -> list[int]:
         """Processes of its Ray whose command line has a word: descendants of its own process alone."""
         return [pid for pid in descendants(self.process.pid) if name in cmdline(pid)]
-
-
-def cmdline(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    except OSError:
-        return ""
-
-
-def descendants(pid: int) -> list[int]:
-    """All processes below one."""
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    except OSError:
-        return []
-    return [own for child in children for own in (child, *descendants(child))]
 
 
 Begin = Callable[..., Study]
@@ -161,10 +150,46 @@ def test_a_killed_driver_has_said_how_to_go_on_and_the_resumed_rows_are_those_of
     done = call(*go_on(said))
     assert done.returncode == 0, done.stderr
     for arm in ("sac", "nbsp"):
-        again, before = folder / arm / "seed_0", tmp_path / "whole" / "tiny" / "left_right" / arm / "seed_0"
-        for name in ("evaluations.jsonl", "training.jsonl"):
-            assert rows(again, name) == rows(before, name)
+        assert_same_rows(folder / arm / "seed_0", tmp_path / "whole" / "tiny" / "left_right" / arm / "seed_0")
     figures(doubled_env_steps=0)
+
+
+def test_a_driver_killed_at_twenty_random_moments_leaves_a_whole_state_and_the_rows_of_a_run_that_never_stopped(
+    tmp_path: Path, begin: Begin, figures: Figures
+) -> None:
+    config = write_config(tmp_path, arms={"nbsp": TINY["arms"]["nbsp"]})
+    keys = ("--set", "visit.max_env_steps=2000", "state.every_env_steps=200")
+    whole = call(config, "--results-dir", tmp_path / "whole", *keys)
+    assert whole.returncode == 0, whole.stderr
+    kills, rng, results = 0, np.random.default_rng(16), tmp_path / "results"
+    trial = Path("tiny", "left_right", "nbsp", "seed_0")
+    while kills < KILLS:
+        again = ["--resume"] if (results / "tiny" / "study.yaml").is_file() else []
+        study = begin(config, "--results-dir", results, *keys, *again)
+        while study.process.poll() is None and not study.session("ray::StudyTrial"):
+            time.sleep(0.2)  # it ends without a trial if the last kill came after the trial's end
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            study.process.wait(rng.uniform(0.0, LIFE_S))
+        if study.process.poll() is None:
+            study.process.send_signal(signal.SIGKILL)
+            kills += 1
+        code, said = study.ends()
+        assert code in (0, -signal.SIGKILL), said
+        _, damaged = newest(results / trial / STATE)
+        assert not damaged
+        if code == 0:
+            assert_same_rows(results / trial, tmp_path / "whole" / trial)
+            results = tmp_path / f"results_{kills}"
+    last = call(config, "--results-dir", results, *keys, "--resume")
+    assert last.returncode == 0, last.stderr
+    assert_same_rows(results / trial, tmp_path / "whole" / trial)
+    figures(doubled_env_steps=0)
+
+
+def assert_same_rows(again: Path, whole: Path) -> None:
+    """Two trials have the same rows, but for what a clock says."""
+    for name in ("evaluations.jsonl", "training.jsonl"):
+        assert rows(again, name) == rows(whole, name)
 
 
 def test_a_lost_cluster_is_said_with_the_command_that_goes_on(tmp_path: Path, begin: Begin, figures: Figures) -> None:
