@@ -208,3 +208,21 @@ def test_another_number_of_workers_keeps_all_but_the_running_episodes(layout: di
         other.train()
     assert other.env_steps == 960
     other.stop()
+
+
+@pytest.mark.parametrize(("first", "then"), [(0, 1), (0, 2), (2, 0)])
+def test_another_number_of_learners_keeps_everything(first: int, then: int, tmp_path: Path) -> None:
+    def run(learners: int) -> Any:
+        return runs.point_mass(tmp_path, "nbsp").learners(num_learners=learners, num_cpus_per_learner=0.2)
+
+    stopped(run(first), 5)
+    before, other = run(first).build_algo(), run(then).build_algo()
+    for algorithm in (before, other):
+        assert algorithm.resumption.begin() and algorithm.updates > 0
+    assert everything(other) == everything(before)
+    before.resumption.save = lambda iterations: None  # as if the process were gone
+    before.stop()
+    while not other.done:
+        other.train()
+    assert other.env_steps == 960
+    other.stop()
