@@ -192,6 +192,23 @@ def assert_same_rows(again: Path, whole: Path) -> None:
         assert rows(again, name) == rows(whole, name)
 
 
+def test_a_study_that_is_interrupted_twice_ends_at_once_and_can_be_resumed(tmp_path: Path, begin: Begin) -> None:
+    config = write_config(tmp_path, arms=SAC, cycles=1)
+    study = begin(config, "--results-dir", tmp_path / "results", *LONG)
+    trial = tmp_path / "results" / "tiny" / "left_right" / "sac" / "seed_0"
+    study.until((trial / "training.jsonl").is_file)
+    for _ in range(2):
+        study.process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    code, said = study.ends()
+    assert code == 130 and "Traceback" not in said
+    _, damaged = newest(trial / STATE)
+    assert not damaged
+    done = call(*go_on(said))
+    assert done.returncode == 0, done.stderr
+    assert len(rows(trial)) == 4
+
+
 def test_a_lost_cluster_is_said_with_the_command_that_goes_on(tmp_path: Path, begin: Begin, figures: Figures) -> None:
     config = write_config(tmp_path, arms=SAC, cycles=1)
     study = begin(config, "--results-dir", tmp_path / "results", *LONG)
