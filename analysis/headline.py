@@ -143,7 +143,7 @@ def _caveats(results: Results, means: Mapping[str, float], seeds: Mapping[str, M
     ]
     if len(means) > 2:
         caveats.append(f"the best of {len(means)} looks better than it is")
-    if missing := [arm for _, arm in expected_seeds(results) if arm not in means]:
+    if missing := [arm for _, arm in expected_seeds(results) if arm not in {*means, *results.cut_arms}]:
         caveats.append(f"no complete run of {_listed(list(dict.fromkeys(missing)))}")
     if all(len(order.tasks) == 2 for order in results.orders.values()):
         caveats.append("pairs of tasks: a ranking of arms need not hold on others")

@@ -121,7 +121,8 @@ def _mastered(steps: int, outcomes: Sequence[bool], window: int, rate: float, fi
 def schedule(phases: Callable[[Visit], list[Phase]] = lambda visit: [Phase()], **changes: Any) -> VisitSchedule:
     settings = VisitSettings(max_env_steps=100, warmup_env_steps=10, early_stop=None)
     rest = {"warmup_each_visit": True, "updates_per_env_step": 0.25, "evaluation_env_steps": 40, "report_env_steps": 50}
-    return VisitSchedule(Curriculum(["a", "b"], 2), phases, settings, **{**rest, "state_env_steps": None, **changes})
+    rest |= {"state_env_steps": None, "stop_env_steps": None}
+    return VisitSchedule(Curriculum(["a", "b"], 2), phases, settings, **{**rest, **changes})
 
 
 def auxiliary_then_retrained(visit: Visit) -> list[Phase]:
