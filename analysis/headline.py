@@ -71,7 +71,8 @@ def kept(results: Results) -> str:
     Args:
         results: a loaded study, of which whole runs count.
     """
-    found = {arm: pair for arm in arm_order(results) if (pair := _left_of_learned(results, arm)) is not None}
+    arms = [arm for arm in arm_order(results) if arm not in results.cut_arms]
+    found = {arm: pair for arm in arms if (pair := _left_of_learned(results, arm)) is not None}
     if not found:
         return ""
     baseline = baseline_of(results)

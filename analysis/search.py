@@ -101,7 +101,7 @@ def best_lines(ranked: dict[str, list[Sample]], objective: str) -> list[str]:
             f"{'run' if best.runs == 1 else 'runs'}; best of {len(complete)}"
             + (f" ({len(samples) - len(complete)} more are incomplete)" if len(complete) < len(samples) else "")
             + (f"; as good: {', '.join(equal)}" if equal else "")
-            + (f"; by {best.lifetime_percent:g} % of a lifetime" if best.lifetime_percent < 100 else "")
+            + (f"; by the first {best.lifetime_percent:g} % of a lifetime" if best.lifetime_percent < 100 else "")
         )
         lines.append(arm_line(arm, best.stated))
     return lines

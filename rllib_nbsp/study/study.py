@@ -152,7 +152,7 @@ class CheckedStudy:
         """How much of a lifetime the samples of a search see."""
         runs = [self.trial(name, arm, self.seeds[0]) for name in self.sequences for arm in self.samples()[origin]]
         seen = ", or ".join(dict.fromkeys(map(how_far, runs)))
-        return f"they see {self.settings.search.lifetime_percent:g} % of a lifetime, {seen}"
+        return f"they see the first {self.settings.search.lifetime_percent:g} % of a lifetime, {seen}"
 
     def trial(self, sequence: str, arm: Arm, seed: int, folder: Path | None = None) -> RunSettings:
         """The settings of one trial."""

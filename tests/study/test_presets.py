@@ -307,7 +307,7 @@ def test_every_baseline_is_tuned_with_the_same_budget_on_seeds_that_no_study_rep
     studies = {path.stem: load_study(path) for path in in_folder("tuning")}
     assert sorted(studies) == sorted(BASELINES)
     assert {study.settings.search.model_dump_json() for study in studies.values()} == {
-        '{"samples":8,"seed":0,"objective":"asr"}'
+        '{"samples":8,"seed":0,"objective":"asr","lifetime_percent":100.0}'
     }
     for name, study in studies.items():
         assert {(arm.origin, arm.method) for arm in study.arms} == {(name, name)}

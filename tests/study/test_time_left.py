@@ -51,6 +51,14 @@ def test_a_trial_that_is_restored_or_started_again_is_timed_from_there() -> None
     assert left.range(["a/0"], []) == pytest.approx((80.0, 80.0))
 
 
+def test_a_visit_that_is_to_be_cut_short_is_no_longer_than_that() -> None:
+    left = TimeLeft({"a/0": "a", "a/1": "a"}, {"a/0": [100, 30], "a/1": [30]})
+    saw(left, "a/0", (0.0, 1, 0), (10.0, 1, 50))
+    # 0.2 s a step: 50 and 30 steps; 30 steps.
+    assert left.range(["a/0"], []) == pytest.approx((16.0, 16.0))
+    assert left.range(["a/1"], []) == pytest.approx((6.0, 6.0))
+
+
 def test_at_a_studys_end_nothing_is_left() -> None:
     left = TimeLeft(ARMS, VISITS)
     saw(left, "a/0", (0.0, 1, 0), (10.0, 1, 100), (20.0, 2, 100), done=True)
