@@ -115,12 +115,11 @@ def _by_seed(values: pd.DataFrame) -> dict[str, dict[int, float]]:
 
 def _compared(results: Results, seeds: Mapping[str, Mapping[int, float]], best: str, baseline: str) -> str:
     """The best arm's difference to the baseline, its interval and the verdict."""
-    low, high = metrics.limits_of("asr", results.of_returns)
     pairs = {arm: list(statistics.paired_differences(own, seeds[baseline]).values()) for arm, own in seeds.items()}
     others = [arm for arm in pairs if arm != baseline and pairs[arm]]
     if best not in others:
         return f"it has no seed in common with {baseline}, so the two cannot be compared"
-    estimate = statistics.interval(pairs[best], limits=(low - high, high - low))
+    estimate = statistics.interval(pairs[best], limits=metrics.difference_limits("asr", results.of_returns))
     difference = f"{signed(estimate.mean)} to {baseline}"
     if estimate.kind == "none":
         return f"{difference} in the one seed that both have, which is no evidence"
