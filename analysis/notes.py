@@ -48,8 +48,8 @@ def collect_notes(
             notes.append(f"{sequence}: with one task nothing can be forgotten, so FM is not defined.")
     if results.cut_arms:
         notes.append(
-            "The metrics of a search's samples are over the visits that they began in their part of a lifetime: they are "
-            "compared with each other alone, and with no arm that ran for all of its visits."
+            "The metrics of a search's samples are over the visits that they began in their part of a lifetime: "
+            "samples are compared with each other alone, and with no arm that ran for all of its visits."
         )
     if results.study and results.study.search:
         notes.append(

@@ -128,4 +128,6 @@ def test_every_table_is_written_by_the_command_that_stands_above_it() -> None:
     assert [(path, name) for command, path, name in found if (path, name) not in written[command]] == []
     for command in written:
         program, option, module = command.split()
-        assert (program, option) == ("python", "-m") and f"`{command}" in (importlib.import_module(module).__doc__ or "")
+        assert (program, option) == ("python", "-m") and f"`{command}" in (
+            importlib.import_module(module).__doc__ or ""
+        )

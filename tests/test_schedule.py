@@ -120,8 +120,8 @@ def _mastered(steps: int, outcomes: Sequence[bool], window: int, rate: float, fi
 
 def schedule(phases: Callable[[Visit], list[Phase]] = lambda visit: [Phase()], **changes: Any) -> VisitSchedule:
     settings = VisitSettings(max_env_steps=100, warmup_env_steps=10, early_stop=None)
-    rest = {"warmup_each_visit": True, "updates_per_env_step": 0.25, "evaluation_env_steps": 40, "report_env_steps": 50}
-    rest |= {"state_env_steps": None, "stop_env_steps": None}
+    rest: dict[str, Any] = {"warmup_each_visit": True, "updates_per_env_step": 0.25, "evaluation_env_steps": 40}
+    rest |= {"report_env_steps": 50, "state_env_steps": None, "stop_env_steps": None}
     return VisitSchedule(Curriculum(["a", "b"], 2), phases, settings, **{**rest, **changes})
 
 
@@ -283,7 +283,8 @@ def test_new_episodes_begin_every_period_but_not_at_an_end_nor_where_nothing_is_
 
 def walked(way: VisitSchedule, steps: int) -> list[tuple[int, int, bool, bool]]:
     """Visit, environment steps, whether an evaluation is due and whether the phase is over, after each fragment."""
-    seen, visit = [], way.visit
+    seen: list[tuple[int, int, bool, bool]] = []
+    visit: Visit | None = way.visit
     while visit is not None:
         way.start_visit(visit)
         more = True

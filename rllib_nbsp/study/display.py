@@ -98,7 +98,9 @@ class LiveDisplay(tune.Callback):
             if "waits_for" not in result:
                 self._time_left.saw(self._label(trial), result, time.monotonic())
             waits = f"waits for the first visit of {result['waits_for']}" if "waits_for" in result else ""
-            self._set(trial, DONE if result["done"] else waits or RUNNING, *([] if waits else self._cells(trial, result)))
+            self._set(
+                trial, DONE if result["done"] else waits or RUNNING, *([] if waits else self._cells(trial, result))
+            )
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune's hook."""

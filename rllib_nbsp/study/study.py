@@ -158,21 +158,19 @@ class CheckedStudy:
         """The settings of one trial."""
         names = with_suite_section(CommonSettings, self.settings.suite).model_fields
         common = {name: getattr(self.settings, name) for name in names}
-        tasks, visit = self.settings.sequences[sequence], arm.sections.get("visit", self.settings.visit)
-        lifetime = self.settings.cycles * len(tasks) * visit.max_env_steps
-        stop = self.settings.search.env_steps_of(lifetime) if arm.origin in self.searches else None
-        return run_settings(
+        run = run_settings(
             **{**common, **arm.sections},
             sequence=sequence,
-            tasks=tasks,
+            tasks=self.settings.sequences[sequence],
             arm=arm.label,
             method=arm.method,
             method_settings=arm.method_settings,
             seed=seed,
             results_dir=str(folder / sequence / arm.label / f"seed_{seed}") if folder else None,
             shared_dir=str(folder / SHARED) if folder and self.settings.share_visits else None,
-            stop_env_steps=stop,
         )
+        stop = self.settings.search.env_steps_of(sum(run.visit_env_steps)) if arm.origin in self.searches else None
+        return run.model_copy(update={"stop_env_steps": stop})
 
 
 def safe_name(option: str, name: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from rllib_nbsp.study.time_left import TimeLeft
 
-VISITS = dict.fromkeys(("a/0", "a/1", "b/0"), [100, 100])
+VISITS = {"a/0": [100, 100], "a/1": [100, 100], "b/0": [100, 100]}
 ARMS = {"a/0": "a", "a/1": "a", "b/0": "b"}
 
 
