@@ -207,7 +207,7 @@ class ResourceSettings(Settings):
     """Remote rollout workers; 0 samples inside the trial's own process."""
     num_envs_per_env_runner: Annotated[int, Field(ge=1, le=10_000)] = 4
     """Environments that a process steps side by side."""
-    max_idle_envs: Count = 16
+    max_idle_envs: Count = 8
     """Environments that a process keeps of tasks and uses (training, evaluation, scoring) that are not at work; further
     ones are built when they are needed, with the same results."""
     num_cpus_per_env_runner: NonNegativeFloat = 1.0
