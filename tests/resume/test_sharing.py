@@ -140,7 +140,8 @@ def test_a_run_that_is_cut_off_behind_a_shared_visit_takes_it(stop: int, visits:
     alone, updates, _ = run(tmp_path / "alone", tmp_path / "nobody", "nbsp", stop=stop)
     run(tmp_path / "leader", tmp_path / "shared", "sac")
     taken, rest, marks = run(tmp_path / "taken", tmp_path / "shared", "nbsp", stop=stop)
-    assert [name for name in alone if taken[name] != alone[name]] == []
+    over = {"sampling"} if visits == 1 else set()  # of a run that ends there, the episodes that were running
+    assert [name for name in alone.keys() - over if taken[name] != alone[name]] == []
     assert rest == updates - 40 and "sac" in marks
     assert {row["visit"] for row in taken["evaluations.jsonl"]} == set(range(1, visits + 1))
     assert is_finished(tmp_path / "taken")
