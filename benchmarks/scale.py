@@ -33,6 +33,7 @@ from rich.console import Console
 from benchmarks.throughput import describe_machine, say
 from benchmarks.timing import repeat_for
 from rllib_nbsp import ContinualSACConfig
+from rllib_nbsp.study.errors import PreflightError
 from rllib_nbsp.study.plan import quiet_ray
 from rllib_nbsp.study.reader import load_study
 from rllib_nbsp.study.stop_signal import StopSignal
@@ -87,7 +88,7 @@ def measure_trials(count: int) -> list[dict[str, float]]:
         `seconds`, the mean of the part's trials, which run side by side.
 
     Raises:
-        RuntimeError: if a trial failed.
+        RuntimeError: if Ray does not start, or a trial failed.
     """
     quiet_ray()
     ledger, silent = Ledger(), Console(file=io.StringIO())
@@ -95,9 +96,12 @@ def measure_trials(count: int) -> list[dict[str, float]]:
         file, folder = Path(name) / "scale.yaml", Path(name) / "results"
         file.write_text(yaml.safe_dump({**STUDY, "seeds": list(range(count))}), encoding="utf-8")
         folder.mkdir()
-        with ray_session(None, 1, [], StopSignal()):
-            ledger.note()
-            outcome = run_trials(load_study(file).trials(folder), folder, None, [ledger], silent)
+        try:
+            with ray_session(None, 1, [], StopSignal()):
+                ledger.note()
+                outcome = run_trials(load_study(file).trials(folder), folder, None, [ledger], silent)
+        except PreflightError as error:  # which does not travel between processes
+            raise RuntimeError(str(error)) from error
     if outcome.failed or outcome.stopped:
         raise RuntimeError(f"{len(ledger.rows) - 1} of {count} trials ended: {outcome}")
     return stretches(ledger.rows)
