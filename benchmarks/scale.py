@@ -55,9 +55,9 @@ STUDY: dict[str, Any] = {
 }
 
 
-def resident_bytes() -> int:
-    """Main memory that this process has now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+def resident_bytes(process: int) -> int:
+    """Main memory that a process of this machine has now."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 class Ledger(tune.Callback):
@@ -73,7 +73,7 @@ class Ledger(tune.Callback):
     def note(self) -> None:
         """Add a row for now."""
         files = len(os.listdir("/proc/self/fd"))
-        self.rows.append({"at_s": time.monotonic(), "driver_bytes": resident_bytes(), "open_files": files})
+        self.rows.append({"at_s": time.monotonic(), "driver_bytes": resident_bytes(os.getpid()), "open_files": files})
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune's hook."""
@@ -145,8 +145,10 @@ def measure_runners(count: int, seconds: float) -> dict[str, float]:
     before = algo.env_steps
     _, took = repeat_for(seconds, algo.train)
     steps = (algo.env_steps - before) / took
-    each = algo.env_runner_group.foreach_env_runner(lambda runner: resident_bytes(), local_env_runner=False)
-    row = {"runners": count, "env_steps_per_s": steps, "driver_bytes": resident_bytes(), "runner_bytes": sum(each)}
+    own = resident_bytes(os.getpid())
+    workers = algo.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)
+    of_workers = sum(resident_bytes(worker) for worker in workers)
+    row = {"runners": len(workers), "env_steps_per_s": steps, "driver_bytes": own, "runner_bytes": of_workers}
     algo.stop()
     ray.shutdown()
     return row
