@@ -48,8 +48,7 @@ def difference_table(results: Results, values: pd.DataFrame) -> pd.DataFrame:
         for name in SUMMARY:
             ours, theirs = (frame.set_index("seed")[name].to_dict() for frame in (own, other))
             paired = list(statistics.paired_differences(ours, theirs).values())
-            low, high = metrics.limits_of(name, results.of_returns, values["protocol"].iloc[0])
-            limits = (low - high, high - low)
+            limits = metrics.difference_limits(name, results.of_returns, values["protocol"].iloc[0])
             estimate = statistics.interval(paired, limits=limits)
             row |= {
                 f"{name}_difference": estimate.mean,

@@ -89,15 +89,16 @@ def find(results: str | Path, *, compare: bool, protocol: str) -> Findings:
     loaded = load_results(results)
     values = tables.metric_values(loaded, protocol)
     table = tables.metric_table(loaded, values)
-    comparison = compare_with_paper(loaded, values) if compare else None
+    whole = tables.comparable(loaded, values)
+    comparison = compare_with_paper(loaded, whole) if compare else None
     return Findings(
         results=loaded,
         protocol=protocol,
         values=values,
         table=table,
-        differences=difference_table(loaded, values),
+        differences=difference_table(loaded, whole),
         comparison=comparison,
-        headline=headline_of(loaded, values),
+        headline=headline_of(loaded, whole),
         costs=tables.cost_values(loaded),
         thresholds=tables.threshold_values(loaded),
         samples=search.rank_samples(loaded, values),

@@ -71,7 +71,8 @@ def kept(results: Results) -> str:
     Args:
         results: a loaded study, of which whole runs count.
     """
-    found = {arm: pair for arm in arm_order(results) if (pair := _left_of_learned(results, arm)) is not None}
+    arms = [arm for arm in arm_order(results) if arm not in results.cut_arms]
+    found = {arm: pair for arm in arms if (pair := _left_of_learned(results, arm)) is not None}
     if not found:
         return ""
     baseline = baseline_of(results)
@@ -114,12 +115,11 @@ def _by_seed(values: pd.DataFrame) -> dict[str, dict[int, float]]:
 
 def _compared(results: Results, seeds: Mapping[str, Mapping[int, float]], best: str, baseline: str) -> str:
     """The best arm's difference to the baseline, its interval and the verdict."""
-    low, high = metrics.limits_of("asr", results.of_returns)
     pairs = {arm: list(statistics.paired_differences(own, seeds[baseline]).values()) for arm, own in seeds.items()}
     others = [arm for arm in pairs if arm != baseline and pairs[arm]]
     if best not in others:
         return f"it has no seed in common with {baseline}, so the two cannot be compared"
-    estimate = statistics.interval(pairs[best], limits=(low - high, high - low))
+    estimate = statistics.interval(pairs[best], limits=metrics.difference_limits("asr", results.of_returns))
     difference = f"{signed(estimate.mean)} to {baseline}"
     if estimate.kind == "none":
         return f"{difference} in the one seed that both have, which is no evidence"
@@ -143,7 +143,7 @@ def _caveats(results: Results, means: Mapping[str, float], seeds: Mapping[str, M
     ]
     if len(means) > 2:
         caveats.append(f"the best of {len(means)} looks better than it is")
-    if missing := [arm for _, arm in expected_seeds(results) if arm not in means]:
+    if missing := [arm for _, arm in expected_seeds(results) if arm not in {*means, *results.cut_arms}]:
         caveats.append(f"no complete run of {_listed(list(dict.fromkeys(missing)))}")
     if all(len(order.tasks) == 2 for order in results.orders.values()):
         caveats.append("pairs of tasks: a ranking of arms need not hold on others")

@@ -96,7 +96,7 @@ def _search_of(content: dict[str, Any], listed: list[Any]) -> Search:
     }
     if unlisted := {label for samples in arms.values() for label in samples} - {*map(str, listed)}:
         raise ValueError(f"search has the samples {shown(sorted(unlisted))}, which are no arms")
-    return Search(str(content["objective"]), arms)
+    return Search(str(content["objective"]), arms, float(content.get("lifetime_percent", 100)))
 
 
 def _check_study(study: Study) -> None:

@@ -44,6 +44,7 @@ __all__ = [
     "average_success",
     "cycle_length",
     "cyclic_order",
+    "difference_limits",
     "env_steps_to_threshold",
     "final_success",
     "forgetting",
@@ -70,6 +71,12 @@ def limits_of(name: str, of_returns: bool, protocol: str = "nbsp-visits") -> tup
     """The limits of a metric; none of returns, nor of what Eq. 8 and 9 as printed make, which are no means."""
     unlimited = of_returns or (PROTOCOLS[protocol].metric_k == "equations" and name in ("asr", "fm"))
     return (-np.inf, np.inf) if unlimited else LIMITS[name]
+
+
+def difference_limits(name: str, of_returns: bool, protocol: str = "nbsp-visits") -> tuple[float, float]:
+    """The limits of a difference between two values of a metric."""
+    low, high = limits_of(name, of_returns, protocol)
+    return low - high, high - low
 
 
 def get_protocol(name: str) -> Protocol:

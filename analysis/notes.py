@@ -46,6 +46,11 @@ def collect_notes(
             )
         if len(order.tasks) == 1:
             notes.append(f"{sequence}: with one task nothing can be forgotten, so FM is not defined.")
+    if results.cut_arms:
+        notes.append(
+            "The metrics of a search's samples are over the visits that they began in their part of a lifetime: "
+            "samples are compared with each other alone, and with no arm that ran for all of its visits."
+        )
     if results.study and results.study.search:
         notes.append(
             "The best of several samples looks better than it is: run it again, with seeds that the search has not "
@@ -134,7 +139,7 @@ def _never_learned(results: Results, sequence: str) -> list[str]:
 
 def _unequal_budgets(results: Results, values: pd.DataFrame) -> list[str]:
     notes = []
-    finished = values.loc[values["complete"], ["sequence", "arm", "seed"]]
+    finished = values.loc[values["complete"] & ~values["arm"].isin(results.cut_arms), ["sequence", "arm", "seed"]]
     costs = tables.cost_values(results).merge(finished, on=["sequence", "arm", "seed"])
     for sequence, rows in costs.groupby("sequence"):
         steps = rows.groupby("arm")["env_steps"].mean()

@@ -209,6 +209,12 @@ class Run:
         """The run's place under the study's folder."""
         return f"{self.sequence}/{self.arm}/seed_{self.seed}"
 
+    @property
+    def stop_env_steps(self) -> int | None:
+        """Environment steps of the visits after which the run was to end; None: when all visits are over."""
+        stop = self.config.get("stop_env_steps")
+        return stop if isinstance(stop, int) else None
+
 
 @dataclass(frozen=True)
 class Search:
@@ -218,6 +224,8 @@ class Search:
     """What the best sample has most of: one of `search.OBJECTIVES`."""
     arms: dict[str, dict[str, dict[str, Any]]]
     """For each arm with a search what its samples state in the study's file, by their labels."""
+    lifetime_percent: float = 100.0
+    """How much of a lifetime the samples were run for."""
 
 
 @dataclass(frozen=True)
@@ -258,6 +266,11 @@ class Results:
     def of_returns(self) -> bool:
         """Whether the metrics are of human-normalised returns, because all tasks are games."""
         return bool((self.evaluations["suite"] == GAMES).all())
+
+    @functools.cached_property
+    def cut_arms(self) -> set[str]:
+        """The arms whose runs were to see a part of a lifetime alone: samples of a search."""
+        return {run.arm for run in self.runs if run.stop_env_steps is not None}
 
     @functools.cached_property
     def methods(self) -> dict[str, str]:

@@ -28,6 +28,7 @@ class Sample:
         objective: mean over seeds and sequences; NaN unless every expected run has a value.
         runs: runs with a value.
         expected: runs that there should be.
+        lifetime_percent: how much of a lifetime its runs were to see.
     """
 
     label: str
@@ -35,6 +36,7 @@ class Sample:
     objective: float
     runs: int
     expected: int
+    lifetime_percent: float
 
     @property
     def complete(self) -> bool:
@@ -78,7 +80,7 @@ def rank_samples(results: Results, values: pd.DataFrame) -> dict[str, list[Sampl
         for label, stated in samples.items():
             runs = values.loc[values["arm"] == label, objective].dropna().to_numpy(dtype=float)
             mean = float(runs.mean()) if 0 < len(runs) == runs_of[label] else math.nan
-            found.append(Sample(label, stated, mean, len(runs), runs_of[label]))
+            found.append(Sample(label, stated, mean, len(runs), runs_of[label], search.lifetime_percent))
         # Sorting is stable, so of equal samples the one drawn first stays in front.
         ranked[arm] = sorted(found, key=lambda sample: -sample.objective if sample.complete else math.inf)
     return ranked
@@ -99,6 +101,7 @@ def best_lines(ranked: dict[str, list[Sample]], objective: str) -> list[str]:
             f"{'run' if best.runs == 1 else 'runs'}; best of {len(complete)}"
             + (f" ({len(samples) - len(complete)} more are incomplete)" if len(complete) < len(samples) else "")
             + (f"; as good: {', '.join(equal)}" if equal else "")
+            + (f"; by the first {best.lifetime_percent:g} % of a lifetime" if best.lifetime_percent < 100 else "")
         )
         lines.append(arm_line(arm, best.stated))
     return lines

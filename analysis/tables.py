@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from . import metrics, statistics
 from .errors import UnknownNameError, check_known
-from .schema import COSTS, Results, TaskOrder
+from .schema import COSTS, Results, Run, TaskOrder
 from .skill import with_significance
 
 SUMMARY = {"asr": "ASR ↑", "fm": "FM ↓", "fwt": "FWT ↑", "final_success": "Final ↑", "relearn": "Relearn ↑"}
@@ -32,12 +32,17 @@ class SuccessArray:
     values: metrics.FloatArray
     seeds: list[int]
     order: TaskOrder
+    visits: list[int]
+    """Of each seed, how many visits it was to make: all, or those that it began before it was cut off as planned."""
 
     def missing(self, protocol: str = "nbsp-visits") -> list[list[tuple[int, str]]]:
         """For each seed the cells that a protocol needs and that have no value, as (visit from 1, task)."""
         needed = metrics.needed_cells(metrics.visits_of(self.order.order, protocol), len(self.order.tasks), protocol)
         gaps = needed & ~np.isfinite(self.values[:, : len(needed)])
-        return [[(int(visit) + 1, self.order.tasks[task]) for visit, task in np.argwhere(seed)] for seed in gaps]
+        return [
+            [(int(visit) + 1, self.order.tasks[task]) for visit, task in np.argwhere(seed[:visits])]
+            for seed, visits in zip(gaps, self.visits, strict=True)
+        ]
 
 
 def success_array(results: Results, sequence: str, arm: str, value: str = "score") -> SuccessArray:
@@ -65,7 +70,17 @@ def success_array(results: Results, sequence: str, arm: str, value: str = "score
     # A visit that was resumed may have ended twice: the rows written last count.
     for seed, visit, task, number in boundary[["seed", "visit", "eval_task", value]].itertuples(index=False):
         values[seeds.index(seed), visit - 1, order.tasks.index(task)] = number
-    return SuccessArray(values, seeds, order)
+    runs = {run.seed: run for run in results.runs if (run.sequence, run.arm) == (sequence, arm)}
+    visits = [_visits_of(runs.get(seed), boundary[boundary["seed"] == seed], len(order.order)) for seed in seeds]
+    return SuccessArray(values, seeds, order, visits)
+
+
+def _visits_of(run: Run | None, boundary: pd.DataFrame, every: int) -> int:
+    """How many of the visits a run was to make, given its rows at their ends."""
+    if run is None or run.stop_env_steps is None or boundary.empty:
+        return every
+    main = boundary["env_steps"].max() - run.cost.get("auxiliary_env_steps", 0)
+    return int(boundary["visit"].max()) if main >= run.stop_env_steps else every
 
 
 def metric_values(results: Results, protocol: str = "nbsp-visits") -> pd.DataFrame:
@@ -74,33 +89,49 @@ def metric_values(results: Results, protocol: str = "nbsp-visits") -> pd.DataFra
     Returns:
         Columns sequence, arm, method, seed, protocol, those of `SUMMARY`, `asr_cycle_1` and so on, missing_cells,
         complete. A metric is NaN when a cell that it needs is missing, and when it is not defined (forgetting with one
-        task, `relearn` with one cycle).
+        task, `relearn` with one cycle). Those of a run that was to see a part of a lifetime are over the visits that it
+        began, and no cycle's.
     """
     metrics.get_protocol(protocol)
     frames = []
     for (sequence, arm), rows in results.evaluations.groupby(["sequence", "arm"]):
         success = success_array(results, sequence, arm)
-        order = success.order.order
-        missing = [len(cells) for cells in success.missing(protocol)]
-        frame = pd.DataFrame(
-            {
-                "sequence": sequence,
-                "arm": arm,
-                "method": rows["method"].iloc[-1],
-                "seed": success.seeds,
-                "protocol": protocol,
-                **{name: metric(success.values, order, protocol=protocol) for name, metric in metrics.METRICS.items()},
-                "final_success": metrics.final_success(success.values),
-                "relearn": metrics.relearn(success.values, order),
-                "missing_cells": missing,
-                "complete": [count == 0 for count in missing],
-            }
-        )
-        for name, by_cycle in metrics.per_cycle(success.values, order).items():
-            for cycle in range(by_cycle.shape[-1]):
-                frame[f"{name}_cycle_{cycle + 1}"] = by_cycle[:, cycle]
-        frames.append(frame)
+        missing = np.array([len(cells) for cells in success.missing(protocol)])
+        for visits in sorted(set(success.visits)):
+            own = [place for place, made in enumerate(success.visits) if made == visits]
+            values, order = success.values[own, :visits], success.order.order[:visits]
+            frame = pd.DataFrame(
+                {
+                    "sequence": sequence,
+                    "arm": arm,
+                    "method": rows["method"].iloc[-1],
+                    "seed": [success.seeds[place] for place in own],
+                    "protocol": protocol,
+                    **{name: metric(values, order, protocol=protocol) for name, metric in metrics.METRICS.items()},
+                    "final_success": metrics.final_success(values),
+                    "relearn": metrics.relearn(values, order),
+                    "missing_cells": missing[own],
+                    "complete": missing[own] == 0,
+                }
+            )
+            # Of a part of the visits it cannot be told what their cycle is.
+            whole = visits == len(success.order.order)
+            for name, by_cycle in metrics.per_cycle(values, order).items() if whole else ():
+                for cycle in range(by_cycle.shape[-1]):
+                    frame[f"{name}_cycle_{cycle + 1}"] = by_cycle[:, cycle]
+            frames.append(frame)
     return pd.concat(frames, ignore_index=True)
+
+
+def comparable(results: Results, values: pd.DataFrame) -> pd.DataFrame:
+    """The metrics without those of arms that saw a part of a lifetime, unless all of them did.
+
+    Args:
+        results: a loaded study.
+        values: the output of `metric_values`.
+    """
+    whole = values[~values["arm"].isin(results.cut_arms)]
+    return values if whole.empty else whole
 
 
 def expected_seeds(results: Results) -> dict[tuple[str, str], list[int]]:

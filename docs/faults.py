@@ -10,7 +10,7 @@ from typing import Any
 
 from docs.tables import table, written
 
-PAGE = Path(__file__).parent / "faults.md"
+PAGE, COMMAND = Path(__file__).parent / "faults.md", "python -m docs.faults"
 HEADS = ("", "fault", "injected", "outcome", "lost steps", "doubled", "extra updates", "recovery, s", "no test of")
 FIGURES = ("lost_env_steps", "doubled_env_steps", "extra_updates", "recovery_s")
 OUTCOMES = {"survives": "goes on", "clean error": "clean error", "both": "goes on, or clean error"}
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (path,) = sys.argv[1:] if arguments is None else arguments
     report = json.loads(Path(path).read_text(encoding="utf-8"))["rows"]
     tables = {"faults": table(HEADS, iter(rows_of(report)))}
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), tables, COMMAND), encoding="utf-8")
     return 0
 
 

@@ -20,9 +20,9 @@ from analysis.schema import Results
 from analysis.seeds import HALF_WIDTH
 from analysis.tables import arm_order
 from analysis.text import interval_text, number, p_text, signed
-from docs.tables import BEGIN, table, written
+from docs.tables import begin, table, written
 
-PAGE = Path(__file__).parent / "results.md"
+PAGE, COMMAND = Path(__file__).parent / "results.md", "python -m docs.results"
 PUBLISHED, PRESETS = Path("results/published"), Path("tune_configs")
 LEVEL = 0.05
 METRICS = {"asr": "ASR ↑", "fm": "FM ↓", "fwt": "FWT ↑", "final_success": "Final ↑"}
@@ -108,8 +108,7 @@ def answers(study: Study, results: Results, values: pd.DataFrame) -> list[Answer
         for metric in ASKED:
             pairs = statistics.paired_differences(ours[metric].to_dict(), theirs[metric].to_dict())
             differences = tuple(pairs.values())
-            low, high = metrics.limits_of(metric, results.of_returns)
-            estimate = statistics.interval(differences, limits=(low - high, high - low))
+            estimate = statistics.interval(differences, limits=metrics.difference_limits(metric, results.of_returns))
             found.append(Answer(arm, control, metric, differences, estimate, statistics.sign_flip_test(differences)))
     return found
 
@@ -212,11 +211,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the tables, or with `--check` say whether they are up to date; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     page = PAGE.read_text(encoding="utf-8")
-    new = written(page, {name: text for name, text in pages().items() if BEGIN.format(name) in page})
+    new = written(page, {name: text for name, text in pages().items() if begin(name, COMMAND) in page}, COMMAND)
     if new == page:
         return 0
     if "--check" in arguments:
-        print(f"{PAGE}: its tables are not those of the published rows; write them anew with `python -m docs.results`")
+        print(f"{PAGE}: its tables are not those of the published rows; write them anew with `{COMMAND}`")
         return 1
     PAGE.write_text(new, encoding="utf-8")
     return 0

@@ -13,8 +13,13 @@ from pathlib import Path
 from analysis import schema
 from rllib_nbsp.study.keys import Key, groups
 
-FOLDER = Path(__file__).parent
-BEGIN, END = "<!-- {}: written by docs/tables.py -->", "<!-- end -->"
+FOLDER, COMMAND = Path(__file__).parent, "python -m docs.tables"
+END = "<!-- end -->"
+
+
+def begin(name: str, command: str) -> str:
+    """What stands above a table of a page, with the command that writes it."""
+    return f"<!-- {name}: written by {command} -->"
 
 
 def table(heads: Sequence[str], rows: Iterator[tuple[str, ...]]) -> str:
@@ -58,12 +63,12 @@ def pages() -> dict[Path, dict[str, str]]:
     }
 
 
-def written(page: str, tables: Mapping[str, str]) -> str:
-    """The page with its tables renewed."""
+def written(page: str, tables: Mapping[str, str], command: str) -> str:
+    """The page with those of its tables renewed that a command writes."""
     for name, text in tables.items():
-        before, rest = page.split(BEGIN.format(name))
+        before, rest = page.split(begin(name, command))
         _, after = rest.split(END, 1)
-        page = f"{before}{BEGIN.format(name)}\n\n{text}\n\n{END}{after}"
+        page = f"{before}{begin(name, command)}\n\n{text}\n\n{END}{after}"
     return page
 
 
@@ -73,11 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stale = 0
     for path, tables in pages().items():
         page = path.read_text(encoding="utf-8")
-        new = written(page, tables)
+        new = written(page, tables, COMMAND)
         if new == page:
             continue
         if "--check" in arguments:
-            print(f"{path}: its tables are not the code's; write them anew with `python -m docs.tables`")
+            print(f"{path}: its tables are not the code's; write them anew with `{COMMAND}`")
             stale = 1
         else:
             path.write_text(new, encoding="utf-8")

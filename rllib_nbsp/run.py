@@ -182,6 +182,7 @@ class ResolvedRun:
             evaluation_env_steps=self.evaluation_env_steps,
             report_env_steps=self.settings.evaluation.report_env_steps,
             state_env_steps=self.settings.state.every_env_steps,
+            stop_env_steps=self.settings.stop_env_steps,
         )
 
     # Shapes

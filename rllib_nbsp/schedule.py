@@ -86,6 +86,7 @@ class VisitSchedule:
         evaluation_env_steps: environment steps between two periodic evaluations.
         report_env_steps: environment steps between two reports.
         state_env_steps: environment steps of a phase between two breaks, at which the state is written; None: no break.
+        stop_env_steps: environment steps of main phases after which the run ends; None: after the last visit.
 
     Attributes:
         visit: the visit that is running; before the start, the first one.
@@ -109,6 +110,7 @@ class VisitSchedule:
         evaluation_env_steps: int,
         report_env_steps: int,
         state_env_steps: int | None,
+        stop_env_steps: int | None,
     ) -> None:
         self.curriculum = curriculum
         self._phases_of = phases
@@ -118,6 +120,7 @@ class VisitSchedule:
         self._evaluation_env_steps = evaluation_env_steps
         self._report_env_steps = report_env_steps
         self._state_env_steps = state_env_steps
+        self._stop_env_steps = stop_env_steps
         self.visit = curriculum.visit(1)
         self.started = self.done = False
         self.env_steps = self.updates = 0
@@ -152,7 +155,9 @@ class VisitSchedule:
     @property
     def phase_over(self) -> bool:
         """Whether the phase has had its environment steps, its mastery or its updates."""
-        return self.progress.over if self.phase.collect else self._phase_updates >= self.phase.updates
+        if not self.phase.collect:
+            return self._phase_updates >= self.phase.updates
+        return self.progress.over or self._cut_off
 
     def next_phase(self) -> bool:
         """Go on to the visit's next phase; returns whether there is one."""
@@ -167,7 +172,13 @@ class VisitSchedule:
     @property
     def following(self) -> Visit | None:
         """The visit after this one, if any."""
-        return self.curriculum.visit(self.visit.number + 1) if self.visit.following else None
+        return None if self._cut_off or not self.visit.following else self.curriculum.visit(self.visit.number + 1)
+
+    @property
+    def _cut_off(self) -> bool:
+        """Whether the run has had all of the environment steps that it may take."""
+        main = self.env_steps - self.extra["auxiliary_env_steps"]
+        return self._stop_env_steps is not None and main >= self._stop_env_steps
 
     @property
     def _warms_up(self) -> bool:
@@ -214,7 +225,7 @@ class VisitSchedule:
         if self.is_auxiliary or self.env_steps < self._next_evaluation:
             return False
         self._next_evaluation += self._evaluation_env_steps
-        return not self.progress.over
+        return not self.phase_over
 
     def place(self) -> dict[str, Any]:
         """Where the run is, as a result and a training row say it; NaN where no episode has ended yet."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -206,7 +207,7 @@ class ResourceSettings(Settings):
     """Remote rollout workers; 0 samples inside the trial's own process."""
     num_envs_per_env_runner: Annotated[int, Field(ge=1, le=10_000)] = 4
     """Environments that a process steps side by side."""
-    max_idle_envs: Count = 16
+    max_idle_envs: Count = 8
     """Environments that a process keeps of tasks and uses (training, evaluation, scoring) that are not at work; further
     ones are built when they are needed, with the same results."""
     num_cpus_per_env_runner: NonNegativeFloat = 1.0
@@ -294,11 +295,28 @@ class RunSettings(CommonSettings):
     """The trial's own result folder, absolute; None writes no rows."""
     shared_dir: str | None = None
     """Where runs leave first visits that they have in common (`sharing.py`); None shares nothing."""
+    stop_env_steps: PositiveInt | None = None
+    """Environment steps of the visits, those of auxiliary phases not counted, after which the run ends as at a visit's
+    end; None: when all visits are over."""
 
     @property
     def num_visits(self) -> int:
         """V, over all cycles."""
         return self.cycles * len(self.tasks)
+
+    @property
+    def visit_env_steps(self) -> list[int]:
+        """Environment steps of each visit at most, the last one shorter where the run ends within it."""
+        length = self.visit.max_env_steps
+        every = self.num_visits * length
+        whole, rest = divmod(min(every, self.stop_env_steps or every), length)
+        return [length] * whole + [rest] * (rest > 0)
+
+    @property
+    def first_update_env_steps(self) -> int:
+        """Environment steps after which the first update is made."""
+        learned = math.ceil(1 / self.training.updates_per_env_step)
+        return max(self.training.batch_size, self.visit.warmup_env_steps + learned)
 
     def updates_within(self, visits: int) -> int:
         """Updates of the first `visits` visits together, each of which collects once and does not stop early."""
@@ -323,6 +341,9 @@ nor a section of nothing else."""
 ADDED_TO_METHODS: dict[str, Any] = {"skill_fdr": 0.05}
 """The same for keys of methods, whose default is what runs did before."""
 
+ADDED_TO_RUNS: dict[str, Any] = {"stop_env_steps": None}
+"""The same for keys that stand in no section."""
+
 
 def with_added(values: Mapping[str, Any]) -> dict[str, Any]:
     """A run as `config.yaml` has it beside its rows, with the keys of `ADDED` that there were not yet."""
@@ -335,7 +356,8 @@ def without_added(values: Mapping[str, Any]) -> dict[str, Any]:
     values = dict(values)
     for section, keys in {**ADDED, "method_settings": ADDED_TO_METHODS}.items():
         values[section] = {k: v for k, v in values.get(section, {}).items() if k not in keys or v != keys[k]}
-    return {key: value for key, value in values.items() if key not in ADDED or value}
+    unchanged = {key for key, value in ADDED_TO_RUNS.items() if values.get(key) == value}
+    return {key: value for key, value in values.items() if key not in unchanged and (key not in ADDED or value)}
 
 
 def config_hash(settings: RunSettings) -> str:

@@ -51,6 +51,7 @@ def first_visit(settings: RunSettings) -> str | None:
         "seed": settings.seed,
         "capacity": settings.replay.capacity,
         "visit": settings.visit.model_dump(),
+        "env_steps": settings.visit_env_steps[0],
         "training": run.training.model_dump(),
         "model": run.model.model_dump(),
         "evaluation": settings.evaluation.model_dump(),

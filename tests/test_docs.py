@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from docs import faults, results, tables
 from rllib_nbsp.envs import with_suite_section
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.settings import CommonSettings, Settings
@@ -109,3 +111,23 @@ def test_the_defaults_that_the_readings_state_are_those_of_the_code() -> None:
     assert defaults
     code = {key: getattr(section_of(key), key.split(".")[-1]) for key in defaults}
     assert {key: yaml.safe_load(str(value)) for key, value in defaults.items()} == code
+
+
+def test_every_table_is_written_by_the_command_that_stands_above_it() -> None:
+    found = [
+        (command, path.resolve(), name)
+        for path in Path("docs").glob("*.md")
+        for name, command in re.findall(r"<!-- (.+): written by (.+) -->", TEXTS[path])
+    ]
+    written = {
+        tables.COMMAND: {(path, name) for path, pages in tables.pages().items() for name in pages},
+        results.COMMAND: {(results.PAGE, name) for name in results.pages()},
+        faults.COMMAND: {(faults.PAGE, "faults")},
+    }
+    assert {command for command, _, _ in found} == written.keys()
+    assert [(path, name) for command, path, name in found if (path, name) not in written[command]] == []
+    for command in written:
+        program, option, module = command.split()
+        assert (program, option) == ("python", "-m") and f"`{command}" in (
+            importlib.import_module(module).__doc__ or ""
+        )

@@ -120,8 +120,9 @@ def _mastered(steps: int, outcomes: Sequence[bool], window: int, rate: float, fi
 
 def schedule(phases: Callable[[Visit], list[Phase]] = lambda visit: [Phase()], **changes: Any) -> VisitSchedule:
     settings = VisitSettings(max_env_steps=100, warmup_env_steps=10, early_stop=None)
-    rest = {"warmup_each_visit": True, "updates_per_env_step": 0.25, "evaluation_env_steps": 40, "report_env_steps": 50}
-    return VisitSchedule(Curriculum(["a", "b"], 2), phases, settings, **{**rest, "state_env_steps": None, **changes})
+    rest: dict[str, Any] = {"warmup_each_visit": True, "updates_per_env_step": 0.25, "evaluation_env_steps": 40}
+    rest |= {"report_env_steps": 50, "state_env_steps": None, "stop_env_steps": None}
+    return VisitSchedule(Curriculum(["a", "b"], 2), phases, settings, **{**rest, **changes})
 
 
 def auxiliary_then_retrained(visit: Visit) -> list[Phase]:
@@ -278,3 +279,32 @@ def test_new_episodes_begin_every_period_but_not_at_an_end_nor_where_nothing_is_
         assert way.version == version + len(seen)
         way.next_phase()
         assert not way.breaks()
+
+
+def walked(way: VisitSchedule, steps: int) -> list[tuple[int, int, bool, bool]]:
+    """Visit, environment steps, whether an evaluation is due and whether the phase is over, after each fragment."""
+    seen: list[tuple[int, int, bool, bool]] = []
+    visit: Visit | None = way.visit
+    while visit is not None:
+        way.start_visit(visit)
+        more = True
+        while more:
+            while not way.phase_over:
+                way.collected(steps, [])
+                seen.append((visit.number, way.env_steps, way.evaluation_is_due(), way.phase_over))
+            more = way.next_phase()
+        visit = way.following
+    return seen
+
+
+@given(st.integers(1, 500), st.integers(1, 30), st.booleans())
+def test_a_run_that_ends_early_is_the_beginning_of_one_that_does_not(stop, steps, auxiliary):
+    phases = (lambda visit: [Phase("auxiliary"), Phase("main")]) if auxiliary else (lambda visit: [Phase()])
+    whole = walked(schedule(phases), steps)
+    way = schedule(phases, stop_env_steps=stop)
+    seen = walked(way, steps)
+    assert [row[:3] for row in seen[:-1]] == [row[:3] for row in whole[: len(seen) - 1]]
+    assert seen[-1][:2] == whole[len(seen) - 1][:2] and seen[-1][3]
+    main = way.env_steps - way.extra["auxiliary_env_steps"]
+    # It ends with the fragment that reaches the limit, or with the last visit.
+    assert main - steps < stop <= main or len(seen) == len(whole)

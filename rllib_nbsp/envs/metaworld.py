@@ -22,7 +22,7 @@ from rllib_nbsp.seeding import kept_global_streams
 # Meta-World's own bounds on the goal part differ from task to task, so that no two tasks would have one space.
 OBSERVATION_SPACE = Box(-np.inf, np.inf, (39,), np.float32)
 ACTION_SPACE = Box(-1.0, 1.0, (4,), np.float32)
-KEPT_MODELS = 10
+KEPT_MODELS = 4
 """Compiled models that a process keeps. Compiling takes 0.13 s, a copy 0.01 s."""
 MODEL_BYTES = 22_000_000  # nearly all of an environment: meshes, their trees of boxes, textures
 

@@ -48,8 +48,9 @@ class LiveDisplay(tune.Callback):
         named = {self._labels[trial.results_dir]: trial for trial in trials}
         self._time_left = TimeLeft(
             {label: f"{trial.sequence}/{trial.arm}" for label, trial in named.items()},
-            {label: (trial.num_visits, trial.visit.max_env_steps) for label, trial in named.items()},
+            {label: trial.visit_env_steps for label, trial in named.items()},
         )
+        self._lifetimes = {label: sum(trial.visit_env_steps) for label, trial in named.items()}
         self._printed = dict(self._rows)
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._next_show = 0.0
@@ -97,7 +98,9 @@ class LiveDisplay(tune.Callback):
             if "waits_for" not in result:
                 self._time_left.saw(self._label(trial), result, time.monotonic())
             waits = f"waits for the first visit of {result['waits_for']}" if "waits_for" in result else ""
-            self._set(trial, DONE if result["done"] else waits or RUNNING, *([] if waits else _cells(result)))
+            self._set(
+                trial, DONE if result["done"] else waits or RUNNING, *([] if waits else self._cells(trial, result))
+            )
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune's hook."""
@@ -110,6 +113,20 @@ class LiveDisplay(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Tune's hook."""
         self._show()
+
+    def _cells(self, trial: Any, result: dict[str, Any]) -> tuple[str, ...]:
+        """The columns after the state."""
+        length, speed = result["visit_max_env_steps"], result["env_steps_per_s"]
+        left = self._lifetimes[self._label(trial)] - (result["visit"] - 1) * length - result["visit_env_steps"]
+        return (
+            f"{result['visit']}/{result['num_visits']}",
+            result["task"] if result["phase"] == "train" else f"{result['task']} ({result['phase']})",
+            f"{result['visit_env_steps']:,}/{length:,}",
+            _score(result),
+            f"{speed:.0f}",
+            f"{result['saved_env_steps']:,}" if "saved_env_steps" in result else "",
+            "" if result["done"] or not speed else duration(max(0, left) / speed),  # a phase may only update
+        )
 
     def _label(self, trial: Any) -> str:
         return self._labels[trial.config["run"]["results_dir"]]
@@ -172,21 +189,6 @@ def _plain(row: Sequence[str]) -> str:
     if row[1] != RUNNING:
         return line
     return line + f", saved at {row[SAVED]}" * bool(row[SAVED]) + f", at most {row[-1]} left" * bool(row[-1])
-
-
-def _cells(result: dict[str, Any]) -> tuple[str, ...]:
-    """The columns after the state."""
-    length, speed = result["visit_max_env_steps"], result["env_steps_per_s"]
-    left = (result["num_visits"] - result["visit"] + 1) * length - result["visit_env_steps"]
-    return (
-        f"{result['visit']}/{result['num_visits']}",
-        result["task"] if result["phase"] == "train" else f"{result['task']} ({result['phase']})",
-        f"{result['visit_env_steps']:,}/{length:,}",
-        _score(result),
-        f"{speed:.0f}",
-        f"{result['saved_env_steps']:,}" if "saved_env_steps" in result else "",
-        "" if result["done"] or not speed else duration(left / speed),  # a phase may only update
-    )
 
 
 def _score(result: dict[str, Any]) -> str:

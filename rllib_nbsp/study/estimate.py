@@ -126,21 +126,25 @@ def trial_estimate(trial: RunSettings, speed: Speed, *, given: int = 0) -> Estim
         given: how many first visits it need not make.
     """
     run = ResolvedRun(trial)
-    steps, visits = trial.visit.max_env_steps, trial.num_visits - given
-    phases = [phase for visit in run.curriculum.visits[given:] for phase in run.method.phases(run.keys, visit)]
+    visits = run.curriculum.visits[given : len(trial.visit_env_steps)]
+    phases = [phase for visit in visits for phase in run.method.phases(run.keys, visit)]
     stretches = sum(phase.collect for phase in phases)
+    # Only the run's last visit may be cut short.
+    cut = len(visits) * trial.visit.max_env_steps - sum(trial.visit_env_steps[given:])
+    env_steps = stretches * trial.visit.max_env_steps - cut
     workers = trial.resources.num_env_runners
-    sampling = stretches * steps * speed.env_step_s / max(1, workers)
+    sampling = env_steps * speed.env_step_s / max(1, workers)
     retraining = sum(phase.updates for phase in phases if not phase.collect)
     updates = trial.updates_within(stretches + given) - trial.updates_within(given)
+    updates = max(0, updates - int(cut * trial.training.updates_per_env_step))
     learning = (updates + retraining) * speed.update_s
     evaluation = evaluation_env_steps(run, speed.horizon, given=given)
     evaluation_s = evaluation * speed.env_step_s / max(1, workers)
-    scoring = visits * (run.scoring.score_env_steps if run.scoring else 0)
+    scoring = len(visits) * (run.scoring.score_env_steps if run.scoring else 0)
     # With rollout workers, sampling and updates overlap.
     train = max(sampling, learning) if workers else sampling + learning
     seconds = TRIAL_START_S + train + evaluation_s + scoring * speed.env_step_s / max(1, workers)
-    return Estimate(seconds, evaluation_s, stretches * steps, evaluation)
+    return Estimate(seconds, evaluation_s, env_steps, evaluation)
 
 
 def evaluation_env_steps(run: ResolvedRun, horizon: int, *, given: int = 0) -> int:
@@ -154,10 +158,11 @@ def evaluation_env_steps(run: ResolvedRun, horizon: int, *, given: int = 0) -> i
     settings = run.settings.evaluation
     at_boundary = -(-settings.eval_env_steps // horizon) if settings.eval_env_steps else settings.boundary_episodes
     # At a visit's last step, the boundary's evaluation takes the place of a periodic one.
-    times = (run.settings.visit.max_env_steps - 1) // run.evaluation_env_steps
-    visits = run.curriculum.visits[given:]
-    periodic = times * settings.periodic_episodes * sum(len(run.periodic_tasks(visit)) for visit in visits)
-    return (len(visits) * len(run.curriculum.tasks) * at_boundary + periodic) * horizon
+    lengths = run.settings.visit_env_steps
+    visits = list(zip(run.curriculum.visits, lengths, strict=False))[given:]
+    times = sum((steps - 1) // run.evaluation_env_steps * len(run.periodic_tasks(visit)) for visit, steps in visits)
+    episodes = len(visits) * len(run.curriculum.tasks) * at_boundary + times * settings.periodic_episodes
+    return episodes * horizon
 
 
 def study_seconds(trial_times: Sequence[float], concurrent: int) -> float:

@@ -277,11 +277,12 @@ def planned(folder: Path) -> tuple[list[str], list[str], list[int]]:
 
 
 def _searches(study: CheckedStudy, earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """What the analysis must know to name the best sample of each search: the objective, and what each one states."""
+    """What the analysis must know to name the best samples: the objective, how much they see, what each one states."""
     arms = {label: dict(samples) for label, samples in earlier.get("arms", {}).items()}
     for label, samples in study.samples().items():
         arms.setdefault(label, {}).update({arm.label: arm.stated for arm in samples})
-    return {"objective": study.settings.search.objective, "arms": arms} if arms else {}
+    search = study.settings.search
+    return {"objective": search.objective, "lifetime_percent": search.lifetime_percent, "arms": arms} if arms else {}
 
 
 class _StudyFile(BaseModel):
@@ -295,7 +296,7 @@ class _StudyFile(BaseModel):
     seeds: list[int] = []
     notes: list[str] = []
     overrides: list[str] | None = None
-    search: dict[str, str | dict[str, dict[str, dict[str, Any]]]] = {}
+    search: dict[str, str | float | dict[str, dict[str, dict[str, Any]]]] = {}
 
 
 def _earlier_study(folder: Path) -> dict[str, Any]:

@@ -86,8 +86,8 @@ class Plan:
         groups = shared_by(self.trials)
         if not groups:
             return []
-        spared = sum((len(group) - 1) * group[0].visit.max_env_steps for group in groups)
-        every = sum(trial.num_visits * trial.visit.max_env_steps for trial in self.trials)
+        spared = sum((len(group) - 1) * group[0].visit_env_steps[0] for group in groups)
+        every = sum(sum(trial.visit_env_steps) for trial in self.trials)
         visits = "a first visit is" if len(groups) == 1 else f"{len(groups)} first visits are"
         return [
             f"shared:     {visits} made once for {sum(map(len, groups))} trials, which spares up to {spared:,} "
@@ -110,9 +110,10 @@ class Plan:
         """Print the trial table and what it takes."""
         table = Table("sequence", "arm", "seed", "visits", "env steps at most", box=None, pad_edge=False)
         for trial in self.trials[:MAX_TABLE_ROWS]:
-            visits = trial.num_visits
-            steps = f"{visits * trial.visit.max_env_steps:,}"
-            table.add_row(trial.sequence, trial.arm, str(trial.seed), str(visits), steps)
+            lengths = trial.visit_env_steps
+            seen = "" if trial.stop_env_steps is None else f"{len(lengths)} of "
+            visits, steps = f"{seen}{trial.num_visits}", f"{sum(lengths):,}"
+            table.add_row(trial.sequence, trial.arm, str(trial.seed), visits, steps)
         console.print(table)
         if len(self.trials) > MAX_TABLE_ROWS:
             console.print(f"... and {len(self.trials) - MAX_TABLE_ROWS} more trials")

@@ -31,7 +31,7 @@ from rllib_nbsp.explain import (
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.plugins import PluginError, find_beside, import_plugin
 from rllib_nbsp.registry import unknown
-from rllib_nbsp.settings import ConfigError, Settings
+from rllib_nbsp.settings import ConfigError, RunSettings, Settings
 from rllib_nbsp.study.presets import study_file
 from rllib_nbsp.study.search import Options, SearchSettings, combinations, draw, sample_label
 from rllib_nbsp.study.study import EXTRAS, Arm, CheckedStudy, sections, study_model
@@ -359,6 +359,7 @@ class _Reader:
             for arm in study.arms:
                 settings = study.trial(sequence, arm, study.seeds[0])
                 self.problems += [self._placed(line, arm) for line in check_run(settings)]
+                self._check_seen(settings, study.settings.search.lifetime_percent)
                 suite = suite_of(settings)
                 if suite.name in arm.sections:  # the file's own section is checked with the sequences
                     errors = suite.check_section()
@@ -368,6 +369,16 @@ class _Reader:
                         f"{self.tree.place(path)}: {dotted(path)}: sequences.{sequence}: {error}"
                         for error in (() if errors else task_errors(suite, settings.tasks))
                     ]
+
+    def _check_seen(self, settings: RunSettings, percent: float) -> None:
+        """Whether what a sample sees of a lifetime is enough for an update."""
+        stop, least = settings.stop_env_steps, settings.first_update_env_steps
+        if stop is not None and stop < least:
+            self._refuse(
+                ("search", "lifetime_percent"),
+                f"is {percent:g}, {stop} of {settings.num_visits * settings.visit.max_env_steps} environment steps, in "
+                f"which no update is made; the first one is after {least}",
+            )
 
     def _placed(self, line: str, arm: Arm) -> str:
         """A line that begins with a key, with that key's place."""

@@ -29,6 +29,13 @@ class SearchSettings(Settings):
     objective: Literal["asr", "fwt", "final_success"] = "asr"
     """What the best sample has most of, as a mean over sequences and seeds. Forgetting is not among them: what never
     learned forgets nothing."""
+    lifetime_percent: Annotated[float, Field(gt=0.0, le=100.0)] = 100.0
+    """How much of a lifetime, the environment steps of all visits, a sample is run for; its objective is over the
+    visits begun there (k-percent tuning, Mesbahi et al. 2024, arXiv:2404.02113)."""
+
+    def env_steps_of(self, lifetime: int) -> int | None:
+        """The environment steps of a lifetime that a sample is run for; None: all of them."""
+        return None if self.lifetime_percent == 100 else math.ceil(lifetime * self.lifetime_percent / 100)
 
 
 def combinations(options: Options) -> int:

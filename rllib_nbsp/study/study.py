@@ -50,6 +50,16 @@ def trial_label(trial: RunSettings) -> str:
     return f"{trial.sequence}/{trial.arm}/seed_{trial.seed}"
 
 
+def how_far(trial: RunSettings) -> str:
+    """How far through its visits a run comes that ends before they are over, for a person."""
+    seen = trial.visit_env_steps
+    steps = f"{sum(seen):,} of {trial.num_visits * trial.visit.max_env_steps:,} env steps"
+    where = "the end of" if seen[-1] == trial.visit.max_env_steps else "within"
+    sooner = " or further, as visits may end early" if trial.visit.early_stop else ""
+    nothing = ": nothing can be forgotten there" if len(seen) == 1 and not sooner else ""
+    return f"{steps}, to {where} visit {len(seen)} of {trial.num_visits}{sooner}{nothing}"
+
+
 def study_model(suite: object) -> type[StudySettings]:
     """The keys of a study's file, with the section of the suite of that name if it has one."""
     return with_suite_section(StudySettings, suite)
@@ -133,15 +143,22 @@ class CheckedStudy:
 
     def _search_note(self, origin: str) -> str:
         search, total = self.settings.search, self.searches[origin]
+        seen = "" if search.lifetime_percent == 100 else f"; {self._seen(origin)}"
         if search.samples < total:
-            return f"{origin}: {search.samples} of {total} combinations, drawn with seed {search.seed}"
-        return f"{origin}: all {total} combinations, {search.samples} samples being asked for"
+            return f"{origin}: {search.samples} of {total} combinations, drawn with seed {search.seed}{seen}"
+        return f"{origin}: all {total} combinations, {search.samples} samples being asked for{seen}"
+
+    def _seen(self, origin: str) -> str:
+        """How much of a lifetime the samples of a search see."""
+        runs = [self.trial(name, arm, self.seeds[0]) for name in self.sequences for arm in self.samples()[origin]]
+        seen = ", or ".join(dict.fromkeys(map(how_far, runs)))
+        return f"they see the first {self.settings.search.lifetime_percent:g} % of a lifetime, {seen}"
 
     def trial(self, sequence: str, arm: Arm, seed: int, folder: Path | None = None) -> RunSettings:
         """The settings of one trial."""
         names = with_suite_section(CommonSettings, self.settings.suite).model_fields
         common = {name: getattr(self.settings, name) for name in names}
-        return run_settings(
+        run = run_settings(
             **{**common, **arm.sections},
             sequence=sequence,
             tasks=self.settings.sequences[sequence],
@@ -152,6 +169,8 @@ class CheckedStudy:
             results_dir=str(folder / sequence / arm.label / f"seed_{seed}") if folder else None,
             shared_dir=str(folder / SHARED) if folder and self.settings.share_visits else None,
         )
+        stop = self.settings.search.env_steps_of(sum(run.visit_env_steps)) if arm.origin in self.searches else None
+        return run.model_copy(update={"stop_env_steps": stop})
 
 
 def safe_name(option: str, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,10 +37,10 @@ class TimeLeft:
 
     Args:
         arms: what each trial is a trial of, by its label.
-        visits: how many visits each trial has, and the most environment steps of one, by its label.
+        visits: the most environment steps of each of a trial's visits, by its label.
     """
 
-    def __init__(self, arms: Mapping[str, str], visits: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(self, arms: Mapping[str, str], visits: Mapping[str, Sequence[int]]) -> None:
         self._arms = arms
         self._visits = visits
         self._places: dict[str, _Place] = {}
@@ -93,11 +94,12 @@ class TimeLeft:
         return study_seconds(short, len(running)), study_seconds(long, len(running))
 
     def _left(self, label: str, whole: _Pace, *, cut: bool) -> float:
-        own, (visits, length) = self._paces[self._arms[label]], self._visits[label]
+        own, lengths = self._paces[self._arms[label]], self._visits[label]
         place = self._places.get(label, _Place(1, 0, 0.0, 0))
         pace = own if own.env_steps and own.seconds else whole
-        lengths = own if own.ended else whole
-        usual = lengths.ended_env_steps / lengths.ended if cut and lengths.ended else length
+        ended = own if own.ended else whole
+        usual = ended.ended_env_steps / ended.ended if cut and ended.ended else math.inf
+        first, *later = lengths[place.visit - 1 :] or [0]
         # A visit that is already longer than usual may end at once.
-        env_steps = max(usual - place.env_steps, 0) + (visits - place.visit) * usual
+        env_steps = max(min(usual, first) - place.env_steps, 0) + sum(min(usual, length) for length in later)
         return env_steps * pace.seconds / pace.env_steps

@@ -106,6 +106,28 @@ def test_updates_are_counted_against_the_steps_really_added() -> None:
     assert algo.updates == 4 * (240 - 80) // 4
 
 
+@pytest.mark.parametrize(("method", "stop"), [("sac", 100), ("nbsp", 240), ("ancl", 400), ("sac", 10_000)])
+def test_a_run_that_ends_early_is_the_beginning_of_one_that_does_not(method: str, stop: int, tmp_path: Path) -> None:
+    config = short_run(ContinualSACConfig().method(method), tmp_path / "whole")
+    whole, _ = finish(config)
+    part = config.settings.model_copy(update={"stop_env_steps": stop, "results_dir": str(tmp_path / "part")})
+    algo, results = finish(ContinualSACConfig.from_settings(part))
+    assert algo.env_steps - algo.schedule.extra["auxiliary_env_steps"] == min(stop, 960)
+    assert results[-1]["visit"] == min(4, -(-stop // 240))
+    assert json.loads((tmp_path / "part" / "status.json").read_text())["done"] is True
+    beside = ("wall_s", "config_hash")
+    rows, every = (
+        [{k: v for k, v in row.items() if k not in beside} for row in rows_of(tmp_path / name, "evaluations.jsonl")]
+        for name in ("part", "whole")
+    )
+    assert [row["eval_task"] for row in rows[-2:]] == PAIR
+    assert {(row["phase"], row["env_steps"]) for row in rows[-2:]} == {("boundary", algo.env_steps)}
+    cut = stop % 240 > 0 and stop < 960
+    assert rows[:-2] == every[: len(rows) - 2] and cut is (rows[-2:] != every[len(rows) - 2 : len(rows)])
+    # Sampling drew what the whole run's did.
+    assert same(weights(algo), weights(whole)) is (stop >= 960)
+
+
 def test_mastery_ends_a_visit_early() -> None:
     config = short_run(ContinualSACConfig()).curriculum(cycles=1)
     config.visit(early_stop={"success_rate": 0.0, "window_episodes": 2, "min_env_steps": 120})

@@ -33,3 +33,7 @@ def test_no_success_rates_make_a_metric_beyond_its_limits(name):
     low, high = metrics.limits_of(name, of_returns=False)
     assert low <= found.min() < low + 0.4 and found.max() == high
     assert metrics.limits_of(name, of_returns=True) == (-np.inf, np.inf)
+    apart = found[:, None] - found
+    least, most = metrics.difference_limits(name, of_returns=False)
+    assert least <= apart.min() < least + 0.4 and most - 0.4 < apart.max() <= most
+    assert metrics.difference_limits(name, of_returns=True) == (-np.inf, np.inf)

@@ -9,6 +9,7 @@ import yaml
 
 from analysis import DataError, UnknownNameError, load_results, load_study, tables
 from analysis.__main__ import main
+from analysis.findings import find
 from analysis.report import write_report
 from analysis.search import OBJECTIVES, arm_line, best_lines, objective_of, rank_samples, search_text
 from rllib_nbsp.study.reader import load_study as load_config
@@ -158,6 +159,84 @@ def test_a_study_without_a_search_names_no_best(study, capsys):
     report = write_report(study.root)
     assert report.best == [] and objective_of(load_results(study.root)) == "asr"
     assert 'id="search"' not in report.html.read_text()
+
+
+# Samples that saw a part of a lifetime: 4 visits of 1,000 steps
+
+
+def cut_study(study: Any, percent: int, samples: dict[str, list[list[float]]], visits: int) -> None:
+    """A search whose samples ended within the visit of that number, beside fine-tuning that made all of its visits."""
+    for label, success in samples.items():
+        config = {"stop_env_steps": 40 * percent}
+        study.run(success, arm=label, method="ewc", visits=visits, visit_env_steps=1000, config=config)
+    study.run(FORGETFUL, visit_env_steps=1000)
+    search(study, {"ewc": {label: STATED[label] for label in samples}}, [0])
+    path = study.root / "study.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["search"]["lifetime_percent"] = percent
+    content["arms"].append("sac")
+    path.write_text(yaml.safe_dump(content))
+
+
+def test_the_objective_of_a_part_is_over_the_visits_that_were_begun(study):
+    # Of two visits: UNLEARNED (0 + (0 + 1) / 2) / 2 = 0.25, PERFECT 1, FORGETFUL (1 + (0.5 + 1) / 2) / 2 = 0.875.
+    samples = {"ewc-s00": UNLEARNED, "ewc-s01": FORGETFUL, "ewc-s02": PERFECT}
+    cut_study(study, 40, samples, visits=2)
+    ranked = ranking(study)["ewc"]
+    assert [(sample.label, sample.objective) for sample in ranked] == [
+        ("ewc-s02", 1.0),
+        ("ewc-s01", 0.875),
+        ("ewc-s00", 0.25),
+    ]
+    comment, _ = best_lines({"ewc": ranked}, "asr")
+    assert comment.endswith("; best of 3; by the first 40 % of a lifetime")
+
+
+def test_within_the_first_visit_nothing_is_forgotten_and_who_learned_it_is_equal(study):
+    cut_study(study, 20, {"ewc-s00": UNLEARNED, "ewc-s01": FORGETFUL, "ewc-s02": PERFECT}, visits=1)
+    ranked = ranking(study)["ewc"]
+    assert [sample.objective for sample in ranked] == [1.0, 1.0, 0.0]
+    assert "as good: ewc-s02" in best_lines({"ewc": ranked}, "asr")[0]
+    values = tables.metric_values(load_results(study.root)).set_index("arm")
+    assert values.loc[list(STATED), "fm"].isna().all() and values.loc[list(STATED), "complete"].all()
+
+
+def test_a_part_that_is_not_yet_over_is_incomplete(study):
+    cut_study(study, 40, {"ewc-s00": PERFECT, "ewc-s01": PERFECT}, visits=1)  # 1,000 of 1,600 steps
+    assert [(sample.label, sample.complete) for sample in ranking(study)["ewc"]] == [
+        ("ewc-s00", False),
+        ("ewc-s01", False),
+    ]
+
+
+def test_steps_beside_the_visits_are_no_part_of_a_lifetime(study):
+    samples = {"ewc-s00": PERFECT, "ewc-s01": PERFECT}
+    cut_study(study, 40, samples, visits=2)  # 2,000 steps
+    (study.root / "pair" / "ewc-s01" / "seed_0" / "cost.json").write_text('{"auxiliary_env_steps": 500}')
+    assert [(sample.label, sample.complete) for sample in ranking(study)["ewc"]] == [
+        ("ewc-s00", True),
+        ("ewc-s01", False),
+    ]
+
+
+def test_a_part_of_a_lifetime_is_compared_with_no_whole_one(study):
+    cut_study(study, 40, {"ewc-s00": PERFECT}, visits=2)
+    found = find(study.root, compare=True, protocol="nbsp-visits")
+    assert not found.partial
+    assert found.differences["asr_difference"].isna().all()
+    assert "sac has the highest ASR of 1 arm" in found.headline.sentence
+    assert "ewc" not in f"{found.headline.kept}{found.headline.caveats}"
+    assert any("compared with each other alone" in note for note in found.notes)
+    assert not any("needed results are missing" in note or "env steps, as visits" in note for note in found.notes)
+    write_report(study.root)
+
+
+def test_where_all_saw_a_part_they_are_compared(study):
+    for arm, success in {"sac": FORGETFUL, "ewc": PERFECT}.items():
+        study.run(success, arm=arm, visits=2, visit_env_steps=1000, config={"stop_env_steps": 1500})
+    found = find(study.root, compare=False, protocol="nbsp-visits")
+    assert found.differences["asr_difference"].tolist() == [0.125]
+    write_report(study.root)
 
 
 def test_a_damaged_search_is_refused(searched):

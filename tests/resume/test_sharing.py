@@ -12,6 +12,7 @@ import pytest
 from rllib_nbsp import ContinualSAC
 from rllib_nbsp.methods import METHODS
 from rllib_nbsp.sharing import SharedVisit, first_visit
+from rllib_nbsp.study.folder import is_finished
 from rllib_nbsp.study.reader import load_study
 from rllib_nbsp.study.trials import in_order
 from tests.resume import runs
@@ -29,6 +30,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "ancl": [{"aux": "concurrent", "refresh_updates": 10}],
     "sac": [{"with_replay": True}],
 }
+LENGTH = runs.point_mass(Path("/r"), "sac").settings.visit.max_env_steps
 IDLE = [name for name, method in METHODS.items() if method.idle_in_first_visit(method.Config())]
 EVERY = [(name, keys) for name in IDLE for keys in [{}, *VARIANTS.get(name, [])]]
 
@@ -38,19 +40,19 @@ def on_ray(ray_session: None) -> None:
     """All of these tests need it."""
 
 
-def sharing(folder: Path, shared: Path, method: str, keys: dict[str, Any]) -> Any:
+def sharing(folder: Path, shared: Path, method: str, keys: dict[str, Any], stop: int | None = None) -> Any:
     config = runs.point_mass(folder, method)
     if keys:
         config = config.method(method, **{**config.given.get("method_settings", {}), **keys})
-    config.given = {**config.given, "shared_dir": str(shared)}
+    config.given = {**config.given, "shared_dir": str(shared), "stop_env_steps": stop}
     return config
 
 
 def run(
-    folder: Path, shared: Path, method: str, keys: dict[str, Any] | None = None
+    folder: Path, shared: Path, method: str, keys: dict[str, Any] | None = None, stop: int | None = None
 ) -> tuple[dict[str, Any], int, set[str]]:
     """Everything there is of a run at its end, its updates, and the columns `shared_from` that its rows have."""
-    algorithm = sharing(folder, shared, method, keys or {}).build_algo()
+    algorithm = sharing(folder, shared, method, keys or {}, stop).build_algo()
     made = 0
     update = algorithm.learners.update
 
@@ -121,6 +123,28 @@ def test_what_a_first_visit_depends_on() -> None:
         assert name(**others) not in (same, None), others
     for method in set(METHODS) - set(IDLE):
         assert name(method) is None
+
+
+def test_a_first_visit_that_is_cut_off_is_not_a_whole_one() -> None:
+    settings = runs.point_mass(Path("/r"), "nbsp").settings
+    length = settings.visit.max_env_steps
+    names = [
+        first_visit(settings.model_copy(update={"stop_env_steps": stop}))
+        for stop in (None, length, length + 1, length - 1, length - 2)
+    ]
+    assert names[0] == names[1] == names[2] and len(set(names)) == 3
+
+
+@pytest.mark.parametrize(("stop", "visits"), [(LENGTH, 1), (LENGTH + 60, 2)])
+def test_a_run_that_is_cut_off_behind_a_shared_visit_takes_it(stop: int, visits: int, tmp_path: Path) -> None:
+    alone, updates, _ = run(tmp_path / "alone", tmp_path / "nobody", "nbsp", stop=stop)
+    run(tmp_path / "leader", tmp_path / "shared", "sac")
+    taken, rest, marks = run(tmp_path / "taken", tmp_path / "shared", "nbsp", stop=stop)
+    over = {"sampling"} if visits == 1 else set()  # of a run that ends there, the episodes that were running
+    assert [name for name in alone.keys() - over if taken[name] != alone[name]] == []
+    assert rest == updates - 40 and "sac" in marks
+    assert {row["visit"] for row in taken["evaluations.jsonl"]} == set(range(1, visits + 1))
+    assert is_finished(tmp_path / "taken")
 
 
 def test_one_run_makes_the_visit_while_the_others_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

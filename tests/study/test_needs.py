@@ -66,8 +66,8 @@ def test_network_memory_by_hand(run: RunSettings) -> None:
 def test_environments_are_those_at_work_and_those_that_are_kept_idle(tmp_path: Path) -> None:
     # Of each of 2 tasks 4 in training, 5 in evaluation and, for nbsp, 5 in scoring; at work at once 4 + 5.
     sac, nbsp = tiny_study(tmp_path).trials()
-    assert needs(sac).environments == 2 * (4 + 5) * ENV_BYTES
-    assert needs(nbsp).environments == (4 + 5 + 16) * ENV_BYTES
+    assert needs(changed(sac, "resources", max_idle_envs=9)).environments == 2 * (4 + 5) * ENV_BYTES
+    assert needs(nbsp).environments == (4 + 5 + 8) * ENV_BYTES
     assert needs(changed(nbsp, "resources", max_idle_envs=0)).environments == 9 * ENV_BYTES
     assert needs(changed(nbsp, "resources", max_idle_envs=0, num_env_runners=3)).environments == 3 * 9 * ENV_BYTES
 

@@ -307,7 +307,7 @@ def test_every_baseline_is_tuned_with_the_same_budget_on_seeds_that_no_study_rep
     studies = {path.stem: load_study(path) for path in in_folder("tuning")}
     assert sorted(studies) == sorted(BASELINES)
     assert {study.settings.search.model_dump_json() for study in studies.values()} == {
-        '{"samples":8,"seed":0,"objective":"asr"}'
+        '{"samples":8,"seed":0,"objective":"asr","lifetime_percent":100.0}'
     }
     for name, study in studies.items():
         assert {(arm.origin, arm.method) for arm in study.arms} == {(name, name)}
@@ -319,6 +319,7 @@ def test_every_baseline_is_tuned_with_the_same_budget_on_seeds_that_no_study_rep
 
 def test_the_tuning_smoke_searches_the_same_keys() -> None:
     smoke = load_study("tune_configs/tuning_smoke.yaml")
+    assert all(run.visit_env_steps == [400, 200] for run in smoke.trials())  # cut off within its second visit
     assert sorted(smoke.searches) == sorted(BASELINES)
     for name in BASELINES:
         file = yaml.safe_load(Path(f"tune_configs/tuning/{name}.yaml").read_text())

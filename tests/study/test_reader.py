@@ -243,6 +243,7 @@ PATHS += [
     ("search", "samples"),
     ("search", "seed"),
     ("search", "objective"),
+    ("search", "lifetime_percent"),
     ("arms", "nbsp", "search"),
     ("arms", "nbsp", "search", "skill_frac"),
     ("arms", "nbsp", "search", "uniform_lr"),

@@ -206,6 +206,22 @@ def test_a_trials_time_counts_the_phases_of_its_method(tmp_path: Path) -> None:
     assert seconds(packnet, speed) == seconds(sac, speed) + 3 * 7 * 10.0
 
 
+def test_a_trial_that_ends_within_a_visit_takes_less_by_hand(tmp_path: Path) -> None:
+    sac, nbsp = (run.model_copy(update={"stop_env_steps": 600}) for run in tiny_study(tmp_path).trials())
+    speed = Speed(env_step_s=0.5, update_s=10.0, horizon=50)
+    start = seconds(sac, Speed(0.0, 0.0, 50))
+    # A visit of 400 steps and one of 200, 100 of each warm-up: 30 + 10 updates; 2 x 2 tasks x 2 episodes x 50 steps.
+    assert seconds(sac, speed) == start + 600 * 0.5 + 40 * 10.0 + 400 * 0.5
+    assert seconds(nbsp, speed) == seconds(sac, speed) + 2 * 200 * 0.5
+    assert seconds(nbsp, speed, given=1) == start + 200 * 0.5 + 10 * 10.0 + 200 * 0.5 + 200 * 0.5
+    ancl = sac.model_copy(update={"method": "ancl"})  # whose second visit runs whole once before
+    assert seconds(ancl, speed) == seconds(sac, speed) + 400 * 0.5 + 30 * 10.0
+    # With an evaluation each 100 steps: three in the first visit, one in the second, of two tasks and one episode.
+    periodic = {"periodic_env_steps": 100, "periodic_episodes": 1}
+    often = sac.model_copy(update={"evaluation": sac.evaluation.model_copy(update=periodic)})
+    assert trial_estimate(often, speed).evaluation_env_steps == (8 + 2 * 4) * 50
+
+
 @pytest.mark.parametrize(
     ("which", "periodic"),
     # Visits of 400 steps with one evaluation each 100, and the boundary's in the place of the fourth: three a visit.
@@ -330,7 +346,13 @@ def test_a_dry_run_lists_the_samples_of_a_search(main: Any, tmp_path: Path, caps
     assert main(config, "--results-dir", tmp_path / "results", "--dry-run") == 0
     printed = capsys.readouterr().out
     assert re.search(r"left_right +ewc-s00 +0 .*\nleft_right +ewc-s01 +0 ", printed)
-    assert "note: ewc: 2 of 3 combinations, drawn with seed 0" in printed
+    assert "note: ewc: 2 of 3 combinations, drawn with seed 0\n" in printed
+    part = ("--set", "search.lifetime_percent=30")
+    assert main(config, "--results-dir", tmp_path / "results", "--dry-run", *part) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"left_right +ewc-s00 +0 +2 of 4 +480 *\n", printed)
+    seen = "they see the first 30 % of a lifetime, 480 of 1,600 env steps, to within visit 2 of 4"
+    assert f"note: ewc: 2 of 3 combinations, drawn with seed 0; {seen}\n" in printed
 
 
 @pytest.mark.slow

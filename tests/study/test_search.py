@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import load_study as load_written_study
-from rllib_nbsp.settings import ConfigError
+from rllib_nbsp.settings import ConfigError, config_hash, without_added
 from rllib_nbsp.study.errors import PreflightError
 from rllib_nbsp.study.folder import open_trials, write_study
 from rllib_nbsp.study.reader import load_study
-from rllib_nbsp.study.search import combinations, draw, sample_label
+from rllib_nbsp.study.search import SearchSettings, combinations, draw, sample_label
 from rllib_nbsp.study.study import CheckedStudy
 from tests.studies import TINY, leave
 
@@ -201,6 +201,89 @@ def test_a_study_without_a_search_says_nothing_of_one(load: Load, tmp_path: Path
     assert "search" not in yaml.safe_load((folder / "study.yaml").read_text())
 
 
+# Of a part of a lifetime: 4 visits of 400 steps, 100 of them warm-up
+
+
+def test_samples_alone_are_cut_off(load: Load) -> None:
+    runs = {run.arm: run for run in load("search.lifetime_percent=30").trials()}
+    assert {arm: run.stop_env_steps for arm, run in runs.items()} == {
+        "sac": None, "ewc-s00": 480, "ewc-s01": 480, "ewc-s02": 480, "ewc-s03": 480
+    }  # fmt: skip
+    assert runs["ewc-s00"].visit_env_steps == [400, 80] and runs["sac"].visit_env_steps == [400] * 4
+
+
+def test_all_of_a_lifetime_is_what_there_was_before_the_key(load: Load) -> None:
+    whole, plain = (load(*options).trials() for options in (("search.lifetime_percent=100",), ()))
+    assert whole == plain
+    assert [config_hash(run) for run in whole] == [config_hash(run) for run in plain]
+    assert {run.stop_env_steps for run in plain} == {None}
+    assert "stop_env_steps" not in without_added(plain[0].model_dump())
+    cut = load("search.lifetime_percent=30").trials()
+    assert [config_hash(a) == config_hash(b) for a, b in zip(cut, plain, strict=True)] == [True, *[False] * 4]
+
+
+def test_a_samples_own_visits_make_its_lifetime(load: Load) -> None:
+    study = load(
+        "search.lifetime_percent=50", "arms.ewc={method: ewc, search: {visit: {max_env_steps: [400, 600, 1001]}}}"
+    )
+    assert sorted((run.visit.max_env_steps, run.stop_env_steps) for run in study.trials() if run.arm != "sac") == [
+        (400, 800), (600, 1200), (1001, 2002)
+    ]  # fmt: skip
+
+
+@given(percent=st.floats(0.001, 100), lifetime=st.integers(1, 10**9))
+def test_no_less_than_was_asked_for_is_seen_and_no_whole_step_more(percent: float, lifetime: int) -> None:
+    steps = SearchSettings(lifetime_percent=percent).env_steps_of(lifetime)
+    assert steps is None if percent == 100 else steps is not None and 1 <= steps <= lifetime
+    assert steps is None or steps - 1 < lifetime * percent / 100 <= steps
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["20"], "320 of 1,600 env steps, to within visit 1 of 4: nothing can be forgotten there"),
+        (["25"], "400 of 1,600 env steps, to the end of visit 1 of 4: nothing can be forgotten there"),
+        (["75"], "1,200 of 1,600 env steps, to the end of visit 3 of 4"),
+        (["99.99"], "1,600 of 1,600 env steps, to the end of visit 4 of 4"),
+        (
+            ["20", "visit.early_stop={min_env_steps: 200}"],
+            "320 of 1,600 env steps, to within visit 1 of 4 or further, as visits may end early",
+        ),
+    ],
+)
+def test_the_notes_say_how_much_is_seen(options: list[str], said: str, load: Load) -> None:
+    percent, *others = options
+    study = load(f"search.lifetime_percent={percent}", *others)
+    seen = f"they see the first {percent} % of a lifetime, {said}"
+    assert study.notes() == [f"ewc: 4 of 6 combinations, drawn with seed 0; {seen}"]
+
+
+def test_what_a_part_of_a_lifetime_comes_to_is_not_averaged_with_the_whole(load: Load, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    part = load("search.lifetime_percent=30")
+    write_study(part, [], folder, resume=False)
+    written = load_written_study(folder)
+    assert written is not None and written.search is not None and written.search.lifetime_percent == 30
+    leave(part.trials(folder)[1], done=True)
+    whole = load("seeds=[0, 1]")
+    with pytest.raises(PreflightError, match=r"has results of other settings \(stop_env_steps was 480 and is gone\)"):
+        open_trials(whole, whole.trials(folder), folder, resume=True)
+
+
+@pytest.mark.parametrize(("percent", "seen"), [(0.01, 1), (6.5, 104), (6.87, 110)])
+def test_too_little_of_a_lifetime_for_an_update_is_one_line(percent: float, seen: int, load: Load) -> None:
+    # 16 rows make a batch; 10 steps behind a warm-up of 100 are an update.
+    if seen == 110:
+        load(f"search.lifetime_percent={percent}")
+        return
+    with pytest.raises(ConfigError) as caught:
+        load(f"search.lifetime_percent={percent}")
+    [problem] = caught.value.problems
+    assert f"search.lifetime_percent is {percent}, {seen} of 1600 environment steps, in which no update is" in problem
+    assert problem.endswith("made; the first one is after 110")
+
+
 # What is wrong with one
 
 
@@ -211,8 +294,13 @@ def test_a_study_without_a_search_says_nothing_of_one(load: Load, tmp_path: Path
         ("search.samples=many", ["search.samples is 'many'", "a whole number >= 1"]),
         ("search.objective=fm", ["search.objective is 'fm'", "'asr', 'fwt', 'final_success'"]),
         ("search.sample=4", ["unknown key 'search.sample'", "did you mean 'samples'?"]),
+        ("search.lifetime_percent=0", ["search.lifetime_percent is 0", "a number > 0 and <= 100"]),
+        ("search.lifetime_percent=-20", ["search.lifetime_percent is -20", "a number > 0 and <= 100"]),
+        ("search.lifetime_percent=101", ["search.lifetime_percent is 101", "a number > 0 and <= 100"]),
+        ("search.lifetime_percent=.nan", ["search.lifetime_percent is nan", "a number > 0 and <= 100"]),
+        ("search.lifetime_percent=all", ["search.lifetime_percent is 'all'", "a number > 0 and <= 100"]),
         ("search.seed=-1", ["search.seed is -1", "a whole number >= 0"]),
-        ("search=4", ["search is 4", "a mapping with keys samples, seed, objective"]),
+        ("search=4", ["search is 4", "a mapping with keys samples, seed, objective, lifetime_percent"]),
         ("arms.ewc.search=", ["arms.ewc.search is null", "a mapping of the arm's keys to lists"]),
         ("arms.ewc.search={}", ["arms.ewc.search is {}", "a mapping of the arm's keys to lists"]),
         ("arms.ewc.search=[1]", ["arms.ewc.search is [1]", "a mapping of the arm's keys to lists"]),

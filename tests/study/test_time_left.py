@@ -6,7 +6,7 @@ import pytest
 
 from rllib_nbsp.study.time_left import TimeLeft
 
-VISITS = {"a/0": (2, 100), "a/1": (2, 100), "b/0": (2, 100)}
+VISITS = {"a/0": [100, 100], "a/1": [100, 100], "b/0": [100, 100]}
 ARMS = {"a/0": "a", "a/1": "a", "b/0": "b"}
 
 
@@ -49,6 +49,14 @@ def test_a_trial_that_is_restored_or_started_again_is_timed_from_there() -> None
     left = TimeLeft(ARMS, VISITS)
     saw(left, "a/0", (100.0, 2, 50), (110.0, 2, 60), (500.0, 2, 10), (510.0, 2, 20))
     assert left.range(["a/0"], []) == pytest.approx((80.0, 80.0))
+
+
+def test_a_visit_that_is_to_be_cut_short_is_no_longer_than_that() -> None:
+    left = TimeLeft({"a/0": "a", "a/1": "a"}, {"a/0": [100, 30], "a/1": [30]})
+    saw(left, "a/0", (0.0, 1, 0), (10.0, 1, 50))
+    # 0.2 s a step: 50 and 30 steps; 30 steps.
+    assert left.range(["a/0"], []) == pytest.approx((16.0, 16.0))
+    assert left.range(["a/1"], []) == pytest.approx((6.0, 6.0))
 
 
 def test_at_a_studys_end_nothing_is_left() -> None:
