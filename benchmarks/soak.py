@@ -5,7 +5,7 @@
 One run goes back and forth between two tasks of the point mass: its own process, a remote rollout worker and a remote
 Learner, whose stores are full after the first visits. After each visit, each process says what memory of its own it has
 (resident, without what it maps from files and shares) and how many files are open. The slope is Theil-Sen's over the
-visits of the last three quarters of the time, per hour and per visit: a leak of a visit or of a step is in both.
+visits of the second half of the time, per hour and per visit: a leak of a visit or of a step is in both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from scipy.stats import theilslopes
 from benchmarks.throughput import describe_machine, say
 from rllib_nbsp import ContinualSAC, NBSPConfig
 
-WARM = 0.25
+WARM = 0.5
 """Of the time, in which stores fill and allocators find their size."""
 
 
