@@ -154,6 +154,7 @@ def test_a_killed_driver_has_said_how_to_go_on_and_the_resumed_rows_are_those_of
     figures(doubled_env_steps=0)
 
 
+@pytest.mark.timeout(2400)  # twenty starts of Ray on a busy machine
 def test_a_driver_killed_at_twenty_random_moments_leaves_a_whole_state_and_the_rows_of_a_run_that_never_stopped(
     tmp_path: Path, begin: Begin, figures: Figures
 ) -> None:
