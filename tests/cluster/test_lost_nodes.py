@@ -15,6 +15,7 @@ from tests.cluster.machines import ROOM, STUDY, TIMEOUT_S, Machines, entrypoint,
 from tests.processes import cmdline, descendants
 
 TASKS = STUDY["sequences"]["my_pair"]
+TRIAL = "ray::StudyTrial"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(TIMEOUT_S)]
 
 
@@ -49,13 +50,12 @@ class Trial:
         assert all(map(finite, [*training, *evaluations]))
 
 
-def host_of(word: str, nodes: list[subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
-    """The node with the process whose command line has a word."""
-    (host,) = [node for node in nodes if any(word in cmdline(pid) for pid in descendants(node.pid))]
-    return host
+def running(word: str, nodes: list[subprocess.Popen[bytes]]) -> dict[int, subprocess.Popen[bytes]]:
+    """Processes whose command line has a word, each with its node."""
+    return {pid: node for node in nodes for pid in descendants(node.pid) if word in cmdline(pid)}
 
 
-@pytest.mark.parametrize("lost", ["ray::StudyTrial", "ray::_WrappedExecutable"], ids=["trial", "Learner"])
+@pytest.mark.parametrize("lost", [TRIAL, "ray::_WrappedExecutable"], ids=["trial", "Learner"])
 def test_the_node_of_a_trial_or_of_its_learner_is_lost_and_the_trial_goes_on_on_another(
     lost: str, machines: Machines, record_property: Callable[[str, Any], None]
 ) -> None:
@@ -64,9 +64,11 @@ def test_the_node_of_a_trial_or_of_its_learner_is_lost_and_the_trial_goes_on_on_
     trial = Trial(machines, num_learners=1, placement_strategy="STRICT_SPREAD")
     try:
         wait_until(lambda: trial.last()["env_steps"] >= 2500)
-        kill(host_of(lost, nodes), signal.SIGKILL)
+        before = running(TRIAL, nodes)
+        (host,) = running(lost, nodes).values()
+        kill(host, signal.SIGKILL)
         killed, known = time.monotonic(), trial.last()["env_steps"]
-        wait_until(lambda: trial.last()["env_steps"] > known)
+        wait_until(lambda: bool(running(TRIAL, nodes).keys() - before) and trial.last()["env_steps"] > known)
         recovery_s = time.monotonic() - killed
         printed = trial.ends()
     finally:
