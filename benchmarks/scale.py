@@ -17,7 +17,6 @@ import json
 import logging
 import multiprocessing
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ import yaml
 from ray import tune
 from rich.console import Console
 
+from benchmarks.processes import open_files, resident_bytes
 from benchmarks.throughput import describe_machine, say
 from benchmarks.timing import repeat_for
 from rllib_nbsp import ContinualSACConfig
@@ -55,11 +55,6 @@ STUDY: dict[str, Any] = {
 }
 
 
-def resident_bytes(process: int) -> int:
-    """Main memory that a process of this machine has now."""
-    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize()
-
-
 class Ledger(tune.Callback):
     """What the driver has whenever a trial is over."""
 
@@ -72,8 +67,7 @@ class Ledger(tune.Callback):
 
     def note(self) -> None:
         """Add a row for now."""
-        files = len(os.listdir("/proc/self/fd"))
-        self.rows.append({"at_s": time.monotonic(), "driver_bytes": resident_bytes(os.getpid()), "open_files": files})
+        self.rows.append({"at_s": time.monotonic(), "driver_bytes": resident_bytes(), "open_files": open_files()})
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune's hook."""
@@ -145,7 +139,7 @@ def measure_runners(count: int, seconds: float) -> dict[str, float]:
     before = algo.env_steps
     _, took = repeat_for(seconds, algo.train)
     steps = (algo.env_steps - before) / took
-    own = resident_bytes(os.getpid())
+    own = resident_bytes()
     workers = algo.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)
     of_workers = sum(resident_bytes(worker) for worker in workers)
     row = {"runners": len(workers), "env_steps_per_s": steps, "driver_bytes": own, "runner_bytes": of_workers}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import Any
 import ray
 from scipy.stats import theilslopes
 
+from benchmarks.processes import open_files, resident_bytes
 from benchmarks.throughput import describe_machine, say
 from rllib_nbsp import ContinualSAC, NBSPConfig
 
@@ -104,8 +104,7 @@ def held_by(algo: ContinualSAC) -> dict[str, dict[str, int]]:
 
 def held() -> dict[str, int]:
     """This process's own resident bytes, and how many files it has open."""
-    _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
-    return {"bytes": (resident - shared) * os.sysconf("SC_PAGE_SIZE"), "files": len(os.listdir("/proc/self/fd"))}
+    return {"bytes": resident_bytes(shared=False), "files": open_files()}
 
 
 def slope(readings: Sequence[dict[str, Any]], name: str) -> dict[str, float]:

@@ -17,6 +17,7 @@ READS = re.compile(r"\.read_(text|bytes)\(|safe_load\(|json\.loads?\(|\bgzip\.|Z
 RUNNING = {
     "rllib_nbsp/records.py": "asks git for the commit that `versions.json` names, without a shell",
     "analysis/browser.py": "has the browser print a page that was just written, without a shell",
+    "analysis/videos.py": "has `play` film a run, in a process of its own, without a shell",
 }
 READING = {
     "rllib_nbsp/reading.py": "reads within limits; all others call it",
