@@ -167,7 +167,7 @@ ROWS = (
     _row(44, "the analysis reads while a run writes", "survives", FILES + "rows_are_read_while_they_are_written"),
     _row(45, "a rollout worker is killed in an evaluation", "survives",
          WORKERS + "a_worker_is_killed_in_an_evaluation"),
-    _row(46, "hours of visits: memory and open files", "survives",
+    _row(46, "many visits: memory and open files", "survives",
          "tests/benchmarks/test_soak.py::test_a_run_of_many_visits_keeps_its_memory_and_its_files"),
     _row(47, "the results folder is removed during a run", "clean error",
          STUDIES + "results_that_are_removed_end_their_trial_and_the_study_says_so",
