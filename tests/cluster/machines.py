@@ -126,6 +126,39 @@ def entrypoint(folder: Path, **sections: Any) -> str:
     return job["spec"]["entrypoint"].replace("/study/", f"{folder}/study/", 1).replace("/results", f"{folder}/results")
 
 
+class PairStudy:
+    """The study of `entrypoint` while it runs, and its one trial.
+
+    Args:
+        machines: on which.
+        sections: of the study's file, in place of its own.
+
+    Attributes:
+        command: that started it.
+        trial: the trial's folder.
+    """
+
+    def __init__(self, machines: Machines, **sections: Any) -> None:
+        self.command = entrypoint(machines.folder, **sections)
+        self.trial = machines.folder / "results" / "my_pair" / "my_pair" / "nbsp" / "seed_0"
+        self._process = machines.run(self.command, RAY_AUTH_MODE="token")
+
+    def last(self) -> dict[str, Any]:
+        """The trial's last training row; the study must go on so long."""
+        assert self._process.poll() is None, self._process.communicate()[0][-3000:]
+        return (rows(self.trial / "training.jsonl") or [{"env_steps": 0, "visit": 1, "lost_fragments": 0}])[-1]
+
+    def ends(self) -> str:
+        """What it has said, once it is over."""
+        printed, _ = self._process.communicate(timeout=TIMEOUT_S)
+        assert self._process.returncode == 0, printed[-3000:]
+        return printed
+
+    def stop(self) -> None:
+        """End it, if it still runs."""
+        kill(self._process, signal.SIGTERM)
+
+
 def rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a file that may be in the making."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []

@@ -7,47 +7,29 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cluster.machines import ROOM, STUDY, TIMEOUT_S, Machines, entrypoint, finite, kill, rows, wait_until
+from tests.cluster.machines import ROOM, TASKS, TIMEOUT_S, Machines, PairStudy, finite, kill, rows, wait_until
 from tests.processes import cmdline, descendants
 
-TASKS = STUDY["sequences"]["my_pair"]
+STATE = {"every_env_steps": 1000}
 TRIAL = "ray::StudyTrial"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(TIMEOUT_S)]
 
 
-class Trial:
-    """The study's one trial, while it runs."""
-
-    def __init__(self, machines: Machines, **resources: Any) -> None:
-        command = entrypoint(machines.folder, resources=resources, state={"every_env_steps": 1000})
-        self.path = machines.folder / "results" / "my_pair" / "my_pair" / "nbsp" / "seed_0"
-        self.study = machines.run(command, RAY_AUTH_MODE="token")
-
-    def last(self) -> dict[str, Any]:
-        """Its last training row; the study must go on so long."""
-        assert self.study.poll() is None, self.study.communicate()[0][-3000:]
-        return (rows(self.path / "training.jsonl") or [{"env_steps": 0, "lost_fragments": 0}])[-1]
-
-    def ends(self) -> str:
-        """What the study has said, once it is over."""
-        printed, _ = self.study.communicate(timeout=TIMEOUT_S)
-        assert self.study.returncode == 0, printed[-3000:]
-        return printed
-
-    def check(self) -> None:
-        """Its rows are those of one run, each of them once."""
-        assert json.loads((self.path / "status.json").read_text())["done"] is True
-        training = rows(self.path / "training.jsonl")
-        steps = [row["env_steps"] for row in training]
-        assert steps == sorted({*steps})
-        evaluations = rows(self.path / "evaluations.jsonl")
-        places = [(row["visit"], row["trained_task"], row["eval_task"]) for row in evaluations]
-        assert places == [(visit, trained, task) for visit, trained in enumerate(TASKS, 1) for task in TASKS]
-        assert all(map(finite, [*training, *evaluations]))
+def check_places(trial: Path) -> None:
+    """A trial's rows are those of one run, each of them once."""
+    assert json.loads((trial / "status.json").read_text())["done"] is True
+    training = rows(trial / "training.jsonl")
+    steps = [row["env_steps"] for row in training]
+    assert steps == sorted({*steps})
+    evaluations = rows(trial / "evaluations.jsonl")
+    places = [(row["visit"], row["trained_task"], row["eval_task"]) for row in evaluations]
+    assert places == [(visit, trained, task) for visit, trained in enumerate(TASKS, 1) for task in TASKS]
+    assert all(map(finite, [*training, *evaluations]))
 
 
 def running(word: str, nodes: list[subprocess.Popen[bytes]]) -> dict[int, subprocess.Popen[bytes]]:
@@ -61,20 +43,21 @@ def test_the_node_of_a_trial_or_of_its_learner_is_lost_and_the_trial_goes_on_on_
 ) -> None:
     machines.start("head", "--num-cpus=0", f"--temp-dir={machines.folder}/ray")
     nodes = [machines.start("worker", "--num-cpus=1") for _ in range(3)]
-    trial = Trial(machines, num_learners=1, placement_strategy="STRICT_SPREAD")
+    spread = {"num_learners": 1, "placement_strategy": "STRICT_SPREAD"}
+    study = PairStudy(machines, resources=spread, state=STATE)
     try:
-        wait_until(lambda: trial.last()["env_steps"] >= 2500)
+        wait_until(lambda: study.last()["env_steps"] >= 2500)
         before = running(TRIAL, nodes)
         (host,) = running(lost, nodes).values()
         kill(host, signal.SIGKILL)
-        killed, known = time.monotonic(), trial.last()["env_steps"]
-        wait_until(lambda: bool(running(TRIAL, nodes).keys() - before) and trial.last()["env_steps"] > known)
+        killed, known = time.monotonic(), study.last()["env_steps"]
+        wait_until(lambda: bool(running(TRIAL, nodes).keys() - before) and study.last()["env_steps"] > known)
         recovery_s = time.monotonic() - killed
-        printed = trial.ends()
+        printed = study.ends()
     finally:
-        kill(trial.study, signal.SIGTERM)
+        study.stop()
     assert "starting again" in printed
-    trial.check()
+    check_places(study.trial)
     record_property("recovery_s", recovery_s)
     record_property("doubled_env_steps", 0)
 
@@ -84,13 +67,13 @@ def test_a_rollout_workers_node_that_never_comes_back_costs_that_worker_alone(
 ) -> None:
     machines.start("head", "--num-cpus=1", ROOM, f"--temp-dir={machines.folder}/ray")
     spot = machines.start("worker", "--num-cpus=0", ROOM)
-    trial = Trial(machines, **STUDY["resources"])
+    study = PairStudy(machines, state=STATE)
     try:
-        wait_until(lambda: trial.last()["env_steps"] >= 500)
+        wait_until(lambda: study.last()["env_steps"] >= 500)
         kill(spot, signal.SIGKILL)
-        trial.ends()
+        study.ends()
     finally:
-        kill(trial.study, signal.SIGTERM)
-    trial.check()
-    assert rows(trial.path / "training.jsonl")[-1]["lost_fragments"] == 1
+        study.stop()
+    check_places(study.trial)
+    assert rows(study.trial / "training.jsonl")[-1]["lost_fragments"] == 1
     record_property("doubled_env_steps", 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import threading
 import time
@@ -18,10 +17,8 @@ from tests.cluster.machines import (
     STUDY,
     TIMEOUT_S,
     Machines,
+    PairStudy,
     check_rows,
-    entrypoint,
-    kill,
-    rows,
     wait_until,
 )
 
@@ -37,19 +34,18 @@ class Link:
 
     def __init__(self) -> None:
         number = os.getpid() % 2**14
-        self.subnet = f"10.213.{number // 64}.{number % 64 * 4}"
-        self.here, self.there = (f"nbsp{end}{number}" for end in "ab")
-        first, _, last = self.subnet.rpartition(".")
-        self.host = f"{first}.{int(last) + 1}"
+        net, first = f"10.213.{number // 64}", number % 64 * 4
+        here, self.there = (f"nbsp{end}{number}" for end in "ab")
+        self.host = f"{net}.{first + 1}"
         self.within = ["ip", "netns", "exec", self.there]
         try:
             _ip("netns", "add", self.there)
         except (OSError, subprocess.CalledProcessError):
             pytest.skip("makes a network namespace")
-        _ip("link", "add", self.here, "type", "veth", "peer", "name", self.there, "netns", self.there)
-        _ip("addr", "add", f"{self.host}/30", "dev", self.here)
-        _ip("link", "set", self.here, "up")
-        _ip("-n", self.there, "addr", "add", f"{first}.{int(last) + 2}/30", "dev", self.there)
+        _ip("link", "add", here, "type", "veth", "peer", "name", self.there, "netns", self.there)
+        _ip("addr", "add", f"{self.host}/30", "dev", here)
+        _ip("link", "set", here, "up")
+        _ip("-n", self.there, "addr", "add", f"{net}.{first + 2}/30", "dev", self.there)
         _ip("-n", self.there, "link", "set", "lo", "up")
         self.set("up")
 
@@ -99,32 +95,24 @@ def test_packets_that_are_lost_cost_time_and_a_cut_costs_a_fragment(
     machines = new_machines(link.host)
     machines.start("head", "--num-cpus=1", ROOM, f"--temp-dir={machines.folder}/ray")
     machines.start("worker", "--num-cpus=0", ROOM, within=link.within)
-    trial = machines.folder / "results" / "my_pair" / "my_pair" / "nbsp" / "seed_0"
-    visit = {**STUDY["visit"], "max_env_steps": VISIT_ENV_STEPS}
-    study = machines.run(entrypoint(machines.folder, visit=visit), RAY_AUTH_MODE="token")
-
-    def last() -> dict[str, Any]:
-        assert study.poll() is None, study.communicate()[0][-3000:]
-        return (rows(trial / "training.jsonl") or [{"env_steps": 0, "visit": 1, "lost_fragments": 0}])[-1]
-
+    study = PairStudy(machines, visit={**STUDY["visit"], "max_env_steps": VISIT_ENV_STEPS})
     try:
-        wait_until(lambda: last()["env_steps"] >= 500)
+        wait_until(lambda: study.last()["env_steps"] >= 500)
         with link.losing_packets():
-            wait_until(lambda: last()["env_steps"] >= 2500)
-        assert last()["lost_fragments"] == 0  # late is not lost
+            wait_until(lambda: study.last()["env_steps"] >= 2500)
+        assert study.last()["lost_fragments"] == 0  # late is not lost
         link.set("down")
         cut = time.monotonic()
         # Where Ray does not see the node's death, its worker is one that hangs.
-        wait_until(lambda: last()["lost_fragments"] == 1, timeout_s=400.0)
+        wait_until(lambda: study.last()["lost_fragments"] == 1, timeout_s=400.0)
         link.set("up")
         machines.start("worker", "--num-cpus=0", ROOM, within=link.within)
-        wait_until(lambda: last()["visit"] == 2 or "were lost and are back" in machines.said_by_trials())
+        wait_until(lambda: study.last()["visit"] == 2 or "were lost and are back" in machines.said_by_trials())
         recovery_s = time.monotonic() - cut
-        assert last()["visit"] == 1
-        printed, _ = study.communicate(timeout=TIMEOUT_S)
+        assert study.last()["visit"] == 1
+        study.ends()
     finally:
-        kill(study, signal.SIGTERM)
-    assert study.returncode == 0, printed[-3000:]
-    check_rows(trial, lost=1, visit_env_steps=VISIT_ENV_STEPS)
+        study.stop()
+    check_rows(study.trial, lost=1, visit_env_steps=VISIT_ENV_STEPS)
     record_property("doubled_env_steps", 0)
     record_property("recovery_s", recovery_s)

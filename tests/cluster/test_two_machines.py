@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import stat
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,10 +13,10 @@ from tests.cluster.machines import (
     TIMEOUT_S,
     VISIT_ENV_STEPS,
     Machines,
+    PairStudy,
     check_rows,
     entrypoint,
     kill,
-    rows,
     wait_until,
 )
 
@@ -30,29 +29,21 @@ def test_a_node_goes_and_a_node_comes_in_mid_visit_and_no_step_is_counted_twice(
 ) -> None:
     machines.start("head", "--num-cpus=1", ROOM, f"--temp-dir={machines.folder}/ray")
     spot = machines.start("worker", "--num-cpus=0", ROOM)
-    command = entrypoint(machines.folder)
-    trial = machines.folder / "results" / "my_pair" / "my_pair" / "nbsp" / "seed_0"
-    study = machines.run(command, RAY_AUTH_MODE="token")
-
-    def last() -> dict[str, Any]:
-        assert study.poll() is None, study.communicate()[0][-3000:]
-        return (rows(trial / "training.jsonl") or [{"env_steps": 0, "visit": 1, "lost_fragments": 0}])[-1]
-
+    study = PairStudy(machines)
     try:
-        wait_until(lambda: last()["env_steps"] >= 500)
+        wait_until(lambda: study.last()["env_steps"] >= 500)
         kill(spot, notice)
-        wait_until(lambda: last()["lost_fragments"] == 1)
-        assert last()["visit"] == 1
+        wait_until(lambda: study.last()["lost_fragments"] == 1)
+        assert study.last()["visit"] == 1
         machines.start("worker", "--num-cpus=0", ROOM)
-        wait_until(lambda: "were lost and are back" in machines.said_by_trials() or last()["visit"] > 2)
-        assert last()["env_steps"] % VISIT_ENV_STEPS
-        printed, _ = study.communicate(timeout=TIMEOUT_S)
+        wait_until(lambda: "were lost and are back" in machines.said_by_trials() or study.last()["visit"] > 2)
+        assert study.last()["env_steps"] % VISIT_ENV_STEPS
+        study.ends()
     finally:
-        kill(study, signal.SIGTERM)
-    assert study.returncode == 0, printed[-3000:]
-    check_rows(trial, lost=1)
+        study.stop()
+    check_rows(study.trial, lost=1)
     # The next try of the job finds the study, and nothing that is left to do.
-    again = machines.run(command, RAY_AUTH_MODE="token")
+    again = machines.run(study.command, RAY_AUTH_MODE="token")
     printed, _ = again.communicate(timeout=240)
     assert again.returncode == 0 and "1 of 1 trials are finished already" in printed, printed[-3000:]
 
