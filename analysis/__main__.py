@@ -77,6 +77,7 @@ def _report(arguments: argparse.Namespace) -> int:
         frames=arguments.frames,
         videos=arguments.videos,
         tex=arguments.latex,
+        single_column=arguments.single_column,
         pdf=arguments.pdf,
     )
     print(report.summary)
@@ -159,6 +160,11 @@ def _parser() -> argparse.ArgumentParser:
         help=f"add films of each task before and after a visit, {' or '.join(KINDS)}; this plays runs",
     )
     report.add_argument("--latex", action="store_true", help="write each table as LaTeX into latex/ too")
+    report.add_argument(
+        "--single-column",
+        action="store_true",
+        help="write each figure 3.4 inches wide too, as NAME_single.pdf and NAME_single.svg",
+    )
     report.add_argument("--pdf", action="store_true", help="print the page as report.pdf, with Chromium or Chrome")
     report.add_argument("--allow-partial", action="store_true", help="exit with 0 although seeds or visits are missing")
     report.set_defaults(command=_report)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import pandas as pd
@@ -62,11 +63,19 @@ class Picture:
     """Of its files: `curves_pair`."""
     title: str
     caption: str
-    figure: Figure
+    draw: Callable[..., Figure]
+    """The figure, `width` inches wide: a function of `analysis.figures` with its arguments."""
     switches: Sequence[Switch] = ()
     """Where there are some, a page shows the drawing itself, whose arms they turn on and off."""
     on_page_alone: bool = False
     """Whether it makes no files, as a drawing of more arms than one panel can hold."""
+    wide_alone: bool = False
+    """Whether one column of a paper cannot hold it."""
+
+    @cached_property
+    def figure(self) -> Figure:
+        """As wide as both columns."""
+        return self.draw()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def comparison_pictures(found: Findings, sequence: str) -> list[Picture]:
             "Metrics by arm",
             "Large marks are means over seeds, ticks above them the seeds, bars 95 % intervals (none for one seed). "
             "ASR (of returns: AR) and FWT are better to the right, FM to the left.",
-            figures.metrics_figure(values, styles, of_returns),
+            partial(figures.metrics_figure, values, styles, of_returns),
         )
     ]
     differences = found.differences
@@ -51,7 +52,7 @@ def comparison_pictures(found: Findings, sequence: str) -> list[Picture]:
                 f"Paired differences to {found.baseline}",
                 "Mean difference over the seeds that both arms have, with its 95 % interval (none for one pair). ASR "
                 "and FWT are better to the right of 0, FM to its left.",
-                figures.forest_figure(own, styles, str(found.baseline), of_returns),
+                partial(figures.forest_figure, own, styles, str(found.baseline), of_returns),
             )
         )
     made.append(
@@ -60,7 +61,7 @@ def comparison_pictures(found: Findings, sequence: str) -> list[Picture]:
             f"{what} after every visit on every task",
             f"Mean over seeds ({_seeds(arrays)}) at the end of each visit; the outlined task was just trained. "
             "Hatched: not measured. A number in parentheses: of so many seeds.",
-            figures.matrices_figure(arrays, of_returns),
+            partial(figures.matrices_figure, arrays, of_returns),
         )
     )
     last = {arm: array.values[:, -1] for arm, array in arrays.items() if np.isfinite(array.values[:, -1]).any()}
@@ -72,7 +73,7 @@ def comparison_pictures(found: Findings, sequence: str) -> list[Picture]:
                 "Left: the score at a task by the visits since it was trained, mean over tasks and visits, 95 % "
                 "interval over seeds. Right: the share of runs and tasks that score above each threshold after the "
                 "last visit.",
-                figures.kept_figure(arrays, last, styles, baseline=found.baseline, of_returns=of_returns),
+                partial(figures.kept_figure, arrays, last, styles, baseline=found.baseline, of_returns=of_returns),
             )
         )
     points = proportions(results, found.values, sequence)
@@ -83,7 +84,7 @@ def comparison_pictures(found: Findings, sequence: str) -> list[Picture]:
                 "Metrics over the proportion of skill neurons",
                 "Of the arms that differ in nothing but this key: means over seeds with 95 % intervals, short lines "
                 "are seeds.",
-                figures.proportion_figure(points, PROPORTION, found.styles[points["arm"].iloc[0]], of_returns),
+                partial(figures.proportion_figure, points, PROPORTION, found.styles[points["arm"].iloc[0]], of_returns),
             )
         )
     return made
@@ -97,6 +98,7 @@ def curve_pictures(found: Findings, sequence: str) -> list[Picture]:
     training = results.training[results.training["sequence"] == sequence]
     styles = {arm: found.styles[arm] for arm in found.arms_of(sequence)}
     crowded = len(styles) > figures.OVERLAID
+    wide = crowded and len(order.tasks) > 2
     title = f"{_what(results)} over training"
     caption = (
         "Thick lines are means over seeds, thin ones seeds, marks evaluations at the end of a visit. In shaded visits "
@@ -108,12 +110,22 @@ def curve_pictures(found: Findings, sequence: str) -> list[Picture]:
             f"curves_{sequence}",
             title,
             caption,
-            figures.success_figure(evaluations, order, styles, baseline=found.baseline, of_returns=results.of_returns),
+            partial(
+                figures.success_figure,
+                evaluations,
+                order,
+                styles,
+                baseline=found.baseline,
+                of_returns=results.of_returns,
+            ),
             () if crowded else _switches(styles, list(styles)),
+            wide_alone=wide,
         )
     ]
     if crowded:
-        overlay = figures.success_figure(evaluations, order, styles, together=True, of_returns=results.of_returns)
+        overlay = partial(
+            figures.success_figure, evaluations, order, styles, together=True, of_returns=results.of_returns
+        )
         shown = _shown_first(found, sequence, styles)
         made.append(
             Picture(
@@ -133,13 +145,14 @@ def curve_pictures(found: Findings, sequence: str) -> list[Picture]:
                 "Training by task",
                 "Success of the last training episodes, a panel a task; a dashed line parts its visits. Lines are "
                 "means over seeds, shades reach from the lowest seed to the highest.",
-                figures.training_figure(trained, order, styles, baseline=found.baseline),
+                partial(figures.training_figure, trained, order, styles, baseline=found.baseline),
+                wide_alone=wide,
             ),
             Picture(
                 f"training_over_time_{sequence}",
                 "Training in order",
                 "The same, visit after visit, each on its own task.",
-                figures.training_over_time_figure(trained, order, styles, baseline=found.baseline),
+                partial(figures.training_over_time_figure, trained, order, styles, baseline=found.baseline),
             ),
         ]
     return made
@@ -167,7 +180,8 @@ def mechanism_pictures(found: Findings, sequence: str, values: pd.DataFrame) -> 
             f"mechanism_{sequence}" if len(each) == 1 else f"mechanism_{sequence}_{shown[0]}",
             f"Plasticity of {' and '.join(shown)}, {sequence}",
             caption,
-            figures.mechanism_figure(values, order, styles, networks=shown, baseline=found.baseline),
+            partial(figures.mechanism_figure, values, order, styles, networks=shown, baseline=found.baseline),
+            wide_alone=len(each) > 1,
         )
         for shown in each
     ]
@@ -181,7 +195,7 @@ def neuron_pictures(found: Findings, sequence: str, arm: str, scores: pd.DataFra
             f"Neuron scores, {arm}",
             "Share of a layer's neurons up to a score (Eq. 4), all seeds together. Bold: the selected neurons. Dotted: "
             "the score max(p, 1 - p) of a neuron that never moves.",
-            figures.scores_figure(scores, found.styles[arm]),
+            partial(figures.scores_figure, scores, found.styles[arm]),
         )
     ]
     activations = top_activations(found.results.runs, scores, notes=found.notes)
@@ -192,7 +206,7 @@ def neuron_pictures(found: Findings, sequence: str, arm: str, scores: pd.DataFra
                 f"Activation of the actor's highest scored neuron that moves, {arm}",
                 "How often it had each activation while the goal was above its mean (success) and below, after each "
                 "visit, in the first seed that has one. Bars of each kind sum to 1.",
-                figures.activations_figure(activations),
+                partial(figures.activations_figure, activations),
             )
         )
     return made
@@ -208,7 +222,7 @@ def frame_pictures(found: Findings) -> tuple[list[Picture], list[str]]:
         except MissingToolError as error:
             failed.append(str(error))
     caption = "The first picture of an episode, as its simulator draws it."
-    return ([Picture("tasks", "Tasks", caption, figures.tasks_figure(drawn))] if drawn else []), failed
+    return ([Picture("tasks", "Tasks", caption, partial(figures.tasks_figure, drawn))] if drawn else []), failed
 
 
 def films(found: Findings, folder: Path, link: str, kind: str) -> tuple[list[Block], list[str]]:

@@ -1,8 +1,8 @@
 """The report of one or several studies, written into one folder.
 
 `report.html`, `table.md`, `table.csv` (a row an arm), `seeds.csv` and `seeds.parquet` (a row a seed), `figures/` with
-each figure as PNG, PDF and SVG and, where they are asked for, `latex/` and `report.pdf`. The same results give the same
-bytes: no times, no paths, fixed seeds.
+each figure as PNG, PDF and SVG and, where they are asked for, figures for one column, `latex/` and `report.pdf`. The
+same results give the same bytes: no times, no paths, fixed seeds.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ def write_report(
     videos: str | None = None,
     tex: bool = False,
     pdf: bool = False,
+    single_column: bool = False,
 ) -> Report:
     """Read one study or several and write their report.
 
@@ -79,6 +80,7 @@ def write_report(
             imports their plugins.
         tex: write each table as LaTeX too.
         pdf: print the page with the browser that is installed.
+        single_column: write each figure that fits there in the width of one column of a paper too.
 
     Raises:
         UnknownNameError: for an unknown protocol, comparison or kind of film.
@@ -108,7 +110,7 @@ def write_report(
     _write(folder / "table.md", "\n".join(map(_markdown, parts)).encode())
     for part in parts:
         below = Path(part.name) if len(parts) > 1 else Path()
-        _write_pictures(part, folder / "figures" / below)
+        _write_pictures(part, folder / "figures" / below, single_column)
         for table in _tables(part.sections) if tex else []:
             _write(folder / "latex" / below / f"{table.name}.tex", latex(table).encode())
     _write(folder / "report.html", html(parts).encode())
@@ -186,14 +188,18 @@ def _report(parts: Sequence[Part], page: Path, missing: list[str]) -> Report:
 # Files
 
 
-def _write_pictures(part: Part, folder: Path) -> None:
+def _write_pictures(part: Part, folder: Path, single_column: bool) -> None:
     for picture in pictures(part.sections):
         if picture.on_page_alone:
             continue
         part.drawn[picture.name] = figures.saved(picture.figure, "png")
         _write(folder / f"{picture.name}.png", part.drawn[picture.name])
-        _write(folder / f"{picture.name}.pdf", figures.saved(picture.figure, "pdf"))
-        _write(folder / f"{picture.name}.svg", figures.saved(picture.figure, "svg"))
+        widths = {picture.name: picture.figure}
+        if single_column and not picture.wide_alone:
+            widths[f"{picture.name}_single"] = picture.draw(width=figures.SINGLE)
+        for name, figure in widths.items():
+            _write(folder / f"{name}.pdf", figures.saved(figure, "pdf"))
+            _write(folder / f"{name}.svg", figures.saved(figure, "svg"))
 
 
 def _tables(sections: Sequence[Section]) -> list[Table]:

@@ -8,12 +8,27 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from .. import metrics, statistics
 from ..tables import SuccessArray
 from ..text import headings
-from .style import DOUBLE, ArmStyle, fitted, legend, name_row, row_handles, rows_of_arms, styled, unit
+from .style import (
+    DOUBLE,
+    ArmStyle,
+    between,
+    compact,
+    fitted,
+    label_below,
+    legend,
+    name_row,
+    narrow,
+    row_handles,
+    rows_of_arms,
+    styled,
+    unit,
+    width_of,
+)
 
 
 def _limits(values: pd.DataFrame, metric: str, of_returns: bool) -> statistics.Limits:
@@ -45,13 +60,16 @@ def metric_dots(
 
 
 @styled
-def metrics_figure(values: pd.DataFrame, styles: Mapping[str, ArmStyle], of_returns: bool = False) -> Figure:
-    """`metric_dots` of ASR, FM and FWT, with the same arguments."""
-    fig = Figure(figsize=(DOUBLE, 0.8 + 0.26 * len(styles)), layout="constrained")
+def metrics_figure(
+    values: pd.DataFrame, styles: Mapping[str, ArmStyle], of_returns: bool = False, *, width: float = DOUBLE
+) -> Figure:
+    """`metric_dots` of ASR, FM and FWT, with the same arguments, in so many inches."""
+    fig = Figure(figsize=(width, 0.8 + 0.26 * len(styles)), layout="constrained")
     for ax, metric in zip(fig.subplots(1, len(metrics.METRICS), sharey=True), metrics.METRICS, strict=True):
         metric_dots(ax, values, metric, styles, of_returns)
         ax.set_title(headings(of_returns)[metric])
-    fig.supxlabel(f"{unit(of_returns)}; ticks above a mean are its seeds", fontsize=7.5)
+        _few_ticks(ax, width)
+    label_below(fig, f"{unit(of_returns)}; ticks above a mean are its seeds")
     return fig
 
 
@@ -95,16 +113,22 @@ def forest(
 
 @styled
 def forest_figure(
-    differences: pd.DataFrame, styles: Mapping[str, ArmStyle], baseline: str, of_returns: bool = False
+    differences: pd.DataFrame,
+    styles: Mapping[str, ArmStyle],
+    baseline: str,
+    of_returns: bool = False,
+    *,
+    width: float = DOUBLE,
 ) -> Figure:
-    """`forest` of ASR, FM and FWT."""
+    """`forest` of ASR, FM and FWT, in so many inches."""
     arms = [arm for arm in styles if arm in set(differences["arm"])]
-    fig = Figure(figsize=(DOUBLE, 0.85 + 0.24 * len(arms)), layout="constrained")
+    fig = Figure(figsize=(width, 0.85 + 0.24 * len(arms)), layout="constrained")
     for place, (ax, metric) in enumerate(zip(fig.subplots(1, 3, sharey=True), metrics.METRICS, strict=True)):
         forest(ax, differences, metric, styles, labels=place == 2)
         ax.set_title(headings(of_returns)[metric])
+        _few_ticks(ax, width)
     name = fitted(baseline, 2.0, 7.5)
-    fig.supxlabel(f"difference to {name} over common seeds, 95 % interval; n: pairs of seeds", fontsize=7.5)
+    label_below(fig, f"difference to {name} over common seeds, 95 % interval; n: pairs of seeds")
     return fig
 
 
@@ -162,13 +186,16 @@ def metric_over_proportion(
 
 
 @styled
-def proportion_figure(points: pd.DataFrame, key: str, style: ArmStyle, of_returns: bool = False) -> Figure:
-    """`metric_over_proportion` of ASR, FM and FWT; `key` is what the proportion is called in a study's file."""
-    fig = Figure(figsize=(DOUBLE, 2.0), layout="constrained")
+def proportion_figure(
+    points: pd.DataFrame, key: str, style: ArmStyle, of_returns: bool = False, *, width: float = DOUBLE
+) -> Figure:
+    """`metric_over_proportion` of ASR, FM and FWT, in so many inches; `key` is the proportion's in a study's file."""
+    fig = Figure(figsize=(width, 2.0), layout="constrained")
     for ax, metric in zip(fig.subplots(1, 3), metrics.METRICS, strict=True):
         metric_over_proportion(ax, points, metric, style, of_returns)
         ax.set_title(headings(of_returns)[metric])
-    fig.supxlabel(key, fontsize=7.5)
+        _few_ticks(ax, width)
+    label_below(fig, key)
     return fig
 
 
@@ -231,6 +258,7 @@ def kept_figure(
     *,
     baseline: str | None = None,
     of_returns: bool = False,
+    width: float = DOUBLE,
 ) -> Figure:
     """`forgetting_curve` beside the `performance_profile` of the last scores; above `OVERLAID` arms a row an arm.
 
@@ -240,9 +268,10 @@ def kept_figure(
         styles: the arms to draw, in order.
         baseline: the arm that stands behind the others where each has a row.
         of_returns: whether they are of normalised returns.
+        width: in inches.
     """
     rows = rows_of_arms({arm: style for arm, style in styles.items() if arm in arrays}, baseline)
-    fig = Figure(figsize=(DOUBLE, 1.1 + (0.75 * len(rows) if len(rows) > 1 else 1.6)), layout="constrained")
+    fig = Figure(figsize=(width, 1.1 + (0.75 * len(rows) if len(rows) > 1 else 1.6)), layout="constrained")
     axes = fig.subplots(len(rows), 2, sharex="col", sharey=True, squeeze=False)
     for (left, right), row in zip(axes, rows, strict=True):
         arms, behind = row
@@ -256,10 +285,10 @@ def kept_figure(
         axes[0, 0].set_ylabel(f"{unit(of_returns)}, left\nshare, right")
     # A number of ticks that hangs on the panel's height changes as it is laid out, and with it the room that they take.
     axes[0, 0].yaxis.set_major_locator(MaxNLocator(nbins=3, steps=[1, 2, 5, 10]))
-    axes[0, 0].set_title("Kept of a task")
-    axes[0, 1].set_title("Share of runs and tasks above")
-    axes[-1, 0].set_xlabel("visits since it was trained")
-    axes[-1, 1].set_xlabel(unit(of_returns))
+    for ax, title in zip(axes[0], ("Kept of a task", "Share of runs and tasks above"), strict=True):
+        ax.set_title(fitted(title, width / 2 - 0.75, 8.5, lines=3, bold=True))
+    for ax, label in zip(axes[-1], ("visits since it was trained", unit(of_returns)), strict=True):
+        ax.set_xlabel(fitted(label, width / 2 - 0.3, 8, lines=2))
     legend(fig, row_handles(rows))
     return fig
 
@@ -269,7 +298,17 @@ def _grey(style: ArmStyle) -> ArmStyle:
     return style._replace(marker="", dash="-")
 
 
+def _few_ticks(ax: Axes, width: float) -> None:
+    """Of three panels beside each other in one column."""
+    if narrow(width):
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=2, steps=[1, 2, 5, 10]))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+        ax.tick_params(axis="x", labelsize=6)
+
+
 def _arms_down(ax: Axes, arms: list[str]) -> None:
     ax.grid(axis="y", visible=False)
-    ax.set_yticks(range(len(arms)), [fitted(arm, 1.5, 7.5) for arm in arms])
+    width = width_of(ax)
+    room, lines = between(width, 0.75, 1.5), 2 if narrow(width) else 1
+    ax.set_yticks(range(len(arms)), [fitted(arm, room, 7.5, lines=lines) for arm in arms])
     ax.set_ylim(len(arms) - 0.4, -0.6)

@@ -13,7 +13,19 @@ from matplotlib.figure import Figure
 
 from ..schema import TaskOrder
 from ..text import short_name, steps_text
-from .style import DOUBLE, SHARED, ArmStyle, Row, fitted, legend, name_row, row_handles, rows_of_arms, styled
+from .style import (
+    DOUBLE,
+    SHARED,
+    ArmStyle,
+    Row,
+    fitted,
+    label_below,
+    legend,
+    name_row,
+    row_handles,
+    rows_of_arms,
+    styled,
+)
 from .visits import (
     Curve,
     SharedVisit,
@@ -118,6 +130,7 @@ def success_figure(
     baseline: str | None = None,
     together: bool = False,
     of_returns: bool = False,
+    width: float = DOUBLE,
 ) -> Figure:
     """`success_over_visits` of every task: arms together, or above `OVERLAID` of them a row each, the baseline behind.
 
@@ -126,6 +139,7 @@ def success_figure(
         styles: the arms to draw, in order.
         baseline: the arm that stands behind the others where each has a row.
         together: draw all arms in one panel however many they are; for a page on which they can be turned off.
+        width: in inches.
 
     Returns:
         What was drawn of the n-th arm is named `group_of(n)` and a number in an SVG, where arms share panels.
@@ -135,19 +149,19 @@ def success_figure(
     measured = _Measured.of(evaluations[evaluations["arm"].isin(list(styles))])
     rows: list[Row] = [(dict(styles), None)] if together else rows_of_arms(styles, baseline)
     if len(rows) == 1:
-        fig = Figure(figsize=(DOUBLE, 0.9 + 0.1 * len(styles) + 1.15 * len(tasks)), layout="constrained")
+        fig = Figure(figsize=(width, 0.9 + 0.1 * len(styles) + 1.15 * len(tasks)), layout="constrained")
         axes = fig.subplots(len(tasks), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for place, (ax, task) in enumerate(zip(axes, tasks, strict=True)):
             labels = "none" if place else "names"
-            drawn = _draw_panel(ax, measured, order, task, styles, None, labels, DOUBLE - LEFT, of_returns)
+            drawn = _draw_panel(ax, measured, order, task, styles, None, labels, width - LEFT, of_returns)
             for number, artists in enumerate(drawn.values()):
                 for part, artist in enumerate(artists):
                     artist.set_gid(f"{group_of(number)}{place}-{part}")
             ax.set_ylabel(f"{what} on\n{fitted(short_name(task), 0.8, 7.5, lines=2)}", fontsize=7.5)
     else:
-        fig = Figure(figsize=(DOUBLE, 0.9 + 0.62 * len(styles) + 0.3), layout="constrained")
+        fig = Figure(figsize=(width, 0.9 + 0.62 * len(styles) + 0.3), layout="constrained")
         axes = fig.subplots(len(styles), len(tasks), sharex=True, sharey=True, squeeze=False)
-        panel = (DOUBLE - 1.2) / len(tasks)
+        panel = (width - 1.2) / len(tasks)
         for number, (line, row) in enumerate(zip(axes, rows, strict=True)):
             for ax, task in zip(line, tasks, strict=True):
                 over = "none" if number else "numbers"
@@ -156,8 +170,8 @@ def success_figure(
         for ax, task in zip(axes[0], tasks, strict=True):
             ax.set_title(fitted(short_name(task), panel - 0.3, 7.5, lines=2, bold=True), fontsize=7, pad=13)
         fig.supylabel(f"{what} on each task", fontsize=7.5)
-    width = steps_text(measured.width)
-    fig.supxlabel(f"training environment steps in each of {len(order.order)} visits, {width} wide", fontsize=7.5)
+    visit = f"each of {len(order.order)} visits, {steps_text(measured.width)} wide"
+    label_below(fig, f"training environment steps in {visit}")
     legend(fig, [*row_handles(rows), *map(shared_handle, measured.shared)])
     return fig
 

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from .. import metrics
 from ..tables import SuccessArray
 from ..text import short_name
-from .style import DOUBLE, HEATMAP, MISSING, fitted, styled, unit
+from .style import DOUBLE, HEATMAP, MISSING, fitted, narrow, styled, unit
 
 
 def matrix(ax: Axes, array: SuccessArray, *, width: float = 3.0, visit_names: bool = True) -> None:
@@ -52,25 +52,27 @@ def matrix(ax: Axes, array: SuccessArray, *, width: float = 3.0, visit_names: bo
 
 
 @styled
-def matrices_figure(arrays: Mapping[str, SuccessArray], of_returns: bool = False) -> Figure:
+def matrices_figure(arrays: Mapping[str, SuccessArray], of_returns: bool = False, *, width: float = DOUBLE) -> Figure:
     """`matrix` of every arm, a panel each, and one colour bar.
 
     Args:
         arrays: a success array per arm, all of one sequence.
         of_returns: whether they hold normalised returns.
+        width: in inches; in one column visits have numbers alone.
     """
     order = next(iter(arrays.values())).order
     visits, tasks = len(order.order), len(order.tasks)
     columns = min(len(arrays), 4 if tasks <= 2 else 3 if tasks <= 4 else 1 if tasks > 8 else 2)
+    columns = -(-columns // 2) if narrow(width) else columns
     rows = -(-len(arrays) // columns)
-    fig = Figure(figsize=(DOUBLE, rows * (0.3 + 0.2 * max(visits, 3)) + 0.9), layout="constrained")
+    fig = Figure(figsize=(width, rows * (0.3 + 0.2 * max(visits, 3)) + 0.9), layout="constrained")
     axes = fig.subplots(rows, columns, squeeze=False, sharey=True)
-    width = (DOUBLE - 2.4) / columns
+    panel = (width - (1.2 if narrow(width) else 2.4)) / columns
     for ax in axes.flat[len(arrays) :]:
         ax.set_visible(False)
     for ax, (arm, array) in zip(axes.flat, arrays.items(), strict=False):
-        matrix(ax, array, width=width)
-        ax.set_title(fitted(arm, width - 0.08, 7.5, lines=2, bold=True), fontsize=7.5)
+        matrix(ax, array, width=panel, visit_names=not narrow(width))
+        ax.set_title(fitted(arm, panel - 0.08, 7.5, lines=2, bold=True), fontsize=7.5)
     for ax in axes.flat[: len(arrays) - columns]:
         ax.tick_params(labelbottom=False)  # The panel below names the tasks.
     for ax in axes[:, 0]:

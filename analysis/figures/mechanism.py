@@ -14,7 +14,19 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from ..mechanism import MAIN, NETWORKS, QUANTITIES, SHARE, Quantity
 from ..schema import TaskOrder
 from ..text import steps_text
-from .style import DOUBLE, ArmStyle, Row, compact, fitted, legend, name_row, row_handles, rows_of_arms, styled
+from .style import (
+    DOUBLE,
+    ArmStyle,
+    Row,
+    compact,
+    fitted,
+    label_below,
+    legend,
+    name_row,
+    row_handles,
+    rows_of_arms,
+    styled,
+)
 from .visits import (
     Curve,
     SharedVisit,
@@ -69,6 +81,7 @@ def mechanism_figure(
     *,
     networks: Sequence[str] = tuple(NETWORKS),
     baseline: str | None = None,
+    width: float = DOUBLE,
 ) -> Figure:
     """`mechanism_over_visits` of the quantities that a reader needs first.
 
@@ -80,14 +93,15 @@ def mechanism_figure(
         styles: the arms to draw, in order.
         networks: of which; of more than `OVERLAID` arms the first alone.
         baseline: the arm that stands behind the others where each has a row.
+        width: in inches; a row an arm takes both columns of a paper.
     """
     rows = rows_of_arms(styles, baseline)
     measured = _Measured.of(values[values["arm"].isin(list(styles))], list(DRAWN))
-    fig = (
-        _together(measured, order, rows[0], networks) if len(rows) == 1 else _apart(measured, order, rows, networks[0])
-    )
-    width = steps_text(measured.width)
-    fig.supxlabel(f"environment steps in each of {len(order.order)} visits, {width} wide", fontsize=7.5)
+    if len(rows) == 1:
+        fig = _together(measured, order, rows[0], networks, width)
+    else:
+        fig = _apart(measured, order, rows, networks[0], width)
+    label_below(fig, f"environment steps in each of {len(order.order)} visits, {steps_text(measured.width)} wide")
     legend(fig, [*row_handles(rows), *map(shared_handle, measured.shared)])
     return fig
 
@@ -115,12 +129,12 @@ class _Measured:
         return cls(curves, shared_visits(values), max(longest, 1.0) if np.isfinite(longest) else 1.0)
 
 
-def _together(measured: _Measured, order: TaskOrder, row: Row, networks: Sequence[str]) -> Figure:
+def _together(measured: _Measured, order: TaskOrder, row: Row, networks: Sequence[str], width: float) -> Figure:
     """A row a quantity, a column a network, all arms in each panel."""
     styles, behind = row
-    fig = Figure(figsize=(DOUBLE, 0.9 + 0.9 * len(DRAWN)), layout="constrained")
+    fig = Figure(figsize=(width, 0.9 + 0.9 * len(DRAWN)), layout="constrained")
     axes = fig.subplots(len(DRAWN), len(networks), sharex=True, squeeze=False)
-    panel = (DOUBLE - 0.4) / len(networks) - 0.4
+    panel = (width - 0.4) / len(networks) - 0.4
     for place, (line, (name, quantity)) in enumerate(zip(axes, DRAWN.items(), strict=True)):
         labels = "none" if place else "numbers"
         for ax, network in zip(line, networks, strict=True):
@@ -132,11 +146,11 @@ def _together(measured: _Measured, order: TaskOrder, row: Row, networks: Sequenc
     return fig
 
 
-def _apart(measured: _Measured, order: TaskOrder, rows: Sequence[Row], network: str) -> Figure:
+def _apart(measured: _Measured, order: TaskOrder, rows: Sequence[Row], network: str, width: float) -> Figure:
     """A row an arm, a column a quantity, the baseline behind each arm."""
-    fig = Figure(figsize=(DOUBLE, 1.2 + 0.62 * len(rows)), layout="constrained")
+    fig = Figure(figsize=(width, 1.2 + 0.62 * len(rows)), layout="constrained")
     axes = fig.subplots(len(rows), len(DRAWN), sharex=True, sharey="col", squeeze=False)
-    panel = (DOUBLE - 1.2) / len(DRAWN) - 0.3
+    panel = (width - 1.2) / len(DRAWN) - 0.3
     for place, (line, row) in enumerate(zip(axes, rows, strict=True)):
         labels = "none" if place else "numbers"
         for ax, name in zip(line, DRAWN, strict=True):

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from ..activations import Activation
 from ..metrics import FloatArray
 from ..text import short_name
-from .style import DOUBLE, ArmStyle, compact, fitted, legend, styled
+from .style import DOUBLE, ArmStyle, compact, fitted, label_below, legend, narrow, styled
 
 SUCCESS, FAILURE = "#0072B2", "#D55E00"
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
@@ -42,7 +42,7 @@ def score_ecdf(ax: Axes, neurons: pd.DataFrame, color: str | tuple[float, float,
 
 
 @styled
-def scores_figure(neurons: pd.DataFrame, style: ArmStyle) -> Figure:
+def scores_figure(neurons: pd.DataFrame, style: ArmStyle, *, width: float = DOUBLE) -> Figure:
     """`score_ecdf` per network and layer after each visit, all seeds together.
 
     A dotted line marks max(p, 1 - p) for the share p of steps with the goal above its mean: the score that Eq. 4 gives
@@ -51,6 +51,7 @@ def scores_figure(neurons: pd.DataFrame, style: ArmStyle) -> Figure:
     Args:
         neurons: `load_neurons`, the rows of one sequence and arm.
         style: the arm's; later visits are darker, and have dashes of their own.
+        width: in inches.
     """
     found = set(neurons["network"])
     networks = [name for name in NETWORKS if name in found] + sorted(found - {*NETWORKS})
@@ -58,7 +59,7 @@ def scores_figure(neurons: pd.DataFrame, style: ArmStyle) -> Figure:
     shades = dict(zip(visits, _shades(style.color, len(visits)), strict=True))
     dashes = {visit: DASHES[place % len(DASHES)] for place, visit in enumerate(visits)}
     tasks = neurons.drop_duplicates("visit").set_index("visit")["task"]
-    fig = Figure(figsize=(DOUBLE, 0.8 + 1.15 * len(networks)), layout="constrained")
+    fig = Figure(figsize=(width, 0.8 + 1.15 * len(networks)), layout="constrained")
     axes = fig.subplots(len(networks), len(layers), sharex=True, sharey=True, squeeze=False)
     for (network, layer, visit), rows in neurons.groupby(["network", "layer", "visit"]):
         score_ecdf(axes[networks.index(network), layers.index(layer)], rows, shades[visit], dashes[visit])
@@ -66,10 +67,11 @@ def scores_figure(neurons: pd.DataFrame, style: ArmStyle) -> Figure:
     for (row, column), ax in np.ndenumerate(axes):
         for visit, rate in rates.items():
             ax.axvline(max(rate, 1 - rate), color=shades[visit], linestyle=":", linewidth=0.9)
-        ax.set_title(f"{networks[row]}, layer {layers[column] + 1}", fontsize=7.5)
+        title = f"{networks[row]}, layer {layers[column] + 1}"
+        ax.set_title(fitted(title, (width - 0.4) / len(layers) - 0.1, 7.5, lines=2, bold=True), fontsize=7.5)
         ax.set_ylim(-0.03, 1.03)
     fig.supylabel("share of neurons up to a score", fontsize=7.5)
-    fig.supxlabel("score (Eq. 4)", fontsize=7.5)
+    label_below(fig, "score (Eq. 4)")
     handles = [
         Line2D([], [], color=shades[v], linestyle=dashes[v], linewidth=1.6, label=f"after {v}: {short_name(tasks[v])}")
         for v in visits
@@ -109,13 +111,13 @@ def activation_histogram(ax: Axes, activation: Activation) -> None:
 
 
 @styled
-def activations_figure(activations: Sequence[Activation]) -> Figure:
-    """`activation_histogram` of several neurons, a panel each."""
-    columns = min(3, len(activations))
+def activations_figure(activations: Sequence[Activation], *, width: float = DOUBLE) -> Figure:
+    """`activation_histogram` of several neurons, a panel each, in so many inches."""
+    columns = min(2 if narrow(width) else 3, len(activations))
     rows = -(-len(activations) // columns)
-    fig = Figure(figsize=(DOUBLE, 0.6 + 1.45 * rows), layout="constrained")
+    fig = Figure(figsize=(width, 0.6 + 1.45 * rows), layout="constrained")
     axes = fig.subplots(rows, columns, squeeze=False)
-    panel = (DOUBLE - 0.5) / columns - 0.35
+    panel = (width - 0.5) / columns - 0.35
     for ax in axes.flat[len(activations) :]:
         ax.set_visible(False)
     for ax, one in zip(axes.flat, activations, strict=False):
@@ -127,7 +129,7 @@ def activations_figure(activations: Sequence[Activation]) -> Figure:
         ax.set_title(
             f"{name}\n{fitted(f'{place}, score {one.score:.2f}', panel, 6.5)}", fontsize=7, fontweight="normal"
         )
-    fig.supxlabel("activation", fontsize=7.5)
+    label_below(fig, "activation")
     fig.supylabel("share of steps", fontsize=7.5)
     handles = [
         Line2D([], [], color=SUCCESS, linewidth=5, alpha=0.6, label="goal above its mean (success)"),

@@ -160,7 +160,28 @@ def saved(figure: Figure, kind: Literal["png", "pdf", "svg"], *, text: bool = Fa
     return buffer.getvalue()
 
 
-# Names that fit
+# What fits
+
+
+def between(width: float, single: float, double: float) -> float:
+    """A size that is `single` in a figure of one column's width and `double` in one of both, and straight between."""
+    return float(np.interp(width, (SINGLE, DOUBLE), (single, double)))
+
+
+def width_of(ax: Axes) -> float:
+    """Inches of the whole figure that a panel is in."""
+    figure = ax.get_figure(root=True)
+    return DOUBLE if figure is None else figure.get_figwidth()
+
+
+def narrow(width: float) -> bool:
+    """Whether a figure is made for one column."""
+    return width < (SINGLE + DOUBLE) / 2
+
+
+def label_below(fig: Figure, text: str) -> None:
+    """A label under all panels, in as many lines as it takes."""
+    fig.supxlabel(fitted(text, fig.get_figwidth() - 0.2, 7.5, lines=4), fontsize=7.5)
 
 
 @functools.lru_cache(4096)
@@ -183,7 +204,7 @@ def fitted(text: str, width: float, size: float, *, lines: int = 1, bold: bool =
         done.append(_cut(line, width, size, bold))
     if rest := "".join(parts):
         done.append(_cut(rest, width, size, bold))
-    return "\n".join(done)
+    return "\n".join(line.rstrip() for line in done)
 
 
 def _parts(text: str) -> list[str]:
@@ -264,7 +285,8 @@ def name_row(ax: Axes, row: Row) -> None:
     """The arm of a row of panels, left of it."""
     arms, behind = row
     arm = next(name for name in arms if name != behind)
-    ax.set_ylabel(fitted(arm, 1.1, 7, lines=3), rotation=0, ha="right", va="center", fontsize=7)
+    name = fitted(arm, between(width_of(ax), 0.65, 1.1), 7, lines=3)
+    ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=7)
 
 
 def row_handles(rows: Sequence[Row]) -> list[Line2D]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import MissingToolError
 from ..text import short_name
-from .style import DOUBLE, fitted, styled
+from .style import DOUBLE, fitted, narrow, styled
 
 Pixels = NDArray[np.uint8]
 """An image, shape (height, width, 3)."""
@@ -54,18 +54,18 @@ def task_frame(ax: Axes, pixels: Pixels, title: str = "") -> None:
 
 
 @styled
-def tasks_figure(pixels: Mapping[str, Pixels]) -> Figure:
-    """`task_frame` of every task."""
-    columns = min(4, len(pixels))
+def tasks_figure(pixels: Mapping[str, Pixels], *, width: float = DOUBLE) -> Figure:
+    """`task_frame` of every task, in so many inches."""
+    columns = min(2 if narrow(width) else 4, len(pixels))
     rows = -(-len(pixels) // columns)
-    width = DOUBLE / columns
+    panel = width / columns
     tallest = max(image.shape[0] / image.shape[1] for image in pixels.values())
-    fig = Figure(figsize=(DOUBLE, rows * (width * tallest + 0.3)), layout="constrained")
+    fig = Figure(figsize=(width, rows * (panel * tallest + 0.3)), layout="constrained")
     axes = fig.subplots(rows, columns, squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, (task, image) in zip(axes.flat, pixels.items(), strict=False):
-        task_frame(ax, image, fitted(short_name(task), width - 0.1, 7.5, lines=2, bold=True))
+        task_frame(ax, image, fitted(short_name(task), panel - 0.1, 7.5, lines=2, bold=True))
     return fig
 
 

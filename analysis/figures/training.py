@@ -13,7 +13,19 @@ from matplotlib.figure import Figure
 
 from ..schema import TaskOrder
 from ..text import short_name, steps_text
-from .style import DOUBLE, ArmStyle, Row, fitted, legend, name_row, row_handles, rows_of_arms, styled
+from .style import (
+    DOUBLE,
+    ArmStyle,
+    Row,
+    fitted,
+    label_below,
+    legend,
+    name_row,
+    narrow,
+    row_handles,
+    rows_of_arms,
+    styled,
+)
 from .visits import (
     Curve,
     SharedVisit,
@@ -103,7 +115,12 @@ def _draw_order(
 
 @styled
 def training_figure(
-    training: pd.DataFrame, order: TaskOrder, styles: Mapping[str, ArmStyle], *, baseline: str | None = None
+    training: pd.DataFrame,
+    order: TaskOrder,
+    styles: Mapping[str, ArmStyle],
+    *,
+    baseline: str | None = None,
+    width: float = DOUBLE,
 ) -> Figure:
     """`training_by_cycle`, a panel a task, as the paper shows training; above `OVERLAID` arms a row an arm.
 
@@ -111,15 +128,16 @@ def training_figure(
         training, order: as there.
         styles: the arms to draw, in order.
         baseline: the arm that stands behind the others where each has a row.
+        width: in inches.
     """
     rows = rows_of_arms(styles, baseline)
     trained = _Trained.of(training[training["arm"].isin(list(styles))])
-    columns = len(order.tasks) if len(rows) > 1 else min(len(order.tasks), 2)
+    columns = len(order.tasks) if len(rows) > 1 else min(len(order.tasks), 1 if narrow(width) else 2)
     lines = len(rows) if len(rows) > 1 else -(-len(order.tasks) // columns)
     height = 0.62 * lines if len(rows) > 1 else 1.5 * lines
-    fig = Figure(figsize=(DOUBLE, 0.9 + height), layout="constrained")
+    fig = Figure(figsize=(width, 0.9 + height), layout="constrained")
     axes = fig.subplots(lines, columns, sharey=True, sharex=True, squeeze=False)
-    panel = (DOUBLE - (1.2 if len(rows) > 1 else 0.6)) / columns
+    panel = (width - (1.2 if len(rows) > 1 else 0.6)) / columns
     if len(rows) == 1:
         for ax in axes.flat[len(order.tasks) :]:
             ax.set_visible(False)
@@ -143,17 +161,22 @@ def training_figure(
 
 @styled
 def training_over_time_figure(
-    training: pd.DataFrame, order: TaskOrder, styles: Mapping[str, ArmStyle], *, baseline: str | None = None
+    training: pd.DataFrame,
+    order: TaskOrder,
+    styles: Mapping[str, ArmStyle],
+    *,
+    baseline: str | None = None,
+    width: float = DOUBLE,
 ) -> Figure:
     """`training_over_time`: arms together, or above `OVERLAID` of them a row each; arguments of `training_figure`."""
     rows = rows_of_arms(styles, baseline)
     trained = _Trained.of(training[training["arm"].isin(list(styles))])
     height = 0.62 * len(rows) if len(rows) > 1 else 1.7
-    fig = Figure(figsize=(DOUBLE, 1.1 + height), layout="constrained")
+    fig = Figure(figsize=(width, 1.1 + height), layout="constrained")
     axes = fig.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)
     for place, (ax, (arms, behind)) in enumerate(zip(axes[:, 0], rows, strict=True)):
         labels = "none" if place else "names"
-        _draw_order(ax, trained, order, arms, behind, labels, DOUBLE - 1.2)
+        _draw_order(ax, trained, order, arms, behind, labels, width - 1.2)
     for line, row in zip(axes, rows if len(rows) > 1 else [], strict=False):
         name_row(line[0], row)
     _finish(fig, trained, rows, "each visit")
@@ -198,5 +221,5 @@ def _draw_arms(
 
 def _finish(fig: Figure, trained: _Trained, rows: list[Row], where: str) -> None:
     fig.supylabel(f"{'success' if trained.of_success else 'return'} of training episodes", fontsize=7.5)
-    fig.supxlabel(f"environment steps in {where}, {steps_text(trained.width)} wide", fontsize=7.5)
+    label_below(fig, f"environment steps in {where}, {steps_text(trained.width)} wide")
     legend(fig, [*row_handles(rows), *map(shared_handle, trained.shared)])

@@ -235,6 +235,18 @@ def test_several_studies_without_a_folder_are_refused(small_study):
         write_report([root, root])
 
 
+def test_figures_for_one_column_stand_beside_the_others(study):
+    study.run(mechanism=True)
+    folder = write_report(study.root, single_column=True).html.parent / "figures"
+    names = {path.name for path in folder.iterdir()}
+    wide = {name.removesuffix(".pdf") for name in names if name.endswith(".pdf") and "_single" not in name}
+    assert {"metrics_pair", "curves_pair", "mechanism_pair"} <= wide
+    assert {f"{name}_single.{kind}" for name in wide for kind in ("pdf", "svg")} <= names
+    drawn = (folder / "metrics_pair_single.svg").read_text(), (folder / "metrics_pair.svg").read_text()
+    # 3.4 and 6.9 inches, in points.
+    assert [re.search(r'width="([\d.]+)pt"', text)[1] for text in drawn] == ["244.8", "496.8"]
+
+
 def test_tables_as_latex_hold_nothing_that_latex_would_read(pages_alone, study):
     study.run(arm="a_b%&$#{}~^\\", method="sac")
     study.run(PERFECT, arm="nbsp", cycles=2)

@@ -60,11 +60,18 @@ def made_of(folder, arms, tasks, cycles, seeds=2):
 
 
 @pytest.fixture(scope="module", params=[(2, PAIR), (5, FOUR), (9, FOUR)], ids=["2 arms", "5 arms", "9 arms, 4 tasks"])
-def drawn(request, tmp_path_factory):
-    """All pictures of a study's sequences, laid out."""
+def shown(request, tmp_path_factory):
+    """The pictures of a study's sequences."""
     count, tasks = request.param
     found = made_of(tmp_path_factory.mktemp("figures"), ARMS[:count], tasks, 2)
-    made = {picture.name: picture.figure for picture in pictures(sequences(found) + plasticity(found))}
+    return pictures(sequences(found) + plasticity(found))
+
+
+@pytest.fixture(scope="module", params=[figures.SINGLE, figures.DOUBLE], ids=["one column", "both columns"])
+def drawn(request, shown):
+    """All pictures of a study that a width can hold, laid out."""
+    fit = [picture for picture in shown if request.param == figures.DOUBLE or not picture.wide_alone]
+    made = {picture.name: picture.draw(width=request.param) for picture in fit}
     for figure in made.values():
         figures.saved(figure, "png")
         FigureCanvasAgg(figure)
@@ -101,6 +108,28 @@ def test_titles_and_labels_beside_panels_do_not_collide(drawn):
             across = min(one.x1, other.x1) - max(one.x0, other.x0)
             down = min(one.y1, other.y1) - max(one.y0, other.y0)
             assert across <= 1 or down <= 1, (name, one, other)
+
+
+def test_steps_and_values_along_an_axis_do_not_collide(drawn):
+    for name, figure in drawn.items():
+        for ax in figure.axes:
+            labels = [label for label in ax.get_xticklabels() if label.get_rotation() == 0]
+            boxes = sorted(boxes_of(figure, labels), key=lambda box: box.x0)
+            assert all(left.x1 <= right.x0 + 1 for left, right in itertools.pairwise(boxes)), (name, labels)
+
+
+@pytest.mark.parametrize("reach", [0.004, 0.02, 0.2, 0.3, 0.5, 0.9])
+def test_values_along_forests_in_one_column_do_not_collide(reach):
+    parts = {"": 0.0, "_low": -reach, "_high": reach, "_n": 3}
+    row = {f"{metric}_difference{part}": value for metric in ("asr", "fm", "fwt") for part, value in parts.items()}
+    styles = figures.arm_styles(["sac", "nbsp"])
+    figure = figures.forest_figure(pd.DataFrame([{"arm": "nbsp", **row}]), styles, "sac", width=figures.SINGLE)
+    figures.saved(figure, "png")
+    FigureCanvasAgg(figure)
+    for ax in figure.axes:
+        boxes = boxes_of(figure, ax.get_xticklabels())
+        assert len(boxes) >= 2
+        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_above_five_arms_each_has_a_row_with_the_baseline_behind_it_in_grey(tmp_path):
