@@ -23,9 +23,13 @@ class UnknownNameError(AnalysisError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = list(known)
+        self._told = kind, name, names
         close = difflib.get_close_matches(name, names, n=3)
         hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
         super().__init__(f"unknown {kind} {name!r}; {hint}known: {', '.join(names) or 'none'}")
+
+    def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, list[str]]]:
+        return type(self), self._told
 
 
 def check_known(kind: str, name: str | None, known: Iterable[str]) -> None:

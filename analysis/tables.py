@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -135,16 +136,12 @@ def comparable(results: Results, values: pd.DataFrame) -> pd.DataFrame:
 
 
 def expected_seeds(results: Results) -> dict[tuple[str, str], list[int]]:
-    """The seeds that each (sequence, arm) should have: those of study.yaml, else those that were found."""
-    expected: dict[tuple[str, str], set[int]] = {}
-    if results.study:
-        for sequence in results.study.sequences:
-            for arm in results.study.arms:
-                expected[sequence, arm] = set(results.study.seeds)
+    """The seeds of each (sequence, arm): those that study.yaml lists, and those that were found beside them."""
+    study = results.study
+    listed = itertools.product(study.sequences, study.arms) if study else ()
+    expected = {pair: set(study.seeds if study else ()) for pair in listed}
     for run in results.runs:
-        expected.setdefault((run.sequence, run.arm), set())
-        if not results.study or (run.sequence, run.arm) not in _pairs(results):
-            expected[run.sequence, run.arm].add(run.seed)
+        expected.setdefault((run.sequence, run.arm), set()).add(run.seed)
     return {pair: sorted(seeds) for pair, seeds in expected.items()}
 
 
@@ -358,11 +355,6 @@ def neuron_summary(neurons: pd.DataFrame) -> pd.DataFrame:
         significant_skill_frac=("significant_skill", "mean"),
         max_score=("score", "max"),
     )
-
-
-def _pairs(results: Results) -> set[tuple[str, str]]:
-    study = results.study
-    return {(sequence, arm) for sequence in study.sequences for arm in study.arms} if study else set()
 
 
 def _median_of_positive(values: pd.Series) -> float:

@@ -20,12 +20,16 @@ class FolderInUse(RuntimeError):
     """Another process holds a folder; the message names both.
 
     Attributes:
+        folder: the one that is held.
         owner: what it calls itself.
     """
 
     def __init__(self, folder: Path, owner: str) -> None:
-        self.owner = owner
+        self.folder, self.owner = folder, owner
         super().__init__(f"{folder} is in use by {owner}")
+
+    def __reduce__(self) -> tuple[type[FolderInUse], tuple[Path, str]]:
+        return type(self), (self.folder, self.owner)
 
 
 class FolderLock:

@@ -38,6 +38,9 @@ class ConfigError(ValueError):
         self.problems = list(problems)
         super().__init__("\n".join(self.problems))
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        return type(self), (self.problems,)
+
 
 class Settings(BaseModel):
     """Base of every section: frozen, no unknown keys, no silent conversions of types."""

@@ -17,3 +17,6 @@ class PreflightError(RuntimeError):
         self.problems = list(problems)
         self.exit_code = exit_code
         super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[type[PreflightError], tuple[list[str], int]]:
+        return type(self), (self.problems, self.exit_code)

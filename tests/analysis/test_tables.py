@@ -91,6 +91,19 @@ def test_partial_studies_say_how_many_of_the_expected_seeds_are_complete(study):
     assert (text.loc["nbsp", "ASR ↑"], text.loc["nbsp", "Seeds"]) == ("incomplete", "n=0/5")
 
 
+def test_seeds_beyond_the_plan_count_wherever_they_are_averaged(study):
+    for seed in range(3):
+        study.run(FORGETFUL, seed=seed)
+    study.study(["sac"], [0, 1])
+    row = table_of(study)[2].loc[("pair", "sac")]
+    assert (row["asr_n"], row["n_complete"], row["n_expected"]) == (3, 3, 3)
+    assert text_of(study).loc["sac", "Seeds"] == "n=3"
+    study.run(FORGETFUL, seed=3, visits=2)
+    _, _, table = table_of(study)
+    assert (table.loc[("pair", "sac"), "n_complete"], table.loc[("pair", "sac"), "n_expected"]) == (3, 4)
+    assert tables.is_partial(table)
+
+
 def test_a_missing_cell_makes_the_seed_incomplete_and_is_never_0(study):
     study.run(FORGETFUL, seed=0)
     path = study.run(FORGETFUL, seed=1) / "evaluations.jsonl"
