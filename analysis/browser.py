@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
 from .errors import MissingToolError
+from .tools import make_file
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "microsoft-edge")
 TIMEOUT_S = 120
@@ -28,10 +28,5 @@ def print_pdf(page: Path, pdf: Path) -> None:
         if os.geteuid() == 0:
             command.append("--no-sandbox")  # Chromium's own does not start as root; the page loads nothing.
         command += [f"--print-to-pdf={pdf.resolve()}", page.resolve().as_uri()]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise MissingToolError(f"no report.pdf: {browser} did not print it ({error})") from error
-    if done.returncode or not pdf.is_file():
-        said = next(iter(done.stderr.strip().splitlines()[-1:]), f"exit code {done.returncode}")
-        raise MissingToolError(f"no report.pdf: {browser} did not print it ({said})")
+        if failed := make_file(command, pdf, TIMEOUT_S):
+            raise MissingToolError(f"no report.pdf: {browser} did not print it ({failed})")

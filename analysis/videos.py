@@ -6,7 +6,6 @@ Nothing else of the analysis runs a policy: films are made on request alone, for
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from .errors import MissingToolError
 from .schema import Run, TaskOrder
+from .tools import make_file
 
 KINDS = ("mp4", "gif")
 """What films may be; a GIF is larger, and made without ffmpeg."""
@@ -69,11 +69,6 @@ def film(run: Run, pair: Pair, path: Path) -> None:
     visits = [str(visit) for visit in pair.visits]
     command = [sys.executable, "-m", "rllib_nbsp.cli", "play", str(run.path), "--task", pair.task]
     command += ["--visit", *visits, "--video", str(path)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise MissingToolError(f"the policy was not played ({error})") from error
-    if done.returncode or not path.is_file():
-        said = next(iter(done.stderr.strip().splitlines()[-1:]), f"exit code {done.returncode}")
+    if failed := make_file(command, path, TIMEOUT_S):
         path.unlink(missing_ok=True)
-        raise MissingToolError(re.sub("^error: ", "", said))
+        raise MissingToolError(re.sub("^error: ", "", failed))

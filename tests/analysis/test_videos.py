@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from analysis import load_results
+from analysis import load_results, tools
 from analysis import videos as films
 from analysis.errors import MissingToolError, UnknownNameError
 from analysis.report import write_report
@@ -81,7 +81,7 @@ def test_a_player_that_fails_is_named_with_its_last_words(study, monkeypatch, tm
     def fail(command, **options):
         return subprocess.CompletedProcess(command, 4, "", "a warning\nerror: reach-left: cannot be drawn here\n")
 
-    monkeypatch.setattr(films.subprocess, "run", fail)
+    monkeypatch.setattr(tools.subprocess, "run", fail)
     with pytest.raises(MissingToolError, match=r"^reach-left: cannot be drawn here$"):
         films.film(run, Pair("reach-left", (1, 2)), tmp_path / "videos" / "film.gif")
 

@@ -16,8 +16,7 @@ RUNS_CODE = re.compile(
 READS = re.compile(r"\.read_(text|bytes)\(|safe_load\(|json\.loads?\(|\bgzip\.|ZipFile\(|read_csv\(|(?<!def )\bopen\(")
 RUNNING = {
     "rllib_nbsp/records.py": "asks git for the commit that `versions.json` names, without a shell",
-    "analysis/browser.py": "has the browser print a page that was just written, without a shell",
-    "analysis/videos.py": "has `play` film a run, in a process of its own, without a shell",
+    "analysis/tools.py": "has the browser print a page that was just written, and `play` film a run, without a shell",
 }
 READING = {
     "rllib_nbsp/reading.py": "reads within limits; all others call it",
