@@ -15,7 +15,7 @@ RESULTS = Path("results/published/fast_pendulum_pair")
 PAGE = Path(__file__).with_name("pendulum_pair.svg")
 ARMS = {"sac": "SAC", "nbsp": "NBSP", "replay_only": "replay only", "mask_only": "masks only", "ewc": "EWC"}
 TASKS = {"plain": "first task (visits 1 and 3)", "offset-1": "second task (visits 2 and 4)"}
-SEEDS = range(5)
+SEEDS = range(11)
 
 
 def main() -> None:
