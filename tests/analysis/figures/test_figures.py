@@ -83,6 +83,16 @@ def boxes_of(figure: Figure, texts: list[Text]):
     return [text.get_window_extent(renderer) for text in texts if text.get_visible() and text.get_text().strip()]
 
 
+def labels_are_apart(figure: Figure):
+    """Each panel has two values or more along its axis, and none touches the next."""
+    figures.saved(figure, "png")
+    FigureCanvasAgg(figure)
+    for ax in figure.axes:
+        boxes = boxes_of(figure, ax.get_xticklabels())
+        assert len(boxes) >= 2
+        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
 def test_no_text_no_colour_bar_and_no_panel_is_clipped(drawn):
     for name, figure in drawn.items():
         whole = figure.bbox
@@ -124,12 +134,7 @@ def test_values_along_forests_in_one_column_do_not_collide(reach):
     row = {f"{metric}_difference{part}": value for metric in ("asr", "fm", "fwt") for part, value in parts.items()}
     styles = figures.arm_styles(["sac", "nbsp"])
     figure = figures.forest_figure(pd.DataFrame([{"arm": "nbsp", **row}]), styles, "sac", width=figures.SINGLE)
-    figures.saved(figure, "png")
-    FigureCanvasAgg(figure)
-    for ax in figure.axes:
-        boxes = boxes_of(figure, ax.get_xticklabels())
-        assert len(boxes) >= 2
-        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    labels_are_apart(figure)
 
 
 def test_above_five_arms_each_has_a_row_with_the_baseline_behind_it_in_grey(tmp_path):
@@ -282,13 +287,8 @@ def test_the_labels_of_activations_do_not_collide(largest):
     edges = np.linspace(0, largest, 21)
     one = Activation(1, "a", "policy", 0, 3, 0.9, edges, np.ones(20), np.ones(20))
     figure = figures.activations_figure([one] * 3)
-    figures.saved(figure, "png")
-    FigureCanvasAgg(figure)
-    for ax in figure.axes:
-        boxes = boxes_of(figure, ax.get_xticklabels())
-        assert len(boxes) >= 2
-        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
-        assert not ax.xaxis.get_offset_text().get_text()
+    labels_are_apart(figure)
+    assert not any(ax.xaxis.get_offset_text().get_text() for ax in figure.axes)
 
 
 def test_the_neuron_that_is_shown_moves_and_scores_highest(study):
