@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from analysis import load_results, metric_table, metric_values, metrics, statistics, success_array
+from analysis import load_results, metric_table, metric_values, metrics, skill, statistics, success_array
 from analysis.schema import Results
 from analysis.seeds import HALF_WIDTH
 from analysis.tables import arm_order
@@ -177,6 +177,23 @@ def _line(values: np.ndarray) -> str:
     return " ".join(number(value) for value in values)
 
 
+def constants(study: Study, results: Results) -> str:
+    """Of the neurons braked in a visit, the shares that were constant when they were chosen, and the goal rate then."""
+    told = skill.constant_masked(results.training)
+    if not study.by_seed:
+        told = told.groupby(["sequence", "arm", "visit"], as_index=False).mean()
+    heads = ["arm", *(["seed"] if study.by_seed else [])]
+    columns = sorted(told["visit"].unique())
+    rows = []
+    for key, own in told.groupby(heads):
+        cells = {
+            row["visit"]: f"{_line(row[['policy', 'qf', 'qf_twin']])}; {number(row['label_rate'])}"
+            for _, row in own.iterrows()
+        }
+        rows.append((f"`{key[0]}`", *map(str, key[1:]), *(cells.get(visit, "") for visit in columns)))
+    return table((*heads, *(f"visit {visit}" for visit in columns)), iter(rows))
+
+
 def progress(study: Study, results: Results) -> str:
     """How much of what the preset asks for is there."""
     preset = yaml.safe_load((PRESETS / study.preset).read_text(encoding="utf-8"))
@@ -202,6 +219,8 @@ def pages() -> dict[str, str]:
             f"{study.name} summary": summary(results, values),
             f"{study.name} visits": visits(study, results),
         }
+        if not skill.constant_masked(results.training).empty:
+            tables[f"{study.name} constants"] = constants(study, results)
         if study.questions:
             tables[f"{study.name} verdicts"] = verdicts(study, results, values)
     return tables

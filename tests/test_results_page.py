@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from analysis import load_results, metric_values, statistics
-from docs.results import STUDIES, Answer, Study, answers, main, progress, verdicts
+from docs.results import STUDIES, Answer, Study, answers, constants, main, progress, verdicts
 
 
 def answer(*differences: float) -> Answer:
@@ -61,6 +61,16 @@ def test_progress_counts_what_the_preset_asks_for(tmp_path: Path):
     shutil.copy(published / "study.yaml", tmp_path)
     said = progress(Study("fast_pendulum_pair", "fast/pendulum_pair.yaml"), load_results(tmp_path))
     assert said == "So far 15 of 260 trials ran; all 13 arms of seed 0."
+
+
+def test_constant_neurons_of_each_seed_or_as_means_over_seeds():
+    results = load_results("results/published/cpu_button_drawer")
+    training = results.training
+    told = training[(training["arm"] == "nbsp") & (training["visit"] == 2)].groupby("seed").last()
+    actor = told["constant_skill_frac_policy"]
+    by_seed = constants(Study("a", "", by_seed=True), results)
+    assert f"| `nbsp` | 1 | {actor[1]:.2f} " in by_seed and by_seed.count("`nbsp` |") == 3
+    assert f"| `nbsp` | {actor.mean():.2f} " in constants(Study("a", ""), results)
 
 
 def test_the_page_has_the_tables_of_the_published_rows():
