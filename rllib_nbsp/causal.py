@@ -402,6 +402,7 @@ def main(argv: Sequence[str], *, report: Callable[[Sequence[str]], int]) -> int:
         files = []
         for visit in visits:
             policy, began = load_policy(options.run, visit), time.perf_counter()
+            policy.limit_threads()
             numbers = {"repeats": options.repeats, "steps": options.steps, "seed": options.seed}
             files.append(write_damages(policy, options.run, out, **numbers))
             print(f"visit {policy.visit}: {time.perf_counter() - began:.0f} s", flush=True)

@@ -47,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
             raise PolicyError(f"--video {options.video}: must end in {' or '.join(VIDEOS)}", EXIT_USAGE)
         policies = [load_policy(options.run, visit) for visit in options.visit or [None]]
         policy = policies[-1]
+        policy.limit_threads()
         tasks = options.task or policy.tasks
         for task in tasks:
             policy.index(task)

@@ -62,6 +62,10 @@ class Policy:
             raise PolicyError(f"the run has no task {task!r}{did_you_mean(task, self.tasks)}; {known}", EXIT_USAGE)
         return self.tasks.index(task)
 
+    def limit_threads(self) -> None:
+        """Give this process the run's number of torch threads: more wait for each other beside a study."""
+        torch.set_num_threads(self.run.settings.resources.torch_threads)
+
     @torch.no_grad()
     def act(
         self, obs: np.ndarray, task: str, *, explore: bool = False, generator: torch.Generator | None = None

@@ -40,6 +40,14 @@ def _own_methods() -> Iterator[None]:
 
 
 @pytest.fixture
+def three_threads() -> Iterator[None]:
+    """A process that does not care, as a user's."""
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers and puts on the path is gone after it."""
     for registry in (METHODS, SUITES):

@@ -165,11 +165,13 @@ def test_a_visit_without_skill_neurons_is_refused_in_one_line(leave, message, tm
     assert message in error and error.count("\n") == 1
 
 
+@pytest.mark.usefixtures("three_threads")
 def test_the_command_leaves_rows_tables_and_a_figure(tmp_path: Path, capsys):
     folder = leave_run(tmp_path)
     for visit in (1, 2):
         leave_neurons(folder, visit, [6, 7])
     assert main(["causal", str(folder), "--repeats", "3", "--steps", "10"]) == 0
+    assert torch.get_num_threads() == 1  # the run's
     names = {path.name for path in (folder / "causal").iterdir()}
     assert names == {f"visit_{visit}{end}" for end in (".csv", ".md", ".png", "_damage.csv") for visit in ("01", "02")}
     out = capsys.readouterr().out

@@ -135,6 +135,7 @@ def test_what_the_run_has_not_is_refused_in_one_line(arguments: list[str], messa
 # The command
 
 
+@pytest.mark.usefixtures("three_threads")
 def test_play_tells_each_episode(tmp_path: Path, policy: Policy, capsys):
     assert main(["play", str(tmp_path), "--episodes", "2", "--visit", "2", "--task", "reach-left"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -143,6 +144,7 @@ def test_play_tells_each_episode(tmp_path: Path, policy: Policy, capsys):
     assert [line.split(",")[0] for line in lines[1:]] == [
         f"  episode {e['episode']}: return {e['return']:.1f}" for e in played
     ]
+    assert torch.get_num_threads() == policy.run.settings.resources.torch_threads == 1
 
 
 def test_play_films_what_is_played(tmp_path: Path, policy: Policy, capsys):

@@ -1,10 +1,12 @@
-"""How long a study takes, from about three seconds of the real thing: its environments, its policy, its update."""
+"""How long a study takes, from a few seconds of the real thing: its environments, its policy, its update."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -18,8 +20,8 @@ from rllib_nbsp.run import ResolvedRun
 from rllib_nbsp.sampling.env_runner import ContinualEnvRunner
 from rllib_nbsp.settings import RunSettings
 
-CALIBRATION_ENVS = 2
-SAMPLING_S, UPDATING_S = 2.0, 1.0
+CALIBRATION_ENVS = 8
+SAMPLING_S, LEAST_SAMPLING_S, EVALUATING_S, UPDATING_S = 2.0, 0.5, 1.0, 1.0
 UPDATES_PER_CALL = 4
 DEFAULT_HORIZON = 500
 TRIAL_START_S = 8.0  # a process that imports Ray and torch and builds environments
@@ -30,12 +32,14 @@ class Speed:
     """What one thing takes on this machine.
 
     Attributes:
-        env_step_s: seconds of an environment step, with the policy's action.
+        env_step_s: seconds of an environment step in training, with the policy's action.
+        evaluation_step_s: the same of an evaluation or a scoring rollout, which have environments of their own.
         update_s: seconds of an update.
         horizon: steps of an episode.
     """
 
     env_step_s: float
+    evaluation_step_s: float
     update_s: float
     horizon: int
 
@@ -50,26 +54,57 @@ def calibrate(trial: RunSettings) -> Speed:
             "num_gpus_per_learner": trial.resources.num_gpus_per_learner if torch.cuda.is_available() else 0.0,
         }
     )
-    config = ContinualSACConfig.from_settings(trial.model_copy(update={"resources": resources, "results_dir": None}))
+    evaluation = trial.evaluation.model_copy(update={"num_envs": min(CALIBRATION_ENVS, trial.evaluation.num_envs)})
+    small = {"resources": resources, "evaluation": evaluation, "results_dir": None}
+    config = ContinualSACConfig.from_settings(trial.model_copy(update=small))
+    with _threads(trial.resources.torch_threads):
+        return _measured(config, trial.tasks[0])
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """As many threads as a trial has: more of them wait for each other where the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _measured(config: ContinualSACConfig, task: str) -> Speed:
     runner = ContinualEnvRunner(config=config)
     try:
-        columns, env_step_s, horizon = _time_sampling(runner, trial.tasks[0])
+        columns, env_step_s, horizon = _time_sampling(runner, task)
+        whole = runner.run.settings.evaluation.num_envs * horizon
+        evaluation_step_s = _time_rollout(runner, task, min(whole, int(EVALUATING_S / env_step_s) + 1))
     finally:
         runner.stop()
     learner = config.build_learner(spaces={DEFAULT_MODULE_ID: runner.run.spaces})
-    return Speed(env_step_s, _time_updates(learner, _buffer(runner.run, columns)), horizon)
+    update_s = _time_updates(learner, _buffer(runner.run, columns))
+    return Speed(env_step_s, evaluation_step_s, update_s, horizon)
 
 
 def _time_sampling(runner: ContinualEnvRunner, task: str) -> tuple[Columns, float, int]:
     """Some rows, seconds per environment step, and the length of an episode."""
     runner.sample(task=task, version=1, num_vector_steps=1)  # builds the environments
     lengths: list[int] = []
-    start, env_steps = time.perf_counter(), 0
-    while not lengths and time.perf_counter() - start < SAMPLING_S:
+    start, env_steps, seconds = time.perf_counter(), 0, 0.0
+    while seconds < (LEAST_SAMPLING_S if lengths else SAMPLING_S):
         reply = runner.sample(task=task, version=1, num_vector_steps=50)
         env_steps += len(reply["columns"]["rewards"])
         lengths += [episode["length"] for episode in reply["episodes"]]
-    return reply["columns"], (time.perf_counter() - start) / env_steps, max(lengths, default=DEFAULT_HORIZON)
+        seconds = time.perf_counter() - start
+    return reply["columns"], seconds / env_steps, max(lengths, default=DEFAULT_HORIZON)
+
+
+def _time_rollout(runner: ContinualEnvRunner, task: str, env_steps: int) -> float:
+    """Seconds per environment step of a policy that does not explore; a whole evaluation could take minutes."""
+    rollout = partial(runner.rollout, task=task, version=1, rollout_index=0, explore=False)
+    rollout(num_env_steps=1)  # builds the environments
+    start = time.perf_counter()
+    rollout(num_env_steps=env_steps)
+    return (time.perf_counter() - start) / env_steps
 
 
 def _buffer(run: ResolvedRun, columns: Columns) -> TaskReplayBuffer:
@@ -139,11 +174,11 @@ def trial_estimate(trial: RunSettings, speed: Speed, *, given: int = 0) -> Estim
     updates = max(0, updates - int(cut * trial.training.updates_per_env_step))
     learning = (updates + retraining) * speed.update_s
     evaluation = evaluation_env_steps(run, speed.horizon, given=given)
-    evaluation_s = evaluation * speed.env_step_s / max(1, workers)
+    evaluation_s = evaluation * speed.evaluation_step_s / max(1, workers)
     scoring = len(visits) * (run.scoring.score_env_steps if run.scoring else 0)
     # With rollout workers, sampling and updates overlap.
     train = max(sampling, learning) if workers else sampling + learning
-    seconds = TRIAL_START_S + train + evaluation_s + scoring * speed.env_step_s / max(1, workers)
+    seconds = TRIAL_START_S + train + evaluation_s + scoring * speed.evaluation_step_s / max(1, workers)
     return Estimate(seconds, evaluation_s, env_steps, evaluation)
 
 

@@ -69,7 +69,7 @@ class Plan:
     problems: list[str]
 
     def estimates(self) -> list[Estimate]:
-        """What each trial takes if no visit stops early, by a calibration of about three seconds.
+        """What each trial takes if no visit stops early, by a calibration of a few seconds.
 
         Raises:
             PreflightError: if a task's environment does not run here.

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ray.cluster_utils import Cluster
 
 from rllib_nbsp.cli import report
 from rllib_nbsp.run import ResolvedRun
+from rllib_nbsp.sampling.env_runner import ContinualEnvRunner
 from rllib_nbsp.settings import RunSettings
 from rllib_nbsp.study.command import Told
 from rllib_nbsp.study.command import main as command_line
-from rllib_nbsp.study.estimate import Speed, duration, evaluation_env_steps, study_seconds, trial_estimate
+from rllib_nbsp.study.estimate import Speed, calibrate, duration, evaluation_env_steps, study_seconds, trial_estimate
 from rllib_nbsp.study.folder import study_lock
 from rllib_nbsp.study.plan import make_plan, trial_bundles
 from rllib_nbsp.study.reader import load_study
@@ -177,49 +179,50 @@ def test_an_address_where_nothing_answers_is_refused_at_once(
     assert time.monotonic() - started < 30
 
 
+SPEED = Speed(env_step_s=0.5, evaluation_step_s=0.25, update_s=10.0, horizon=50)
+NO_TIME = Speed(0.0, 0.0, 0.0, 50)
+
+
 def seconds(trial: RunSettings, speed: Speed, given: int = 0) -> float:
     return trial_estimate(trial, speed, given=given).seconds
 
 
 def test_a_trials_time_by_hand(tmp_path: Path) -> None:
     sac, nbsp = tiny_study(tmp_path).trials()
-    speed = Speed(env_step_s=0.5, update_s=10.0, horizon=50)
     # 4 visits x 400 steps, 4 x (400 - 100) x 0.1 updates, 4 x 2 tasks x 2 episodes x 50 steps.
-    start = seconds(sac, Speed(0.0, 0.0, 50))
-    assert seconds(sac, speed) == start + 4 * 400 * 0.5 + 120 * 10.0 + 800 * 0.5
-    assert seconds(nbsp, speed) == seconds(sac, speed) + 4 * 200 * 0.5
+    start = seconds(sac, NO_TIME)
+    assert seconds(sac, SPEED) == start + 4 * 400 * 0.5 + 120 * 10.0 + 800 * 0.25
+    assert seconds(nbsp, SPEED) == seconds(sac, SPEED) + 4 * 200 * 0.25
     # Without its first visit, which another trial makes.
-    assert seconds(nbsp, speed, given=1) == start + 3 * 400 * 0.5 + 90 * 10.0 + 600 * 0.5 + 3 * 200 * 0.5
+    assert seconds(nbsp, SPEED, given=1) == start + 3 * 400 * 0.5 + 90 * 10.0 + 600 * 0.25 + 3 * 200 * 0.25
     # With rollout workers, sampling hides behind the updates.
     remote = sac.model_copy(update={"resources": sac.resources.model_copy(update={"num_env_runners": 2})})
-    assert seconds(remote, speed) == start + 120 * 10.0 + 800 * 0.5 / 2
+    assert seconds(remote, SPEED) == start + 120 * 10.0 + 800 * 0.25 / 2
 
 
 def test_a_trials_time_counts_the_phases_of_its_method(tmp_path: Path) -> None:
     sac, _ = tiny_study(tmp_path).trials()
-    speed = Speed(env_step_s=0.5, update_s=10.0, horizon=50)
     # Visits 2 to 4 run twice: 3 x 400 steps and 3 x 30 updates more.
     ancl = sac.model_copy(update={"method": "ancl"})
-    assert seconds(ancl, speed) == seconds(sac, speed) + 3 * 400 * 0.5 + 3 * 30 * 10.0
+    assert seconds(ancl, SPEED) == seconds(sac, SPEED) + 3 * 400 * 0.5 + 3 * 30 * 10.0
     # Retraining after visits 1 to 3.
     packnet = sac.model_copy(update={"method": "packnet", "method_settings": {"retrain_updates": 7}})
-    assert seconds(packnet, speed) == seconds(sac, speed) + 3 * 7 * 10.0
+    assert seconds(packnet, SPEED) == seconds(sac, SPEED) + 3 * 7 * 10.0
 
 
 def test_a_trial_that_ends_within_a_visit_takes_less_by_hand(tmp_path: Path) -> None:
     sac, nbsp = (run.model_copy(update={"stop_env_steps": 600}) for run in tiny_study(tmp_path).trials())
-    speed = Speed(env_step_s=0.5, update_s=10.0, horizon=50)
-    start = seconds(sac, Speed(0.0, 0.0, 50))
+    start = seconds(sac, NO_TIME)
     # A visit of 400 steps and one of 200, 100 of each warm-up: 30 + 10 updates; 2 x 2 tasks x 2 episodes x 50 steps.
-    assert seconds(sac, speed) == start + 600 * 0.5 + 40 * 10.0 + 400 * 0.5
-    assert seconds(nbsp, speed) == seconds(sac, speed) + 2 * 200 * 0.5
-    assert seconds(nbsp, speed, given=1) == start + 200 * 0.5 + 10 * 10.0 + 200 * 0.5 + 200 * 0.5
+    assert seconds(sac, SPEED) == start + 600 * 0.5 + 40 * 10.0 + 400 * 0.25
+    assert seconds(nbsp, SPEED) == seconds(sac, SPEED) + 2 * 200 * 0.25
+    assert seconds(nbsp, SPEED, given=1) == start + 200 * 0.5 + 10 * 10.0 + 200 * 0.25 + 200 * 0.25
     ancl = sac.model_copy(update={"method": "ancl"})  # whose second visit runs whole once before
-    assert seconds(ancl, speed) == seconds(sac, speed) + 400 * 0.5 + 30 * 10.0
+    assert seconds(ancl, SPEED) == seconds(sac, SPEED) + 400 * 0.5 + 30 * 10.0
     # With an evaluation each 100 steps: three in the first visit, one in the second, of two tasks and one episode.
     periodic = {"periodic_env_steps": 100, "periodic_episodes": 1}
     often = sac.model_copy(update={"evaluation": sac.evaluation.model_copy(update=periodic)})
-    assert trial_estimate(often, speed).evaluation_env_steps == (8 + 2 * 4) * 50
+    assert trial_estimate(often, SPEED).evaluation_env_steps == (8 + 2 * 4) * 50
 
 
 @pytest.mark.parametrize(
@@ -231,12 +234,32 @@ def test_a_trial_that_ends_within_a_visit_takes_less_by_hand(tmp_path: Path) -> 
 def test_the_share_of_evaluations_by_hand(which: str, periodic: int, tmp_path: Path) -> None:
     keys = {"periodic_episodes": 5, "periodic_env_steps": 100, "periodic_tasks": which}
     sac = tiny_study(tmp_path, *(f"evaluation.{key}={value}" for key, value in keys.items())).trials()[0]
-    estimate = trial_estimate(sac, Speed(env_step_s=0.5, update_s=10.0, horizon=50))
+    estimate = trial_estimate(sac, SPEED)
     assert estimate.env_steps == 4 * 400
     assert estimate.evaluation_env_steps == (8 * 2 + 5 * periodic) * 50
-    assert estimate.evaluation_s == estimate.evaluation_env_steps * 0.5
+    assert estimate.evaluation_s == estimate.evaluation_env_steps * 0.25
     rounds = tiny_study(tmp_path, "evaluation.eval_env_steps=120").trials()[0]
     assert evaluation_env_steps(ResolvedRun(rounds), 50) == 8 * 150  # whole episodes
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_a_calibration_times_training_and_evaluation_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played = []
+    rollout = ContinualEnvRunner.rollout
+
+    def watched(self: ContinualEnvRunner, **asked: Any) -> dict[str, Any]:
+        played.append((asked["num_env_steps"], torch.get_num_threads()))
+        return rollout(self, **asked)
+
+    monkeypatch.setattr(ContinualEnvRunner, "rollout", watched)
+    offset = {"base": "Pendulum-v1@return>=-300", "std": 2.0}
+    pair = ("suite=offset", f"offset={offset}", "sequences={pair: [plain, offset-1]}", "evaluation.num_envs=100")
+    trial = tiny_study(tmp_path, *pair).trials()[0]
+    speed = calibrate(trial)
+    assert speed.horizon == 200 and min(speed.env_step_s, speed.evaluation_step_s, speed.update_s) > 0
+    # As a trial would, with one thread. It is to take a moment: an episode in each of eight environments at most.
+    assert [threads for _, threads in played] == [1, 1] and torch.get_num_threads() == 3
+    assert played[0][0] == 1 and 8 <= played[1][0] <= 8 * 200
 
 
 def test_trials_take_the_first_free_place() -> None:
