@@ -1,30 +1,32 @@
-"""The figure of the README: `python -m docs.figure` draws `docs/pendulum_pair.svg` from published rows."""
+"""The figures of the pages: `python -m docs.figure` draws `docs/*.svg` from published rows."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from analysis import load_evaluations
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
 
-RESULTS = Path("results/published/fast_pendulum_pair")
-PAGE = Path(__file__).with_name("pendulum_pair.svg")
+PUBLISHED, DOCS = Path("results/published"), Path(__file__).parent
 ARMS = {"sac": "SAC", "nbsp": "NBSP", "replay_only": "replay only", "mask_only": "masks only", "ewc": "EWC"}
-TASKS = {"plain": "first task (visits 1 and 3)", "offset-1": "second task (visits 2 and 4)"}
 SEEDS = range(11)
+"""Of Pendulum: those that all arms have."""
 
 
-def main() -> None:
+def pendulum_pair() -> None:
     """Success at each task after each visit: a line an arm, the mean over seeds; a point a seed."""
-    rows = load_evaluations(RESULTS)
+    rows = load_evaluations(PUBLISHED / "fast_pendulum_pair")
     rows = rows[(rows["phase"] == "boundary") & rows["seed"].isin(SEEDS)]
-    plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "rllib_nbsp", "font.size": 9})
+    tasks = {"plain": "first task (visits 1 and 3)", "offset-1": "second task (visits 2 and 4)"}
     figure, axes = plt.subplots(1, 2, figsize=(7.5, 2.7), sharey=True, layout="constrained")
-    for ax, (task, title) in zip(axes, TASKS.items(), strict=True):
+    for ax, (task, title) in zip(axes, tasks.items(), strict=True):
         of_task = rows[rows["eval_task"] == task]
         for number, (arm, label) in enumerate(ARMS.items()):
             own = of_task[of_task["arm"] == arm]
@@ -33,11 +35,48 @@ def main() -> None:
             ax.plot(mean.index + shift, mean, color=f"C{number}", label=label)
             ax.scatter(own["visit"] + shift, own["success_rate"], s=7, color=f"C{number}", alpha=0.5, linewidths=0)
         ax.set(title=title, xlabel="after visit", xticks=[1, 2, 3, 4])
-        ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("success rate")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    figure.savefig(PAGE, metadata={"Date": None})
+    _save(figure, "pendulum_pair")
+
+
+def after_mastery() -> None:
+    """Success at the first task over all visits: a thick line an arm, the mean over seeds; a thin one a seed."""
+    rows = load_evaluations(PUBLISHED / "cpu_after_mastery")
+    first = rows[rows["visit"] == 1]["trained_task"].iloc[0]
+    own = rows[rows["eval_task"] == first].assign(kilosteps=rows["env_steps"] / 1000)
+    figure, ax = plt.subplots(figsize=(7.5, 2.7), layout="constrained")
+    for number, (arm, label) in enumerate(ARMS.items()):
+        curves = own[own["arm"] == arm].pivot_table("success_rate", "kilosteps", "seed")
+        if curves.empty:
+            continue
+        ax.plot(curves, color=f"C{number}", linewidth=0.5, alpha=0.5)
+        ax.plot(curves.mean(axis=1), color=f"C{number}", linewidth=2, label=f"{label}, n={curves.shape[1]}")
+    _visits(ax, rows)
+    ax.set(title=f"{first}, five episodes", xlabel="1,000 environment steps", ylabel="success rate")
+    _save(figure, "after_mastery")
+
+
+def _visits(ax: Axes, rows: pd.DataFrame) -> None:
+    """The visits' ends, and the task of each."""
+    visits = rows.groupby("visit").agg(end=("env_steps", "max"), task=("trained_task", "first"))
+    start = 0.0
+    for visit, (end, task) in visits.iterrows():
+        ax.axvline(end / 1000, color="0.7", linewidth=0.8)
+        ax.annotate(f"visit {visit}: {task}", ((start + end) / 2000, 1.04), ha="center", fontsize=7, color="0.4")
+        start = end
+    ax.set(xlim=(0, start / 1000), ylim=(-0.03, 1.12))
+
+
+def _save(figure: Figure, name: str) -> None:
+    for ax in figure.axes:
+        ax.spines[["top", "right"]].set_visible(False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    figure.savefig(DOCS / f"{name}.svg", metadata={"Date": None})
+    plt.close(figure)
 
 
 if __name__ == "__main__":
-    main()
+    plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "rllib_nbsp", "font.size": 9})
+    pendulum_pair()
+    after_mastery()

@@ -58,6 +58,15 @@ STUDIES = (
         ),
     ),
     Study(
+        "cpu_after_mastery",
+        "cpu/after_mastery.yaml",
+        (
+            *((arm, "sac") for arm in ("nbsp", "replay_only", "mask_only", "ewc")),
+            *(("nbsp", control) for control in ("replay_only", "mask_only")),
+        ),
+        by_seed=True,
+    ),
+    Study(
         "cpu_button_drawer",
         "cpu/button_drawer.yaml",
         (("nbsp", "sac"), ("replay_only", "sac"), ("mask_only", "sac"), ("nbsp", "replay_only"), ("nbsp", "mask_only")),
@@ -161,7 +170,7 @@ def visits(study: Study, results: Results) -> str:
     (sequence,) = {run.sequence for run in results.runs}
     rows = []
     seeds: set[int] = set()
-    for arm in arm_order(results):
+    for arm in (arm for arm in arm_order(results) if arm in results.methods):
         success = success_array(results, sequence, arm)
         seeds |= set(success.seeds)
         for place, task in enumerate(success.order.tasks):
@@ -202,10 +211,8 @@ def progress(study: Study, results: Results) -> str:
         return f"All {planned} trials ran."
     seeds = [{run.seed for run in results.runs if run.arm == arm} for arm in preset["arms"]]
     whole = sorted(set.intersection(*seeds))
-    return (
-        f"So far {len(results.runs)} of {planned} trials ran; all {len(preset['arms'])} arms of "
-        f"seed{'s' * (len(whole) != 1)} {', '.join(map(str, whole)) or 'none'}."
-    )
+    complete = f"all {len(preset['arms'])} arms of seed{'s' * (len(whole) != 1)} {', '.join(map(str, whole))}"
+    return f"So far {len(results.runs)} of {planned} trials ran; {complete if whole else 'no seed has all arms'}."
 
 
 def pages() -> dict[str, str]:
