@@ -24,7 +24,7 @@ from rllib_nbsp.study.packing import check_resources, concurrent_trials, total
 
 MAX_TABLE_ROWS = 40
 MUCH_EVALUATION = 0.15
-"""Share of the environment steps in training from which on the plan says how evaluations cost less."""
+"""Share of a study's time from which on the plan says how evaluations cost less."""
 
 
 def trial_bundles(trial: RunSettings) -> list[dict[str, float]]:
@@ -131,7 +131,7 @@ class Plan:
             f"{gigabytes(largest.environments)} environments, {gigabytes(largest.batches)} batches",
             f"disk:       {gigabytes(disk)} in {folder}",
             f"time:       at most {duration(seconds)}, by a short calibration on this machine",
-            f"evaluation: {_evaluation_share(estimates)}",
+            f"evaluation: {evaluation_share(estimates)}",
             *self.shared(),
         )
         for line in lines:
@@ -158,12 +158,12 @@ def make_plan(trials: Sequence[RunSettings], cluster: bool, max_concurrent: int 
     return replace(plan, problems=problems)
 
 
-def _evaluation_share(estimates: Sequence[Estimate]) -> str:
+def evaluation_share(estimates: Sequence[Estimate]) -> str:
     """What evaluations take of the trials together."""
     steps = sum(estimate.evaluation_env_steps for estimate in estimates)
     share = steps / sum(estimate.env_steps for estimate in estimates)
     of_time = sum(estimate.evaluation_s for estimate in estimates) / sum(estimate.seconds for estimate in estimates)
-    advice = "; evaluation.periodic_tasks and boundary_episodes lower it" if share > MUCH_EVALUATION else ""
+    advice = "; evaluation.periodic_tasks and boundary_episodes lower it" if of_time > MUCH_EVALUATION else ""
     return f"{steps:,} env steps, {share:.0%} of those in training, {of_time:.0%} of the time{advice}"
 
 

@@ -24,9 +24,17 @@ from rllib_nbsp.sampling.env_runner import ContinualEnvRunner
 from rllib_nbsp.settings import RunSettings
 from rllib_nbsp.study.command import Told
 from rllib_nbsp.study.command import main as command_line
-from rllib_nbsp.study.estimate import Speed, calibrate, duration, evaluation_env_steps, study_seconds, trial_estimate
+from rllib_nbsp.study.estimate import (
+    Estimate,
+    Speed,
+    calibrate,
+    duration,
+    evaluation_env_steps,
+    study_seconds,
+    trial_estimate,
+)
 from rllib_nbsp.study.folder import study_lock
-from rllib_nbsp.study.plan import make_plan, trial_bundles
+from rllib_nbsp.study.plan import evaluation_share, make_plan, trial_bundles
 from rllib_nbsp.study.reader import load_study
 from tests.studies import TINY, call, command, tiny_study, write_config
 
@@ -240,6 +248,15 @@ def test_the_share_of_evaluations_by_hand(which: str, periodic: int, tmp_path: P
     assert estimate.evaluation_s == estimate.evaluation_env_steps * 0.25
     rounds = tiny_study(tmp_path, "evaluation.eval_env_steps=120").trials()[0]
     assert evaluation_env_steps(ResolvedRun(rounds), 50) == 8 * 150  # whole episodes
+
+
+@pytest.mark.parametrize(("of_time", "advice"), [(0.14, False), (0.16, True)])
+def test_evaluations_that_take_much_of_the_time_can_be_thinned(of_time: float, advice: bool) -> None:
+    # Next to updates, twice the steps of training can be a few per cent of the time.
+    trials = 3 * [Estimate(seconds=100.0, evaluation_s=100 * of_time, env_steps=1000, evaluation_env_steps=2000)]
+    said = f"6,000 env steps, 200% of those in training, {of_time:.0%} of the time"
+    lower = "; evaluation.periodic_tasks and boundary_episodes lower it"
+    assert evaluation_share(trials) == said + lower * advice
 
 
 @pytest.mark.usefixtures("three_threads")
