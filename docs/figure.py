@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import matplotlib
@@ -56,6 +57,22 @@ def after_mastery() -> None:
     _save(figure, "after_mastery")
 
 
+def learning() -> None:
+    """Curves of training on button-press-v3, means over five seeds and their intervals."""
+    report = json.loads((PUBLISHED / "learning.json").read_text(encoding="utf-8"))["tasks"]["button-press-v3"]
+    labels = {"plain_torch": "plain loop,\nCleanRL's order", "sac": "sac"}
+    figure, axes = plt.subplots(1, 2, figsize=(7.5, 2.5), layout="constrained")
+    for ax, what in zip(axes, ("success", "return"), strict=True):
+        for number, (arm, label) in enumerate(labels.items()):
+            points = pd.DataFrame(report["curves"][arm][what])
+            kilosteps = (points.index + 1) * report["window"] / 1000
+            ax.plot(kilosteps, points["mean"], color=f"C{number}", label=label)
+            ax.fill_between(kilosteps, points["low"], points["high"], color=f"C{number}", alpha=0.2, linewidth=0)
+        ax.set(xlabel="1,000 environment steps", ylabel=what)
+    axes[0].set_ylim(-0.03, 1.03)
+    _save(figure, "learning")
+
+
 def _visits(ax: Axes, rows: pd.DataFrame) -> None:
     """The visits' ends, and the task of each."""
     visits = rows.groupby("visit").agg(end=("env_steps", "max"), task=("trained_task", "first"))
@@ -80,3 +97,4 @@ if __name__ == "__main__":
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "rllib_nbsp", "font.size": 9})
     pendulum_pair()
     after_mastery()
+    learning()
