@@ -53,6 +53,7 @@ from benchmarks.plain_atari import ATARI_BATCH_SIZE, GAME, PlainAtari, atari_gem
 from benchmarks.plain_sac import PlainTorch
 from benchmarks.stock_rllib import StockRLlib
 from benchmarks.timing import ratio_interval
+from rllib_nbsp.records import processor
 
 OBS_SIZE, ACTION_SIZE = 39, 4
 PLAIN_LEAST_GFLOPS_RATIO = 0.9
@@ -315,13 +316,8 @@ def table(size: str, results: dict[str, dict[str, Any]]) -> str:
 
 def describe_machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    cpu = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        cpu = names[0] if names else cpu
     return {
-        "cpu": cpu,
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "system": platform.system(),

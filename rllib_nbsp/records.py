@@ -33,6 +33,7 @@ ENVIRONMENTS = "environments.json"
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """What a file system says that takes no more bytes."""
 LOCK_WAIT_S = 60.0  # an orphan, whose driver or node was lost, ends within that
+CPUINFO = Path("/proc/cpuinfo")
 PACKAGES = ("ray", "torch", "numpy", "gymnasium", "metaworld", "mujoco", "ale-py")
 
 
@@ -236,8 +237,23 @@ def versions() -> dict[str, str]:
 
 
 def _device() -> str:
-    """The GPU, if torch sees one, or else the kind of processor."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU {platform.machine()}"
+    """The GPU, if torch sees one, or else the processor, and by which of its instructions torch calculates.
+
+    The same seed is the same run on one of them: another one rounds otherwise.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU {processor()} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def processor() -> str:
+    """The model of the processor, or its architecture where the system does not say."""
+    try:
+        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(filter(None, models), platform.machine())
 
 
 @functools.cache  # that of the code that was imported; a run asks for it three times

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 
-from rllib_nbsp.records import TrialFolder
+import pytest
+import torch
+
+from rllib_nbsp import records
+from rllib_nbsp.records import TrialFolder, processor, versions
 from rllib_nbsp.run import run_settings
 
 RUN = run_settings(suite="point_mass", tasks=["reach-left", "reach-right"])
@@ -40,3 +45,21 @@ def test_a_trial_that_goes_on_keeps_its_rows_and_writes_its_costs_anew(tmp_path:
     assert len((tmp_path / "training.jsonl").read_text().splitlines()) == 2
     assert json.loads((tmp_path / "cost.json").read_text()) == {"method_bytes": 2}
     assert not [*tmp_path.glob("*.stale"), *tmp_path.glob("*.tmp")]
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "model"),
+    [
+        ("processor\t: 0\nmodel\t\t: 1\nmodel name\t: AMD EPYC 9R14: 96\nmodel name\t: another\n", "AMD EPYC 9R14: 96"),
+        ("processor\t: 0\nBogoMIPS\t: 50.00\n", platform.machine()),  # as on ARM
+        (None, platform.machine()),  # as on macOS
+    ],
+)
+def test_results_say_on_which_processor_they_were_made(cpuinfo, model, tmp_path: Path, monkeypatch) -> None:
+    file = tmp_path / "cpuinfo"
+    if cpuinfo is not None:
+        file.write_text(cpuinfo)
+    monkeypatch.setattr(records, "CPUINFO", file)
+    assert processor() == model
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert versions()["device"].startswith(f"CPU {model} (")
