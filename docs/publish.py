@@ -20,6 +20,7 @@ import yaml
 
 from analysis.errors import DataError
 from analysis.load import find_runs
+from rllib_nbsp.study.folder import StudyDumper
 
 PUBLISHED = Path("results/published")
 ROWS = ("evaluations.jsonl", "training.jsonl")
@@ -65,23 +66,13 @@ def _status(run: Path) -> dict[str, Any]:
     return status
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes a file's text as it stands, over several lines."""
-
-
-_Dumper.add_representer(
-    str,
-    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
-)
-
-
 def _whole_plan(path: Path) -> str:
     """A study's plan with all arms and seeds of its file, unless it ran with other keys."""
     plan = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not plan["overrides"]:
         of_file = yaml.safe_load(plan["text"])
         plan |= {"arms": list(of_file["arms"]), "seeds": list(of_file["seeds"])}
-    return yaml.dump(plan, Dumper=_Dumper, sort_keys=False)
+    return yaml.dump(plan, Dumper=StudyDumper, sort_keys=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

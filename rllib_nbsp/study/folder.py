@@ -235,16 +235,13 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     }
 
 
-class _Block(str):
-    """Text to be written as it stands, over several lines."""
+class StudyDumper(yaml.SafeDumper):
+    """Writes text of several lines, as a study's own is, as it stands."""
 
 
-class _Dumper(yaml.SafeDumper):
-    pass
-
-
-_Dumper.add_representer(
-    _Block, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style="|")
+StudyDumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
 )
 
 
@@ -262,11 +259,11 @@ def write_study(study: CheckedStudy, overrides: Sequence[str], folder: Path, res
         **({"search": searches} if searches else {}),
         "overrides": list(dict.fromkeys([*earlier.get("overrides", []), *overrides])),
         "file": study.path.name,
-        "text": _Block(study.text),
+        "text": study.text,
     }
     temporary = folder / "study.yaml.tmp"
     temporary.unlink(missing_ok=True)
-    temporary.write_text(yaml.dump(content, Dumper=_Dumper, sort_keys=False), encoding="utf-8")
+    temporary.write_text(yaml.dump(content, Dumper=StudyDumper, sort_keys=False), encoding="utf-8")
     os.replace(temporary, folder / "study.yaml")
 
 
