@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import json
 import re
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from analysis.errors import DataError
 from analysis.load import find_runs
+from rllib_nbsp.reading import read_json, read_yaml
 from rllib_nbsp.study.folder import StudyDumper
 
 PUBLISHED = Path("results/published")
@@ -38,13 +37,13 @@ def publish(study: Path, published: Path) -> list[str]:
     """
     finished = []
     for run in find_runs(study):
-        status = _status(run.path)
+        status = read_json(run.path / "status.json")
         there = published / run.path.relative_to(study)
         if not status["done"]:
             continue
         if not there.is_dir():
             finished.append((run, there))
-        elif _status(there)["config_hash"] != status["config_hash"]:
+        elif read_json(there / "status.json")["config_hash"] != status["config_hash"]:
             raise DataError(f"{there}: {run.label} is there with other settings")
     for run, there in finished:
         there.mkdir(parents=True)
@@ -61,14 +60,9 @@ def publish(study: Path, published: Path) -> list[str]:
     return [run.label for run, _ in finished]
 
 
-def _status(run: Path) -> dict[str, Any]:
-    status: dict[str, Any] = json.loads((run / "status.json").read_text(encoding="utf-8"))
-    return status
-
-
 def _whole_plan(path: Path) -> str:
     """A study's plan with all arms and seeds of its file, unless it ran with other keys."""
-    plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    plan = read_yaml(path)
     if not plan["overrides"]:
         of_file = yaml.safe_load(plan["text"])
         plan |= {"arms": list(of_file["arms"]), "seeds": list(of_file["seeds"])}

@@ -189,6 +189,8 @@ def _line(values: np.ndarray) -> str:
 def constants(study: Study, results: Results) -> str:
     """Of the neurons braked in a visit, the shares that were constant when they were chosen, and the goal rate then."""
     told = skill.constant_masked(results.training)
+    if told.empty:
+        return ""  # no arm brakes neurons
     if not study.by_seed:
         told = told.groupby(["sequence", "arm", "visit"], as_index=False).mean()
     heads = ["arm", *(["seed"] if study.by_seed else [])]
@@ -226,8 +228,8 @@ def pages() -> dict[str, str]:
             f"{study.name} summary": summary(results, values),
             f"{study.name} visits": visits(study, results),
         }
-        if not skill.constant_masked(results.training).empty:
-            tables[f"{study.name} constants"] = constants(study, results)
+        if masked := constants(study, results):
+            tables[f"{study.name} constants"] = masked
         if study.questions:
             tables[f"{study.name} verdicts"] = verdicts(study, results, values)
     return tables

@@ -249,11 +249,11 @@ def _device() -> str:
 def processor() -> str:
     """The model of the processor, or its architecture where the system does not say."""
     try:
-        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+        with CPUINFO.open(encoding="utf-8", errors="replace") as lines:
+            models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+            return next(filter(None, models), platform.machine())  # every core says it
     except OSError:
-        lines = []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(filter(None, models), platform.machine())
+        return platform.machine()
 
 
 @functools.cache  # that of the code that was imported; a run asks for it three times

@@ -20,7 +20,7 @@ RUNNING = {
 }
 READING = {
     "rllib_nbsp/reading.py": "reads within limits; all others call it",
-    "rllib_nbsp/records.py": "opens what it writes",
+    "rllib_nbsp/records.py": "opens what it writes, and reads the processor's name from the kernel",
     "rllib_nbsp/locks.py": "opens a lock, of which it reads a name",
     "rllib_nbsp/study/needs.py": "reads a number of the kernel's",
     "rllib_nbsp/state/packing.py": "reads bytes whose size and SHA-256 a manifest says, arrays as long as their header",
