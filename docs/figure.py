@@ -53,7 +53,7 @@ def after_mastery() -> None:
         ax.plot(curves, color=f"C{number}", linewidth=0.5, alpha=0.5)
         ax.plot(curves.mean(axis=1), color=f"C{number}", linewidth=2, label=f"{label}, n={curves.shape[1]}")
     _visits(ax, rows)
-    ax.set(title=f"{first}, five episodes", xlabel="1,000 environment steps", ylabel="success rate")
+    ax.set(title=f"{first}, 5 episodes, 20 at a visit's end", xlabel="1,000 environment steps", ylabel="success rate")
     _save(figure, "after_mastery")
 
 

@@ -28,6 +28,8 @@ LEVEL = 0.05
 METRICS = {"asr": "ASR ↑", "fm": "FM ↓", "fwt": "FWT ↑", "final_success": "Final ↑"}
 ASKED = ("asr", "fm")
 """The metrics of which each pair is asked."""
+MASTERED, LOST = 0.9, 0.5
+"""Success rates: from which a task is mastered, and below which one that was is lost."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,35 @@ def visits(study: Study, results: Results) -> str:
     return table(heads, ((f"`{arm}`", task, *(cells.get(seed, "") for seed in columns)) for arm, task, cells in rows))
 
 
+def lasting(results: Results) -> str:
+    """After how many thousand environment steps of each visit the first task is mastered for good, or lost.
+
+    In a visit to that task these are the steps of the first evaluation from which on, to the visit's end, none is below
+    `MASTERED`; in a visit to another one, where the task was above `LOST` as it began, of the first that is not.
+    """
+    ((sequence, order),) = results.orders.items()
+    rows = results.evaluations[results.evaluations["eval_task"] == order.tasks[0]].sort_values("env_steps")
+    lines = []
+    for arm in (arm for arm in arm_order(results) if arm in results.methods):
+        for seed, run in rows[(rows["sequence"] == sequence) & (rows["arm"] == arm)].groupby("seed"):
+            start, before, cells = 0, 0.0, []
+            for visit, own in run.groupby("visit"):
+                success, thousands = own["score"].to_numpy(), (own["env_steps"].to_numpy() - start) // 1000
+                if order.order[visit - 1] == 0:
+                    below = np.flatnonzero(success < MASTERED)
+                    first = below[-1] + 1 if len(below) else 0
+                    cells.append(f"mastered from {thousands[first]}" if first < len(success) else "not to its end")
+                elif before < LOST:
+                    cells.append("")
+                else:
+                    below = np.flatnonzero(success < LOST)
+                    cells.append(f"lost at {thousands[below[0]]}" if len(below) else "kept")
+                start, before = int(own["env_steps"].max()), success[-1]
+            lines.append((f"`{arm}`", str(seed), *cells))
+    visits_heads = (f"visit {visit}: {order.tasks[task]}" for visit, task in enumerate(order.order, 1))
+    return table(("arm", "seed", *visits_heads), iter(lines))
+
+
 def _line(values: np.ndarray) -> str:
     return " ".join(number(value) for value in values)
 
@@ -228,6 +259,8 @@ def pages() -> dict[str, str]:
             f"{study.name} summary": summary(results, values),
             f"{study.name} visits": visits(study, results),
         }
+        if study.by_seed:
+            tables[f"{study.name} lasting"] = lasting(results)
         if masked := constants(study, results):
             tables[f"{study.name} constants"] = masked
         if study.questions:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from analysis import load_results, metric_values, statistics
-from docs.results import STUDIES, Answer, Study, answers, constants, main, progress, verdicts
+from docs.results import STUDIES, Answer, Study, answers, constants, lasting, main, progress, verdicts
 
 
 def answer(*differences: float) -> Answer:
@@ -71,6 +72,23 @@ def test_constant_neurons_of_each_seed_or_as_means_over_seeds():
     by_seed = constants(Study("a", "", by_seed=True), results)
     assert f"| `nbsp` | 1 | {actor[1]:.2f} " in by_seed and by_seed.count("`nbsp` |") == 3
     assert f"| `nbsp` | {actor.mean():.2f} " in constants(Study("a", ""), results)
+
+
+def test_how_long_the_first_task_lasts_by_hand():
+    results = load_results("results/published/cpu_after_mastery")
+    # sac, seed 0: 1.0 in all evaluations from 50,000 to 150,000 steps; 0.0 ten thousand steps later; 0.8 at 420,000 and
+    # 0.6 at 430,000, then 1.0 twice, 140,000 steps into visit 3; 0.2 ten thousand steps into visit 4.
+    assert "| `sac` | 0 | mastered from 50 | lost at 10 | mastered from 140 | lost at 10 |" in lasting(results)
+    rows = results.evaluations
+    of_first = (rows["eval_task"] == results.orders["button_drawer"].tasks[0]) & (rows["seed"] == 0)
+
+    def after(visit: int, success: float) -> str:
+        again = rows["score"].where(~(of_first & (rows["visit"] == visit)), success)
+        told = lasting(replace(results, evaluations=rows.assign(score=again)))
+        return next(line for line in told.splitlines() if line.startswith("| `sac` | 0 "))
+
+    assert after(2, 0.6) == "| `sac` | 0 | mastered from 50 | kept | mastered from 140 | lost at 10 |"
+    assert after(3, 0.4) == "| `sac` | 0 | mastered from 50 | lost at 10 | not to its end |  |"
 
 
 def test_the_page_has_the_tables_of_the_published_rows():
