@@ -28,8 +28,8 @@ LEVEL = 0.05
 METRICS = {"asr": "ASR ↑", "fm": "FM ↓", "fwt": "FWT ↑", "final_success": "Final ↑"}
 ASKED = ("asr", "fm")
 """The metrics of which each pair is asked."""
-MASTERED, LOST = 0.9, 0.5
-"""Success rates: from which a task is mastered, and below which one that was is lost."""
+MASTERED = 0.9
+"""Success rate from which a task is mastered."""
 
 
 @dataclass(frozen=True)
@@ -185,32 +185,30 @@ def visits(study: Study, results: Results) -> str:
 
 
 def lasting(results: Results) -> str:
-    """After how many thousand environment steps of each visit the first task is mastered for good, or lost.
+    """How long the first task takes to be mastered for good, and how much of it there is throughout the others' visits.
 
-    In a visit to that task these are the steps of the first evaluation from which on, to the visit's end, none is below
-    `MASTERED`; in a visit to another one, where the task was above `LOST` as it began, of the first that is not.
+    In a visit to that task these are the thousands of environment steps to the evaluation from which on none is below
+    `MASTERED`, to the visit's end; in a visit to another one the mean success of all evaluations in it.
     """
-    ((sequence, order),) = results.orders.items()
+    (order,) = results.orders.values()
     rows = results.evaluations[results.evaluations["eval_task"] == order.tasks[0]].sort_values("env_steps")
     lines = []
     for arm in (arm for arm in arm_order(results) if arm in results.methods):
-        for seed, run in rows[(rows["sequence"] == sequence) & (rows["arm"] == arm)].groupby("seed"):
-            start, before, cells = 0, 0.0, []
+        for seed, run in rows[rows["arm"] == arm].groupby("seed"):
+            start, cells = 0, []
             for visit, own in run.groupby("visit"):
-                success, thousands = own["score"].to_numpy(), (own["env_steps"].to_numpy() - start) // 1000
+                success, env_steps = own["score"].to_numpy(), own["env_steps"].to_numpy()
                 if order.order[visit - 1] == 0:
                     below = np.flatnonzero(success < MASTERED)
                     first = below[-1] + 1 if len(below) else 0
-                    cells.append(f"mastered from {thousands[first]}" if first < len(success) else "not to its end")
-                elif before < LOST:
-                    cells.append("")
+                    ended = first == len(success)
+                    cells.append("not to its end" if ended else f"from {(env_steps[first] - start) // 1000}")
                 else:
-                    below = np.flatnonzero(success < LOST)
-                    cells.append(f"lost at {thousands[below[0]]}" if len(below) else "kept")
-                start, before = int(own["env_steps"].max()), success[-1]
+                    cells.append(f"{number(success.mean())} of it")
+                start = env_steps[-1]
             lines.append((f"`{arm}`", str(seed), *cells))
-    visits_heads = (f"visit {visit}: {order.tasks[task]}" for visit, task in enumerate(order.order, 1))
-    return table(("arm", "seed", *visits_heads), iter(lines))
+    names = (f"visit {visit}: {order.tasks[task]}" for visit, task in enumerate(order.order, 1))
+    return table(("arm", "seed", *names), iter(lines))
 
 
 def _line(values: np.ndarray) -> str:
