@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import os
 import platform
 import statistics
@@ -277,13 +276,17 @@ def unfair_sizes(results: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
     return messages
 
 
+def _share(speed: float, ceiling: float | None) -> str:
+    return f"{speed / ceiling:.0%}" if ceiling else "not measured"
+
+
 def table(size: str, results: dict[str, dict[str, Any]]) -> str:
     """One width's figures as Markdown, or those of the game."""
     sections = [f"### {GAME}" if size == ATARI else f"### {'x'.join(map(str, widths_of(size)))}"]
     ceiling = results.get("gemm", {}).get("gflop_per_s")
     rows = [
         f"| {name} | {row['env_steps_per_s']:.2f} | {row['updates_per_s']:.2f} | {row['gflop_per_update']:.2f} "
-        f"| {row['gflop_per_s']:.1f} | {row['gflop_per_s'] / ceiling if ceiling else math.nan:.0%} | {row['passes']} |"
+        f"| {row['gflop_per_s']:.1f} | {_share(row['gflop_per_s'], ceiling)} | {row['passes']} |"
         for name, row in results["contenders"].items()
     ]
     if ceiling:

@@ -78,6 +78,13 @@ def test_ratios_put_us_over_the_others() -> None:
     assert "| over_plain_torch_256 | 1.250 | 1.250 to 1.250 | 1.250, 1.250 |" in table("256", measured)
 
 
+def test_a_share_of_the_ceiling_is_said_where_it_was_measured() -> None:
+    measured = results(sac=40)
+    speed = measured["contenders"]["sac"]["gflop_per_s"]
+    assert f"| {speed:.1f} | not measured |" in table("256", measured)
+    assert f"| {speed:.1f} | 50% |" in table("256", {**measured, "gemm": {"gflop_per_s": 2 * speed}})
+
+
 def test_each_build_has_a_ratio_of_its_own() -> None:
     measured = results(sac=40, nbsp=30)
     measured["contenders"]["nbsp"]["builds"] = [30, 60, 20]
