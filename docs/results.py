@@ -18,7 +18,7 @@ import yaml
 from analysis import load_results, metric_table, metric_values, metrics, skill, statistics, success_array
 from analysis.schema import Results
 from analysis.seeds import HALF_WIDTH
-from analysis.tables import arm_order
+from analysis.tables import THRESHOLD, arm_order
 from analysis.text import interval_text, number, p_text, signed
 from docs.tables import begin, table, written
 
@@ -28,8 +28,6 @@ LEVEL = 0.05
 METRICS = {"asr": "ASR ↑", "fm": "FM ↓", "fwt": "FWT ↑", "final_success": "Final ↑"}
 ASKED = ("asr", "fm")
 """The metrics of which each pair is asked."""
-MASTERED = 0.9
-"""Success rate from which a task is mastered."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,7 @@ def visits(study: Study, results: Results) -> str:
     (sequence,) = {run.sequence for run in results.runs}
     rows = []
     seeds: set[int] = set()
-    for arm in (arm for arm in arm_order(results) if arm in results.methods):
+    for arm in _arms(results):
         success = success_array(results, sequence, arm)
         seeds |= set(success.seeds)
         for place, task in enumerate(success.order.tasks):
@@ -188,27 +186,36 @@ def lasting(results: Results) -> str:
     """How long the first task takes to be mastered for good, and how much of it there is throughout the others' visits.
 
     In a visit to that task these are the thousands of environment steps to the evaluation from which on none is below
-    `MASTERED`, to the visit's end; in a visit to another one the mean success of all evaluations in it.
+    `THRESHOLD`, to the visit's end; in a visit to another one the mean success of all evaluations in it.
     """
     (order,) = results.orders.values()
     rows = results.evaluations[results.evaluations["eval_task"] == order.tasks[0]].sort_values("env_steps")
     lines = []
-    for arm in (arm for arm in arm_order(results) if arm in results.methods):
+    for arm in _arms(results):
         for seed, run in rows[rows["arm"] == arm].groupby("seed"):
             start, cells = 0, []
             for visit, own in run.groupby("visit"):
                 success, env_steps = own["score"].to_numpy(), own["env_steps"].to_numpy()
                 if order.order[visit - 1] == 0:
-                    below = np.flatnonzero(success < MASTERED)
-                    first = below[-1] + 1 if len(below) else 0
-                    ended = first == len(success)
-                    cells.append("not to its end" if ended else f"from {(env_steps[first] - start) // 1000}")
+                    cells.append(_mastered_from(success, env_steps - start))
                 else:
                     cells.append(f"{number(success.mean())} of it")
                 start = env_steps[-1]
             lines.append((f"`{arm}`", str(seed), *cells))
     names = (f"visit {visit}: {order.tasks[task]}" for visit, task in enumerate(order.order, 1))
     return table(("arm", "seed", *names), iter(lines))
+
+
+def _mastered_from(success: np.ndarray, env_steps: np.ndarray) -> str:
+    """The thousands of steps to the first evaluation after the last one that is below `THRESHOLD`."""
+    (below,) = np.nonzero(success < THRESHOLD)
+    after = env_steps[below[-1] + 1 :] if len(below) else env_steps
+    return f"from {after[0] // 1000}" if len(after) else "not to its end"
+
+
+def _arms(results: Results) -> list[str]:
+    """Those that ran, in the study's order."""
+    return [arm for arm in arm_order(results) if arm in results.methods]
 
 
 def _line(values: np.ndarray) -> str:
