@@ -26,8 +26,10 @@ SEEDS_CAPTION = (
 MEASURES_CAPTION = (
     "Of the same runs: "
     + "; ".join(f"{it.heading[:-2]}, {it.meaning} ({it.source})" for it in MEASURES.values())
-    + ". Every visit is a task of its own; CORA's are of the first cycle. A dash: FT needs periodic evaluations and, "
-    "for each task, a sequence that begins with it; CORA has no number of a task that was at 0 throughout."
+    + ". Every visit is a task of its own; CORA's are of the first cycle. A dash: FT, min-ACC and AAA need periodic "
+    "evaluations, of all tasks so far, and FT, for each task, a sequence that begins with it; CORA has no number of a "
+    "task that was at 0 throughout. A minimum over many evaluations of few episodes is low for their noise, too: "
+    "compare min-ACC between arms alone."
 )
 
 

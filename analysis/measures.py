@@ -9,7 +9,7 @@ from . import metrics, protocols, statistics
 from .differences import baseline_of
 from .protocols import MEASURES
 from .schema import Results
-from .tables import arm_order, success_array
+from .tables import SuccessArray, arm_order, success_array
 from .text import NO_VALUE, interval_text, short_name
 
 TASK_COLUMNS = {
@@ -32,7 +32,8 @@ def measure_values(results: Results) -> pd.DataFrame:
 
     Returns:
         Columns sequence, arm, method, seed and those of `protocols.MEASURES`; NaN where what a measure needs is
-        missing: for FT periodic evaluations, and for each task a sequence of the study that begins with it.
+        missing: for FT, min-ACC and AAA periodic evaluations (of all tasks visited so far), and for FT a sequence of
+        the study that begins with each task.
     """
     areas = _areas(results)
     alone = _reference(results, areas)
@@ -59,10 +60,27 @@ def measure_values(results: Results) -> pd.DataFrame:
                     "cora_f": protocols.cora_forgetting(values, order),
                     "cora_z": protocols.cora_transfer(values, order, initial=starts),
                     "bwt": protocols.backward_transfer(values, order),
+                    **_of_all_evaluations(rows, success),
                 }
             )
         )
     return _in_order(results, pd.concat(frames, ignore_index=True))
+
+
+def _of_all_evaluations(rows: pd.DataFrame, success: SuccessArray) -> dict[str, list[float]]:
+    """min-ACC and AAA of each seed; NaN of one without periodic evaluations, or with visits to come."""
+    found: dict[str, list[float]] = {"min_acc": [], "aaa": []}
+    order, tasks = success.order.order, success.order.tasks
+    for seed, ends in zip(success.seeds, success.values, strict=True):
+        own = rows[rows["seed"] == seed]
+        # A visit that was resumed may have been evaluated twice: the rows written last count.
+        own = own.drop_duplicates(["visit", "env_steps", "eval_task"], keep="last")
+        scores = own.pivot(index=["visit", "env_steps"], columns="eval_task", values="score").reindex(columns=tasks)
+        visit = scores.index.get_level_values("visit").to_numpy() - 1
+        known = "periodic" in set(own["phase"]) and np.isfinite(ends[-1]).all()
+        found["min_acc"].append(float(protocols.minimum_accuracy(scores, visit, order)) if known else np.nan)
+        found["aaa"].append(float(protocols.anytime_accuracy(scores, visit, order)) if known else np.nan)
+    return found
 
 
 def measures_text(values: pd.DataFrame, of_returns: bool = False) -> pd.DataFrame:

@@ -1,8 +1,9 @@
 """What other papers measure, as pure functions of one array of success rates.
 
-`success[..., visit, task]` and `order[visit]` are those of `rllib_nbsp.metrics`. These measures know no cycles. Those
-of Chaudhry et al., Lopez-Paz and Ranzato, and Continual World take every visit for a task of its own, as Continual
-World itself does where its ten tasks come twice (CW20); CORA's are of the first cycle, as in its code.
+`success[..., visit, task]` and `order[visit]` are those of `rllib_nbsp.metrics`. These measures know no cycles. They
+take every visit for a task of its own, as Continual World itself does where its ten tasks come twice (CW20); CORA's are
+of the first cycle, as in its code. Those of continual evaluation (De Lange et al., Caccia et al.) are of all
+evaluations, those during visits too, and so see what comes and goes between two visits' ends.
 """
 
 from __future__ import annotations
@@ -94,6 +95,22 @@ MEASURES: Mapping[str, Measure] = {
         (-1.0, 1.0),
         "backward transfer: success after the last visit less that at the end of each earlier one",
         "Lopez-Paz and Ranzato 2017, arXiv:1706.08840",
+    ),
+    "min_acc": Measure(
+        "continual-evaluation",
+        "min-ACC ↑",
+        "higher",
+        (0.0, 1.0),
+        "average minimum accuracy: the least success on each earlier visit's task in any evaluation since",
+        "De Lange et al. 2023, arXiv:2205.13452",
+    ),
+    "aaa": Measure(
+        "continual-evaluation",
+        "AAA ↑",
+        "higher",
+        (0.0, 1.0),
+        "average anytime accuracy: mean over all evaluations of success on the tasks of all visits so far",
+        "Caccia et al. 2022, arXiv:2104.05025",
     ),
 }
 """The measures by the names of their columns."""
@@ -225,6 +242,40 @@ def backward_transfer(success: ArrayLike, order: Order | None = None) -> FloatAr
     values, visits = _prepare(success, order)
     gained = (values[..., -1, visits] - _ends(values, visits))[..., :-1]
     return gained.mean(axis=-1) if gained.shape[-1] else np.full(values.shape[:-2], np.nan)
+
+
+def minimum_accuracy(success: ArrayLike, visit: ArrayLike, order: Order) -> FloatArray:
+    """min-ACC: mean over all visits but the last of the least success on its task in the evaluations after its end.
+
+    Args:
+        success: success rates at every evaluation, in the order of training, shape (..., E, K).
+        visit: the visit in which, or at whose end, each evaluation was, from 0, shape (E,).
+        order: column of the task of each visit, shape (V,).
+
+    Returns:
+        Shape (...); NaN where a needed cell is, where no evaluation is after a visit, and with one visit.
+    """
+    values, during, visits = _evaluations(success, visit, order)
+    least = [values[..., during > place, task] for place, task in enumerate(visits[:-1])]
+    if not least or not all(after.shape[-1] for after in least):
+        return np.full(values.shape[:-2], np.nan)
+    return np.mean([after.min(axis=-1) for after in least], axis=0)
+
+
+def anytime_accuracy(success: ArrayLike, visit: ArrayLike, order: Order) -> FloatArray:
+    """AAA: mean over all evaluations of the mean success on the tasks of the visits so far; arguments of the above."""
+    values, during, visits = _evaluations(success, visit, order)
+    seen = [values[..., row, visits[: place + 1]].mean(axis=-1) for row, place in enumerate(during)]
+    return np.mean(seen, axis=0)
+
+
+def _evaluations(success: ArrayLike, visit: ArrayLike, order: Order) -> tuple[FloatArray, np.ndarray, np.ndarray]:
+    values, during, visits = np.asarray(success, float), np.asarray(visit, np.intp), np.asarray(order, np.intp)
+    if values.ndim < 2 or not len(during) or during.shape != values.shape[-2:-1]:
+        raise ValueError(f"each of the evaluations must have its visit: got shapes {values.shape} and {during.shape}")
+    if during.min() < 0 or during.max() >= len(visits):
+        raise ValueError(f"an evaluation must be in one of {len(visits)} visits, got {during.tolist()}")
+    return values, during, visits
 
 
 def _prepare(success: ArrayLike, order: Order | None) -> tuple[FloatArray, np.ndarray]:

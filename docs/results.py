@@ -16,10 +16,12 @@ import pandas as pd
 import yaml
 
 from analysis import load_results, metric_table, metric_values, metrics, skill, statistics, success_array
+from analysis.measures import measure_values
+from analysis.protocols import MEASURES
 from analysis.schema import Results
 from analysis.seeds import HALF_WIDTH
-from analysis.tables import THRESHOLD, arm_order
-from analysis.text import interval_text, number, p_text, signed
+from analysis.tables import THRESHOLD, arm_order, cost_values
+from analysis.text import interval_text, number, p_text, signed, time_text
 from docs.tables import begin, table, written
 
 PAGE, COMMAND = Path(__file__).parent / "results.md", "python -m docs.results"
@@ -28,6 +30,8 @@ LEVEL = 0.05
 METRICS = {"asr": "ASR ↑", "fm": "FM ↓", "fwt": "FWT ↑", "final_success": "Final ↑"}
 ASKED = ("asr", "fm")
 """The metrics of which each pair is asked."""
+ANYTIME = "aaa"
+"""The measure that is shown beside the metrics: of all evaluations, where the metrics are of visits' ends."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,14 @@ STUDIES = (
             *((arm, "sac") for arm in ("nbsp", "replay_only", "mask_only", "random", "balanced")),
             *(("nbsp", control) for control in ("replay_only", "mask_only", "random", "balanced")),
             *((arm, "nbsp") for arm in ("ewc", "ancl", "npc", "cotasp", "crelu", "cbp", "plasticity_injection")),
+        ),
+    ),
+    Study(
+        "fast_point_mass_pair",
+        "fast/point_mass_pair.yaml",
+        (
+            *((arm, "sac") for arm in ("nbsp", "replay_only", "mask_only", "random", "ewc", "cotasp", "cbp")),
+            *(("nbsp", control) for control in ("replay_only", "mask_only", "random")),
         ),
     ),
     Study(
@@ -151,14 +163,22 @@ def verdicts(study: Study, results: Results, values: pd.DataFrame) -> str:
 
 
 def summary(results: Results, values: pd.DataFrame) -> str:
-    """Each arm's metrics over its seeds."""
+    """Each arm's metrics over its seeds, and what it had throughout."""
     rows = metric_table(results, values).to_dict("records")
+    measure, anytime = MEASURES[ANYTIME], measure_values(results).set_index("arm")[ANYTIME]
+    limits = (-np.inf, np.inf) if results.of_returns else measure.limits
+    of_all = {arm: statistics.interval(anytime[[arm]], limits=limits) for arm in anytime.index.unique()}
     cells = (
-        (f"`{row['arm']}`", *(_estimate(row, name) for name in METRICS), f"n={row['n_complete']}")
+        (
+            f"`{row['arm']}`",
+            *(_estimate(row, name) for name in METRICS),
+            interval_text(of_all[row["arm"]].mean, of_all[row["arm"]].low, of_all[row["arm"]].high),
+            f"n={row['n_complete']}",
+        )
         for row in rows
         if row["n_complete"]
     )
-    return table(("arm", *METRICS.values(), "seeds"), cells)
+    return table(("arm", *METRICS.values(), measure.heading, "seeds"), cells)
 
 
 def _estimate(row: dict[str, float], name: str) -> str:
@@ -241,16 +261,39 @@ def constants(study: Study, results: Results) -> str:
     return table((*heads, *(f"visit {visit}" for visit in columns)), iter(rows))
 
 
+def braked(results: Results) -> str:
+    """The share of the hidden neurons that an arm brakes in a visit: the mean over seeds, least and most."""
+    last = results.training.groupby(["arm", "seed", "visit"])["masked_frac"].last()
+    rows = []
+    for arm in _arms(results):
+        shares = last[arm].groupby("visit").agg(["mean", "min", "max"])
+        if (shares["max"] > 0).any():
+            rows.append((f"`{arm}`", *(_range(*row) for row in shares.itertuples(index=False))))
+    (order,) = results.orders.values()
+    return table(("arm", *(f"visit {visit}" for visit in range(1, 1 + len(order.order)))), iter(rows))
+
+
+def _range(mean: float, low: float, high: float) -> str:
+    return number(mean) + ("" if high - low < 0.005 else f" ({number(low)} to {number(high)})")
+
+
 def progress(study: Study, results: Results) -> str:
-    """How much of what the preset asks for is there."""
+    """How much of what the preset asks for is there, what it took, and what the rest takes at each arm's median."""
     preset = yaml.safe_load((PRESETS / study.preset).read_text(encoding="utf-8"))
-    planned = len(preset["arms"]) * len(preset["seeds"])
-    if len(results.runs) >= planned:
-        return f"All {planned} trials ran."
-    seeds = [{run.seed for run in results.runs if run.arm == arm} for arm in preset["arms"]]
+    planned = {arm: len(preset["seeds"]) for arm in preset["arms"]}
+    total, ran = sum(planned.values()), len(results.runs)
+    seconds = cost_values(results).groupby("arm")["wall_s"]
+    spent = f"in {time_text(seconds.sum().sum())} by the trials' own clocks"
+    if ran >= total:
+        return f"All {ran} trials ran, {spent}."
+    seeds = [{run.seed for run in results.runs if run.arm == arm} for arm in planned]
+    missing = pd.Series(planned) - [len(own) for own in seeds]
+    pace = seconds.median().reindex(missing.index)
+    rest = time_text((missing * pace.fillna(pace.mean())).sum())
     whole = sorted(set.intersection(*seeds))
-    complete = f"all {len(preset['arms'])} arms of seed{'s' * (len(whole) != 1)} {', '.join(map(str, whole))}"
-    return f"So far {len(results.runs)} of {planned} trials ran; {complete if whole else 'no seed has all arms'}."
+    complete = f"all {len(planned)} arms of seed{'s' * (len(whole) != 1)} {', '.join(map(str, whole))}"
+    whole_seeds = complete if whole else "no seed has all arms"
+    return f"So far {ran} of {total} trials ran, {spent}; the others take {rest} at that pace; {whole_seeds}."
 
 
 def pages() -> dict[str, str]:
@@ -263,6 +306,7 @@ def pages() -> dict[str, str]:
             f"{study.name} progress": progress(study, results),
             f"{study.name} summary": summary(results, values),
             f"{study.name} visits": visits(study, results),
+            f"{study.name} braked": braked(results),
         }
         if study.by_seed:
             tables[f"{study.name} lasting"] = lasting(results)

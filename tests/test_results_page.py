@@ -7,9 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from analysis import load_results, metric_values, statistics
-from docs.results import STUDIES, Answer, Study, answers, constants, lasting, main, progress, verdicts
+from docs.results import (
+    ASKED,
+    LEVEL,
+    PRESETS,
+    STUDIES,
+    Answer,
+    Study,
+    answers,
+    braked,
+    constants,
+    lasting,
+    main,
+    progress,
+    verdicts,
+)
 
 
 def answer(*differences: float) -> Answer:
@@ -60,8 +75,15 @@ def test_progress_counts_what_the_preset_asks_for(tmp_path: Path):
     for run in [*published.glob("*/*/seed_0"), *published.glob("*/sac/seed_1"), *published.glob("*/ewc/seed_1")]:
         shutil.copytree(run, tmp_path / run.relative_to(published))
     shutil.copy(published / "study.yaml", tmp_path)
-    said = progress(Study("fast_pendulum_pair", "fast/pendulum_pair.yaml"), load_results(tmp_path))
-    assert said == "So far 15 of 260 trials ran; all 13 arms of seed 0."
+    results = load_results(tmp_path)
+    said = progress(Study("fast_pendulum_pair", "fast/pendulum_pair.yaml"), results)
+    # Every arm has 19 seeds to go but sac and ewc, which have 18, at the mean of their two.
+    clocks = results.training.groupby(["arm", "seed"])["wall_s"].max()
+    rest = sum((20 - len(own)) * own.mean() for _, own in clocks.groupby("arm"))
+    assert said == (
+        f"So far 15 of 260 trials ran, in {clocks.sum() / 60:.1f} min by the trials' own clocks; "
+        f"the others take {rest / 3600:.1f} h at that pace; all 13 arms of seed 0."
+    )
 
 
 def test_constant_neurons_of_each_seed_or_as_means_over_seeds():
@@ -83,6 +105,24 @@ def test_how_long_the_first_task_lasts_by_hand():
     last = (rows["eval_task"] == "button-press-v3") & (rows["seed"] == 0) & (rows["env_steps"] == 450_000)
     told = lasting(replace(results, evaluations=rows.assign(score=rows["score"].where(~last, 0.89))))
     assert "| `sac` | 0 | from 50 | 0.00 of it | not to its end | 0.05 of it |" in told
+
+
+def test_what_an_arm_brakes_by_hand():
+    results = load_results("results/published/fast_pendulum_pair")
+    training = results.training
+    own = training[(training["arm"] == "cotasp") & (training["visit"] == 3)].groupby("seed")["masked_frac"].last()
+    lines = braked(results).splitlines()
+    (cotasp,) = (line for line in lines if line.startswith("| `cotasp` |"))
+    assert cotasp.split(" | ")[3] == f"{own.mean():.2f} ({own.min():.2f} to {own.max():.2f})"
+    assert "| `nbsp` | 0.00 | 0.20 | 0.20 | 0.20 |" in lines
+    assert not any(line.startswith("| `sac` |") for line in lines)
+
+
+@pytest.mark.parametrize("study", [study for study in STUDIES if study.name.startswith("fast")], ids=lambda s: s.name)
+def test_the_seeds_of_a_fast_study_can_answer_its_questions(study):
+    preset = yaml.safe_load((PRESETS / study.preset).read_text(encoding="utf-8"))
+    assert {arm for pair in study.questions for arm in pair} <= preset["arms"].keys()
+    assert len(ASKED) * len(study.questions) * statistics.smallest_p(len(preset["seeds"])) < LEVEL
 
 
 def test_the_page_has_the_tables_of_the_published_rows():

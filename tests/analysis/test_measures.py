@@ -25,6 +25,24 @@ def test_measures_of_a_run_by_hand(study):
     assert np.isnan(row["continual_world_ft"])  # No sequence begins with window-close.
 
 
+def test_measures_of_all_evaluations_of_a_run_by_hand(study):
+    path = study.run(FORGETFUL) / "evaluations.jsonl"
+    row = measure_values(load_results(study.root)).iloc[0]
+    # After visit 1 A is 0 at the least, at the end of visit 4, B .5 at that of visit 3, and A again 0.
+    assert row["min_acc"] == pytest.approx((0 + 0.5 + 0) / 3)
+    # Sums of visits: A 2; A and B 2; A twice and B 2.33333; both twice 1.75.
+    assert row["aaa"] == pytest.approx(8.08333 / 12, abs=1e-5)
+    rows = study.read_rows(path)
+    study.write_rows(path, [row for row in rows if row["phase"] == "boundary"])
+    row = measure_values(load_results(study.root)).iloc[0]
+    assert np.isnan([row["min_acc"], row["aaa"]]).all()
+    # Of a visit that was resumed, the rows written last count; tasks to come need no evaluation.
+    twice = [row | {"success_rate": 0.123} for row in rows if row["visit"] == 4]
+    seen = [row for row in rows if row["visit"] > 1 or row["eval_task"] == PAIR[0]]
+    study.write_rows(path, [*seen[:-6], *twice, *seen[-6:]])
+    assert measure_values(load_results(study.root)).iloc[0]["aaa"] == pytest.approx(8.08333 / 12, abs=1e-5)
+
+
 def test_forward_transfer_compares_with_training_from_scratch(study):
     study.run(PERFECT)
     study.run(PERFECT, sequence="turned", tasks=PAIR[::-1])
@@ -67,7 +85,8 @@ def test_an_unfinished_run_has_nan_where_cells_are_missing(study):
     study.run(FORGETFUL, visits=3)
     results = load_results(study.root)
     row = measure_values(results).iloc[0]
-    assert np.isnan(row[["chaudhry_a", "chaudhry_f", "bwt"]].astype(float)).all() and row["cora_f"] == 0.5
+    unknown = ["chaudhry_a", "chaudhry_f", "bwt", "min_acc", "aaa"]
+    assert np.isnan(row[unknown].astype(float)).all() and row["cora_f"] == 0.5
     assert pd.isna(task_values(results)["final"]).all()
 
 

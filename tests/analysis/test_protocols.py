@@ -72,6 +72,41 @@ def test_an_area_is_the_mean_of_even_evaluations_and_goes_on_at_the_last():
             protocols.area_under_curve(steps, [0.5] * len(steps), 20)
 
 
+# With an evaluation amid each: A = .5, 1; .25, 0; .75, .5; .5, .5 and B = 0, .25; .5, 1; 0, 1; 1, .75.
+ANYTIME = [[0.5, 0.0], [1.0, 0.25], [0.25, 0.5], [0.0, 1.0], [0.75, 0.0], [0.5, 1.0], [0.5, 1.0], [0.5, 0.75]]
+DURING = [0, 0, 1, 1, 2, 2, 3, 3]
+CYCLED = [0, 1, 0, 1]
+
+
+def test_measures_of_all_evaluations_by_hand():
+    # A after visit 1 is 0 at the least, B after visit 2 is 0, which no visit's end has, A after visit 3 is .5.
+    assert float(protocols.minimum_accuracy(ANYTIME, DURING, CYCLED)) == pytest.approx(0.5 / 3)
+    # A: .5, 1; A and B: .375, .5; A twice and B: .5, .66667; both twice: .75, .625. Sum 4.91667.
+    assert float(protocols.anytime_accuracy(ANYTIME, DURING, CYCLED)) == pytest.approx(4.91667 / 8, abs=1e-5)
+    # Of the visits' ends alone: A 0, B .75, A .5; and 1, .5, (.5 + 1 + .5) / 3, .625.
+    assert float(protocols.minimum_accuracy(SUCCESS, range(4), CYCLED)) == pytest.approx(1.25 / 3)
+    assert float(protocols.anytime_accuracy(SUCCESS, range(4), CYCLED)) == pytest.approx((1 + 0.5 + 2 / 3 + 0.625) / 4)
+
+
+def test_measures_of_all_evaluations_need_every_task_seen_so_far_and_none_to_come():
+    unseen = np.array(ANYTIME)
+    unseen[:2, 1] = NAN
+    assert protocols.minimum_accuracy(unseen, DURING, CYCLED) == protocols.minimum_accuracy(ANYTIME, DURING, CYCLED)
+    assert protocols.anytime_accuracy(unseen, DURING, CYCLED) == protocols.anytime_accuracy(ANYTIME, DURING, CYCLED)
+    unseen[2, 0] = NAN
+    assert np.isnan(protocols.minimum_accuracy(unseen, DURING, CYCLED))
+    assert np.isnan(protocols.anytime_accuracy(unseen, DURING, CYCLED))
+    assert np.isnan(protocols.minimum_accuracy([[0.5]], [0], [0]))
+    assert np.isnan(protocols.minimum_accuracy(ANYTIME[:6], DURING[:6], CYCLED))  # nothing after visit 3
+    assert protocols.anytime_accuracy([ANYTIME, ANYTIME], DURING, CYCLED).shape == (2,)
+
+
+@pytest.mark.parametrize("visit", [[0, 0, 1], [0, 0, 1, 1, 2, 2, 3, 4], [-1, 0, 1, 1, 2, 2, 3, 3]])
+def test_evaluations_without_a_visit_are_refused(visit):
+    with pytest.raises(ValueError, match="evaluation"):
+        protocols.anytime_accuracy(ANYTIME, visit, CYCLED)
+
+
 def test_one_visit_has_nothing_to_forget():
     for measure in (
         protocols.chaudhry_forgetting,
