@@ -70,6 +70,15 @@ STUDIES = (
         ),
     ),
     Study(
+        "fast_point_mass_selection",
+        "fast/point_mass_selection.yaml",
+        (
+            *((arm, "sac") for arm in ("mask_only", "auto", "random", "dormant", "uniform")),
+            *(("mask_only", other) for other in ("auto", "no_constant", "balanced", "random", "dormant", "uniform")),
+            ("auto", "auto_random"),
+        ),
+    ),
+    Study(
         "cpu_after_mastery",
         "cpu/after_mastery.yaml",
         (
