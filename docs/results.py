@@ -79,6 +79,14 @@ STUDIES = (
         ),
     ),
     Study(
+        "fast_point_mass_share",
+        "fast/point_mass_share.yaml",
+        (
+            *((arm, "sac") for arm in ("top_40", "top_60", "top_80", "top_90", "all", "random_80", "random_90")),
+            *((f"top_{share}", f"random_{share}") for share in (40, 60, 80, 90)),
+        ),
+    ),
+    Study(
         "cpu_after_mastery",
         "cpu/after_mastery.yaml",
         (
