@@ -72,8 +72,8 @@ def _of_all_evaluations(rows: pd.DataFrame, success: SuccessArray) -> dict[str, 
     found: dict[str, list[float]] = {"min_acc": [], "aaa": []}
     order, tasks = success.order.order, success.order.tasks
     for seed, ends in zip(success.seeds, success.values, strict=True):
-        own = rows[rows["seed"] == seed]
-        # A visit that was resumed may have been evaluated twice: the rows written last count.
+        # Of a periodic and a boundary row at the same step the boundary row counts, as in curves.
+        own = rows[rows["seed"] == seed].sort_values("phase", ascending=False, kind="stable")
         own = own.drop_duplicates(["visit", "env_steps", "eval_task"], keep="last")
         scores = own.pivot(index=["visit", "env_steps"], columns="eval_task", values="score").reindex(columns=tasks)
         visit = scores.index.get_level_values("visit").to_numpy() - 1

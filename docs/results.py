@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 
 from analysis import load_results, metric_table, metric_values, metrics, skill, statistics, success_array
-from analysis.measures import measure_values
+from analysis.measures import measure_values, measures_text
 from analysis.protocols import MEASURES
 from analysis.schema import Results
 from analysis.seeds import HALF_WIDTH
@@ -182,20 +182,19 @@ def verdicts(study: Study, results: Results, values: pd.DataFrame) -> str:
 def summary(results: Results, values: pd.DataFrame) -> str:
     """Each arm's metrics over its seeds, and what it had throughout."""
     rows = metric_table(results, values).to_dict("records")
-    measure, anytime = MEASURES[ANYTIME], measure_values(results).set_index("arm")[ANYTIME]
-    limits = (-np.inf, np.inf) if results.of_returns else measure.limits
-    of_all = {arm: statistics.interval(anytime[[arm]], limits=limits) for arm in anytime.index.unique()}
+    heading = MEASURES[ANYTIME].heading
+    anytime = measures_text(measure_values(results), results.of_returns).set_index("Arm")[heading]
     cells = (
         (
             f"`{row['arm']}`",
             *(_estimate(row, name) for name in METRICS),
-            interval_text(of_all[row["arm"]].mean, of_all[row["arm"]].low, of_all[row["arm"]].high),
+            anytime[row["arm"]],
             f"n={row['n_complete']}",
         )
         for row in rows
         if row["n_complete"]
     )
-    return table(("arm", *METRICS.values(), measure.heading, "seeds"), cells)
+    return table(("arm", *METRICS.values(), heading, "seeds"), cells)
 
 
 def _estimate(row: dict[str, float], name: str) -> str:
@@ -299,18 +298,18 @@ def progress(study: Study, results: Results) -> str:
     preset = yaml.safe_load((PRESETS / study.preset).read_text(encoding="utf-8"))
     planned = {arm: len(preset["seeds"]) for arm in preset["arms"]}
     total, ran = sum(planned.values()), len(results.runs)
-    seconds = cost_values(results).groupby("arm")["wall_s"]
-    spent = f"in {time_text(seconds.sum().sum())} by the trials' own clocks"
+    seconds = cost_values(results).set_index("arm")["wall_s"]
+    spent = f"in {time_text(seconds.sum())} by the trials' own clocks"
     if ran >= total:
         return f"All {ran} trials ran, {spent}."
     seeds = [{run.seed for run in results.runs if run.arm == arm} for arm in planned]
     missing = pd.Series(planned) - [len(own) for own in seeds]
-    pace = seconds.median().reindex(missing.index)
+    pace = seconds.groupby(level="arm").median().reindex(missing.index)
     rest = time_text((missing * pace.fillna(pace.mean())).sum())
     whole = sorted(set.intersection(*seeds))
     complete = f"all {len(planned)} arms of seed{'s' * (len(whole) != 1)} {', '.join(map(str, whole))}"
-    whole_seeds = complete if whole else "no seed has all arms"
-    return f"So far {ran} of {total} trials ran, {spent}; the others take {rest} at that pace; {whole_seeds}."
+    said = complete if whole else "no seed has all arms"
+    return f"So far {ran} of {total} trials ran, {spent}; the others take {rest} at that pace; {said}."
 
 
 def pages() -> dict[str, str]:

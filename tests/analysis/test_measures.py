@@ -41,6 +41,10 @@ def test_measures_of_all_evaluations_of_a_run_by_hand(study):
     seen = [row for row in rows if row["visit"] > 1 or row["eval_task"] == PAIR[0]]
     study.write_rows(path, [*seen[:-6], *twice, *seen[-6:]])
     assert measure_values(load_results(study.root)).iloc[0]["aaa"] == pytest.approx(8.08333 / 12, abs=1e-5)
+    # A periodic evaluation at a visit's end, of fewer episodes, does not count, wherever it stands.
+    ends = [row | {"phase": "periodic", "success_rate": 0.123} for row in rows if row["phase"] == "boundary"]
+    study.write_rows(path, [*rows, *ends])
+    assert measure_values(load_results(study.root)).iloc[0]["aaa"] == pytest.approx(8.08333 / 12, abs=1e-5)
 
 
 def test_forward_transfer_compares_with_training_from_scratch(study):
